@@ -1,0 +1,154 @@
+//! What a decision is: one knob of one workload, to what value, until when, and why.
+
+use std::fmt;
+
+use headroom_predict::forecast::Source;
+use headroom_telemetry::Resource;
+use serde::{Deserialize, Serialize};
+
+/// A limit that can be moved.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Knob {
+    /// CPU quota, in cores. v2 `cpu.max`, v1 `cpu.cfs_quota_us`.
+    CpuQuota,
+    /// Hard memory limit, in bytes; only ever raised above its baseline. v2 `memory.max`, v1
+    /// `memory.limit_in_bytes`.
+    MemoryMax,
+    /// Memory above which the kernel reclaims and slows down, in bytes; v2 `memory.high` only.
+    MemoryHigh,
+}
+
+impl Knob {
+    /// Every knob.
+    pub const ALL: [Self; 3] = [Self::CpuQuota, Self::MemoryMax, Self::MemoryHigh];
+
+    /// Name used in files, metrics and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CpuQuota => "cpu_quota",
+            Self::MemoryMax => "memory_max",
+            Self::MemoryHigh => "memory_high",
+        }
+    }
+
+    /// The resource it limits.
+    pub fn resource(self) -> Resource {
+        match self {
+            Self::CpuQuota => Resource::Cpu,
+            Self::MemoryMax | Self::MemoryHigh => Resource::Memory,
+        }
+    }
+}
+
+impl fmt::Display for Knob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The limit a knob is set to.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// An amount, in the unit of the knob's resource.
+    At(f64),
+    /// No limit.
+    Unlimited,
+}
+
+impl Limit {
+    /// The amount, with "no limit" as infinity.
+    pub fn amount(self) -> f64 {
+        match self {
+            Self::At(amount) => amount,
+            Self::Unlimited => f64::INFINITY,
+        }
+    }
+}
+
+/// A change (or a deliberate absence of one) for one knob.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Decision {
+    /// Cgroup path of the workload.
+    pub workload: String,
+    /// The knob.
+    pub knob: Knob,
+    /// When it was taken, seconds since the Unix epoch.
+    pub t_s: f64,
+    /// The value in force when it was taken.
+    pub current: Limit,
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What to do with a knob.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Leave it. A lease that is held keeps running out.
+    Keep,
+    /// Set it, and hold it for `lease_s` seconds unless renewed.
+    Set {
+        /// The new limit.
+        limit: Limit,
+        /// Life of the lease, seconds.
+        lease_s: f64,
+    },
+    /// Renew the lease at the value in force.
+    Renew {
+        /// Life of the lease from now, seconds.
+        lease_s: f64,
+    },
+    /// Give the workload its own limit back.
+    Release,
+}
+
+/// Everything that led to a decision.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Reason {
+    /// Last measured use, in the resource's unit; `None` when not measured.
+    pub usage: Option<f64>,
+    /// Forecast demand at `level` within `within_s`, before margin and rails.
+    pub demand: f64,
+    /// Probability level used.
+    pub level: f64,
+    /// How far ahead was looked, seconds.
+    pub within_s: f64,
+    /// Share added on top of the demand.
+    pub margin: f64,
+    /// What bound the value in the end.
+    pub rail: Rail,
+    /// Who forecast it.
+    pub source: Source,
+}
+
+/// The rule that had the last word.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rail {
+    /// None: the value is demand plus margin.
+    None,
+    /// The workload did not opt in; the value is advice.
+    RecommendOnly,
+    /// Never below the workload's own limit.
+    Baseline,
+    /// Never below what it uses now.
+    Usage,
+    /// The policy's floor.
+    Floor,
+    /// The policy's ceiling.
+    Ceiling,
+    /// At most so much per step.
+    Step,
+    /// Too small a change to bother.
+    Hysteresis,
+    /// Too soon after the last change.
+    Dwell,
+    /// The host has no more.
+    HostCapacity,
+    /// Nothing measured or nothing forecast: nothing is changed.
+    NoFacts,
+}
