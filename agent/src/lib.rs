@@ -4,3 +4,5 @@
 //! crates, `guard` is the separate process that alone changes limits, `uplink` talks to the
 //! aggregator.
 
+
+pub mod observe;

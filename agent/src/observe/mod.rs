@@ -1,0 +1,15 @@
+//! Reads facts about this host and its workloads: kernel probes, cgroup files, PSI and NVML.
+//!
+//! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
+
+use headroom_telemetry::Fact;
+use serde::Serialize;
+
+/// Whether one source of facts works on this host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProbeState {
+    /// Name used in `doctor`, metrics and the dashboard.
+    pub name: &'static str,
+    /// How it is attached or read; otherwise why it is not.
+    pub state: Fact<String>,
+}
