@@ -1,1 +1,27 @@
-//! stub
+//! What the kernel programs and the agent agree on: records, histogram buckets, syscall classes
+//! and sizes.
+//!
+//! Compiled for the host and for the kernel's virtual machine; it has no dependencies and touches
+//! no kernel API. Reading order: [`record`], [`histogram`], [`syscall`].
+
+#![no_std]
+
+pub mod histogram;
+pub mod record;
+pub mod syscall;
+
+/// How many workload slots a loader asks for unless told otherwise. A slot is one cgroup in one
+/// hierarchy.
+pub const DEFAULT_SLOTS: u32 = 1024;
+
+/// Most slots a loader may ask for; keeps kernel memory within tens of megabytes per CPU.
+pub const MAX_SLOTS: u32 = 65_536;
+
+/// The slot that takes the events of cgroups for which no slot was free.
+pub const OVERFLOW_SLOT: u32 = 0;
+
+/// Bytes of the ring buffer for cgroup and slot events.
+pub const CGROUP_RING_BYTES: u32 = 256 * 1024;
+
+/// Bytes of the ring buffer for exec events.
+pub const EXEC_RING_BYTES: u32 = 256 * 1024;
