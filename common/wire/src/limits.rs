@@ -1,0 +1,26 @@
+//! Every bound of the protocol in one place; both sides refuse what exceeds them.
+
+/// Protocol version of this program; raised with every change of a message.
+pub const PROTOCOL: u32 = 1;
+/// Application protocol named in the TLS handshake.
+pub const ALPN: &[u8] = b"headroom/1";
+/// Longest frame body, bytes.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Most samples in one batch.
+pub const SAMPLES_MAX: usize = 4_096;
+/// Most forecasts in one batch.
+pub const FORECASTS_MAX: usize = 16_384;
+/// Most limits in one batch.
+pub const LIMITS_MAX: usize = 16_384;
+/// Most applied actions in one batch.
+pub const ACTIONS_MAX: usize = 4_096;
+/// Most workloads defined by one frame.
+pub const DEFINITIONS_MAX: usize = 4_096;
+/// Most workloads defined on one connection; an agent with more reconnects and starts afresh.
+pub const WORKLOADS_MAX: usize = 65_536;
+/// Most probe states in one frame.
+pub const PROBES_MAX: usize = 256;
+/// Longest text in any field, bytes: paths, names and reasons.
+pub const TEXT_BYTES_MAX: usize = 4_096;
+/// Longest node name, bytes.
+pub const NODE_BYTES_MAX: usize = 253;

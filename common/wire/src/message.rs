@@ -1,0 +1,168 @@
+//! What travels on the stream.
+
+use std::fmt;
+
+use headroom_predict::Bundle;
+use headroom_telemetry::{Workload, schema::SchemaHash};
+use serde::{Deserialize, Serialize};
+
+use crate::{batch::Batch, limits, report::ProbeReport};
+
+/// Tells one life of an agent process from the next; sequence numbers begin anew with it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct BootId(pub u64);
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Any message, either way.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum Message {
+    /// Agent: who speaks and in which version. Always first.
+    Hello(Hello),
+    /// Aggregator: the hello is accepted.
+    Welcome(Welcome),
+    /// Aggregator: the hello is not accepted, and why. The connection ends.
+    Refused {
+        /// A sentence with the way out.
+        reason: String,
+    },
+    /// Agent: names workloads for the batches that follow.
+    Workloads(Definitions),
+    /// Agent: measured samples and what was made of them.
+    Batch(Batch),
+    /// Agent: the state of its sources of facts, complete.
+    Probes(Vec<ProbeReport>),
+    /// Aggregator: everything of `boot` up to and with `seq` is durable.
+    Ack {
+        /// The life of the agent that numbered it.
+        boot: BootId,
+        /// Last durable sequence number.
+        seq: u64,
+    },
+    /// Aggregator: a newer model.
+    ModelOffer(Bundle),
+    /// Agent: what became of an offered model.
+    ModelVerdict {
+        /// Version of the bundle.
+        version: u64,
+        /// Why it was refused; `None` when it is in use.
+        refused: Option<String>,
+    },
+}
+
+/// The first words of an agent.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Hello {
+    /// [`limits::PROTOCOL`] of the agent.
+    pub protocol: u32,
+    /// Feature schema of the samples that follow.
+    pub schema: SchemaHash,
+    /// Name of the host; must be the one in the client certificate.
+    pub node: String,
+    /// This life of the agent.
+    pub boot: BootId,
+    /// Version of the agent program.
+    pub agent_version: String,
+    /// Kernel release of the host.
+    pub kernel: String,
+    /// Model in use; `None` is the base layer alone.
+    pub model_version: Option<u64>,
+    /// The agent's clock, seconds since the Unix epoch.
+    pub now_s: f64,
+}
+
+/// The answer to an accepted hello.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Welcome {
+    /// [`limits::PROTOCOL`] of the aggregator.
+    pub protocol: u32,
+    /// Version of the aggregator program.
+    pub aggregator_version: String,
+    /// The last durable sequence number of the agent's current life, if any.
+    pub durable_seq: Option<u64>,
+    /// The aggregator's clock, seconds since the Unix epoch.
+    pub now_s: f64,
+}
+
+/// Names for workloads: an index stands for the same workload for the whole life of an agent.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Definitions {
+    /// The life of the agent that numbered them.
+    pub boot: BootId,
+    /// Index and identity.
+    pub entries: Vec<(u32, Workload)>,
+}
+
+impl Message {
+    /// Short name for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Welcome(_) => "welcome",
+            Self::Refused { .. } => "refused",
+            Self::Workloads(_) => "workloads",
+            Self::Batch(_) => "batch",
+            Self::Probes(_) => "probes",
+            Self::Ack { .. } => "ack",
+            Self::ModelOffer(_) => "model_offer",
+            Self::ModelVerdict { .. } => "model_verdict",
+        }
+    }
+
+    /// The first bound of [`limits`] that this message exceeds, as (what, is, at most).
+    pub(crate) fn excess(&self) -> Option<(&'static str, usize, usize)> {
+        let text = |what, text: &str| {
+            (text.len() > limits::TEXT_BYTES_MAX).then_some((
+                what,
+                text.len(),
+                limits::TEXT_BYTES_MAX,
+            ))
+        };
+        let count = |what, n: usize, max: usize| (n > max).then_some((what, n, max));
+        match self {
+            Self::Hello(hello) => {
+                count("bytes in the node name", hello.node.len(), limits::NODE_BYTES_MAX)
+                    .or_else(|| text("bytes in the agent version", &hello.agent_version))
+                    .or_else(|| text("bytes in the kernel release", &hello.kernel))
+            }
+            Self::Welcome(welcome) => {
+                text("bytes in the aggregator version", &welcome.aggregator_version)
+            }
+            Self::Refused { reason } => text("bytes in the reason", reason),
+            Self::Workloads(definitions) => count(
+                "workloads",
+                definitions.entries.len(),
+                limits::DEFINITIONS_MAX,
+            )
+            .or_else(|| {
+                definitions.entries.iter().find_map(|(_, workload)| {
+                    text("bytes in a workload's path", &workload.path)
+                        .or_else(|| text("bytes in a workload's name", &workload.name))
+                        .or_else(|| text("bytes in a workload's key", &workload.model_key.0))
+                })
+            }),
+            Self::Batch(batch) => batch.excess(),
+            Self::Probes(probes) => {
+                count("probes", probes.len(), limits::PROBES_MAX).or_else(|| {
+                    probes.iter().find_map(|probe| {
+                        let state = probe.state.known().map(String::as_str);
+                        text("bytes in a probe's name", &probe.name).or_else(|| {
+                            text(
+                                "bytes in a probe's state",
+                                state.or(probe.state.reason()).unwrap_or(""),
+                            )
+                        })
+                    })
+                })
+            }
+            Self::ModelVerdict { refused, .. } => {
+                refused.as_deref().and_then(|reason| text("bytes in the reason", reason))
+            }
+            Self::Ack { .. } | Self::ModelOffer(_) => None,
+        }
+    }
+}
