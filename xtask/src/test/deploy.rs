@@ -1,0 +1,136 @@
+//! Checks the files in `deploy` with the tools they are meant for: units by systemd itself,
+//! manifests against the published schemas of Kubernetes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::report::{Report, Verdict};
+use crate::process;
+use crate::setup::checkers;
+
+/// Units and the exposure each may have at most, in tenths, by `systemd-analyze security`.
+const UNITS: &[(&str, u32)] = &[
+    ("headroom-agent.service", 30),
+    ("headroom-guard.service", 30),
+    ("headroom-aggregator.service", 20),
+];
+
+/// Versions of Kubernetes whose schemas the manifests have to meet.
+const KUBERNETES_VERSIONS: &[&str] = &["1.30", "1.33", "1.37"];
+
+pub(super) fn steps(root: &Path, report: &mut Report) {
+    let analyze = checkers::systemd_analyze(true);
+    report.step("systemd units", || match &analyze {
+        Ok(analyze) => verify_units(root, analyze),
+        Err(reason) => Ok(Verdict::skipped(reason)),
+    });
+    report.step("exposure of the systemd units", || match &analyze {
+        Ok(analyze) => exposure(root, analyze),
+        Err(reason) => Ok(Verdict::skipped(reason)),
+    });
+    report.step("Kubernetes manifests", || match checkers::kubernetes_validate(root, true) {
+        Ok(validate) => manifests(root, &validate),
+        Err(reason) => Ok(Verdict::Skipped(reason)),
+    });
+}
+
+/// Lets systemd read the units in a root of their own, where the programs they start exist.
+fn verify_units(root: &Path, analyze: &Path) -> Result<Verdict> {
+    let image = root.join("target/xtask/unit-root");
+    if image.exists() {
+        std::fs::remove_dir_all(&image).context("remove the root of an earlier check")?;
+    }
+    let units = image.join("usr/lib/systemd/system");
+    let programs = image.join("usr/bin");
+    std::fs::create_dir_all(&units).context("make a root to check the units in")?;
+    std::fs::create_dir_all(&programs).context("make a root to check the units in")?;
+    for program in ["headroom-agent", "headroom-aggregator"] {
+        std::fs::copy("/bin/true", programs.join(program)).context("put a program in place")?;
+    }
+    copy_files(Path::new("/lib/systemd/system"), &units)?;
+    let mut names = Vec::new();
+    for path in files_in(&root.join("deploy/systemd"))? {
+        let name = path.file_name().context("a unit without a name")?.to_owned();
+        std::fs::copy(&path, units.join(&name)).context("put a unit in place")?;
+        names.push(name);
+    }
+    let output = Command::new(analyze)
+        .arg("verify")
+        .arg("--man=no")
+        .arg(format!("--root={}", image.display()))
+        .args(&names)
+        .output()
+        .context("start systemd-analyze")?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // A remark about one of the system's own units is none of ours.
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("headroom")).collect();
+    if output.status.success() && ours.is_empty() {
+        return Ok(Verdict::Passed);
+    }
+    Ok(Verdict::Failed(if ours.is_empty() {
+        process::last_lines(&said, 5)
+    } else {
+        ours.join(" | ")
+    }))
+}
+
+fn exposure(root: &Path, analyze: &Path) -> Result<Verdict> {
+    let mut over = Vec::new();
+    for (unit, most) in UNITS {
+        let path = root.join("deploy/systemd").join(unit);
+        let output = Command::new(analyze)
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(format!("--threshold={most}"))
+            .arg(&path)
+            .output()
+            .context("start systemd-analyze")?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let verdict = said.lines().find(|line| line.contains("Overall exposure level"));
+        eprintln!(
+            "     {}",
+            verdict.map_or("no verdict", |line| line.trim_start_matches(['→', ' ']))
+        );
+        if !output.status.success() || verdict.is_none() {
+            over.push(format!("{unit} is over {}.{}", most / 10, most % 10));
+        }
+    }
+    Ok(if over.is_empty() { Verdict::Passed } else { Verdict::Failed(over.join("; ")) })
+}
+
+fn manifests(root: &Path, validate: &Path) -> Result<Verdict> {
+    let files = files_in(&root.join("deploy/kubernetes"))?;
+    let mut faults = Vec::new();
+    for version in KUBERNETES_VERSIONS {
+        let checked =
+            process::capture(Command::new(validate).args(["--strict", "-k", version]).args(&files));
+        if let Err(error) = checked {
+            faults.push(format!("{version}: {error:#}"));
+        }
+    }
+    if !faults.is_empty() {
+        return Ok(Verdict::Failed(faults.join("; ")));
+    }
+    eprintln!("     {} files against {}", files.len(), KUBERNETES_VERSIONS.join(", "));
+    Ok(Verdict::Passed)
+}
+
+/// The files of a folder in order of name.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = folder.read_dir().with_context(|| format!("list {}", folder.display()))?;
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    Ok(files)
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    for path in files_in(from)? {
+        if let Some(name) = path.file_name() {
+            std::fs::copy(&path, to.join(name))
+                .with_context(|| format!("copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Every check of the project in one command. A step that fails does not stop those after it;
+//! what could not run is listed with its reason; the last line counts.
+
+mod deploy;
+mod report;
+mod suites;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::setup::{self, Outcome};
+use crate::{ebpf, process, vm};
+use report::{Report, Verdict};
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct TestArgs {
+    /// Leave out what takes minutes: the virtual machine and the deliberately wrong probes
+    #[arg(long)]
+    quick: bool,
+    /// Leave out the virtual machine
+    #[arg(long)]
+    no_vm: bool,
+    /// Series of Debian's cloud kernel that the virtual machine boots
+    #[arg(long, default_value = "6.1")]
+    kernel: String,
+}
+
+pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
+    let mut report = Report::default();
+    let with_kernel_programs = kernel_programs(root, &mut report);
+    report.step("format", || {
+        process::run(cargo(root).args(["fmt", "--all", "--check"]))?;
+        Ok(Verdict::Passed)
+    });
+    report.step("lints", || {
+        process::run(cargo(root).args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        Ok(Verdict::Passed)
+    });
+    report.step_with_skips("tests of the workspace", |skips| suites::workspace(root, skips));
+    report.step("deliberately wrong probes", || {
+        if args.quick {
+            return Ok(Verdict::skipped("--quick"));
+        }
+        if !with_kernel_programs {
+            return Ok(Verdict::skipped("kernel programs cannot be built here"));
+        }
+        suites::mutants(root)
+    });
+    deploy::steps(root, &mut report);
+    report.step_with_skips("kernel and guard in a virtual machine", |skips| {
+        if args.quick || args.no_vm {
+            return Ok(Verdict::skipped(if args.quick { "--quick" } else { "--no-vm" }));
+        }
+        virtual_machine(root, &args.kernel, skips)
+    });
+    report.print();
+    Ok(if report.all_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Sets up and builds the kernel programs; whether there are any.
+fn kernel_programs(root: &Path, report: &mut Report) -> bool {
+    let mut ready = false;
+    report.step("set-up for kernel programs", || match setup::kernel_toolchain()? {
+        Outcome::Ready(toolchain) => {
+            eprintln!("     {toolchain}");
+            ready = true;
+            Ok(Verdict::Passed)
+        }
+        Outcome::WithoutKernelPrograms { missing } => Ok(Verdict::Skipped(missing.join("; "))),
+    });
+    if !ready {
+        return false;
+    }
+    report.step("kernel programs", || {
+        ebpf::build(root, false)?;
+        Ok(Verdict::Passed)
+    })
+}
+
+fn virtual_machine(root: &Path, series: &str, skips: &mut Vec<String>) -> Result<Verdict> {
+    let booted = match vm::boot(root, series, true)? {
+        vm::Boot::Impossible(reason) => return Ok(Verdict::Skipped(reason)),
+        vm::Boot::Ran(booted) => booted,
+    };
+    skips.extend(booted.skipped.iter().map(|reason| format!("on {}: {reason}", booted.kernel)));
+    if booted.faults.is_empty() {
+        eprintln!("     {}: {}", booted.kernel, booted.passed.join(", "));
+        return Ok(Verdict::Passed);
+    }
+    Ok(Verdict::Failed(format!("{}; log: {}", booted.faults.join("; "), booted.log.display())))
+}
+
+/// Cargo in the repository; on a build machine without incremental state, which nobody reuses.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root);
+    if std::env::var_os("CI").is_some_and(|value| value == "true") {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
+    command
+}
