@@ -2,6 +2,8 @@
 //!
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
+pub mod cgroup;
+
 use headroom_telemetry::Fact;
 use serde::Serialize;
 

@@ -1,0 +1,308 @@
+//! The files of one workload, and what they say now.
+
+use std::{io, path::PathBuf};
+
+use headroom_allocate::plan::Limit;
+
+use super::{
+    devices::StackedDevices,
+    held::{DescriptorBudget, HeldFile, is_gone},
+    layout::{Layout, Version},
+    parse::{self, IoTotals},
+    tree::Inodes,
+};
+
+/// What a file is read for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    CpuUsageV1,
+    CpuStatV1,
+    CpuQuotaV1,
+    CpuPeriodV1,
+    CpuStatV2,
+    CpuMaxV2,
+    MemoryUsage,
+    MemoryLimitV1,
+    MemoryMaxV2,
+    MemoryHighV2,
+    MemoryStatV1,
+    MemoryStatV2,
+    MemoryFailuresV1,
+    MemoryEventsV2,
+    BlkioBytesV1,
+    BlkioOpsV1,
+    IoStatV2,
+    Tasks,
+    CpuPressure,
+    MemoryPressure,
+    IoPressure,
+}
+
+/// Where a role's file is: version, v1 controller (unused for v2), and names, best first.
+struct Place(Role, Version, &'static str, &'static [&'static str]);
+
+use Version::{V1, V2};
+
+/// In reading order; a role is taken from the first place that has its file.
+const PLACES: &[Place] = &[
+    Place(Role::CpuUsageV1, V1, "cpuacct", &["cpuacct.usage"]),
+    Place(Role::CpuStatV1, V1, "cpu", &["cpu.stat"]),
+    Place(Role::CpuPeriodV1, V1, "cpu", &["cpu.cfs_period_us"]),
+    Place(Role::CpuQuotaV1, V1, "cpu", &["cpu.cfs_quota_us"]),
+    Place(Role::CpuStatV2, V2, "", &["cpu.stat"]),
+    Place(Role::CpuMaxV2, V2, "", &["cpu.max"]),
+    Place(Role::MemoryUsage, V1, "memory", &["memory.usage_in_bytes"]),
+    Place(Role::MemoryUsage, V2, "", &["memory.current"]),
+    Place(Role::MemoryLimitV1, V1, "memory", &["memory.limit_in_bytes"]),
+    Place(Role::MemoryMaxV2, V2, "", &["memory.max"]),
+    Place(Role::MemoryHighV2, V2, "", &["memory.high"]),
+    Place(Role::MemoryStatV1, V1, "memory", &["memory.stat"]),
+    Place(Role::MemoryStatV2, V2, "", &["memory.stat"]),
+    Place(Role::MemoryFailuresV1, V1, "memory", &["memory.failcnt"]),
+    Place(Role::MemoryEventsV2, V2, "", &["memory.events"]),
+    Place(
+        Role::BlkioBytesV1,
+        V1,
+        "blkio",
+        &["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"],
+    ),
+    Place(
+        Role::BlkioOpsV1,
+        V1,
+        "blkio",
+        &["blkio.throttle.io_serviced_recursive", "blkio.throttle.io_serviced"],
+    ),
+    Place(Role::IoStatV2, V2, "", &["io.stat"]),
+    Place(Role::Tasks, V1, "pids", &["pids.current"]),
+    Place(Role::Tasks, V2, "", &["pids.current"]),
+    Place(Role::CpuPressure, V2, "", &["cpu.pressure"]),
+    Place(Role::MemoryPressure, V2, "", &["memory.pressure"]),
+    Place(Role::IoPressure, V2, "", &["io.pressure"]),
+];
+
+/// What the files of a workload said at one moment. `None` is not measured.
+///
+/// Counters are cumulative since the cgroup was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// CPU time used, nanoseconds.
+    pub cpu_usage_ns: Option<u64>,
+    /// Time throttled, nanoseconds.
+    pub throttled_ns: Option<u64>,
+    /// Enforcement periods that ended throttled.
+    pub throttled_periods: Option<u64>,
+    /// CPU quota, cores.
+    pub cpu_quota: Option<Limit>,
+    /// Memory charged, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Anonymous part, bytes.
+    pub memory_anon_bytes: Option<u64>,
+    /// Page cache part, bytes.
+    pub memory_file_bytes: Option<u64>,
+    /// Page faults.
+    pub page_faults: Option<u64>,
+    /// Page faults that waited for a device.
+    pub major_faults: Option<u64>,
+    /// Pages read again soon after eviction.
+    pub memory_refaults: Option<u64>,
+    /// Allocations that met the limit.
+    pub memory_limit_hits: Option<u64>,
+    /// Hard memory limit, bytes.
+    pub memory_max: Option<Limit>,
+    /// Soft memory limit, bytes; v2 only.
+    pub memory_high: Option<Limit>,
+    /// Disk bytes and operations.
+    pub io: Option<IoTotals>,
+    /// Tasks, those of child cgroups included where a pids controller counts them.
+    pub tasks: Option<u64>,
+    /// Time some task waited for CPU, memory, I/O, microseconds.
+    pub pressure_some_us: [Option<u64>; 3],
+    /// Files that could not be read this time.
+    pub failed_reads: u32,
+}
+
+/// The files of one workload, held open.
+#[derive(Debug)]
+pub struct WorkloadFiles {
+    held: Vec<(Role, HeldFile)>,
+    /// Thread lists to count where no pids controller does.
+    task_list: Option<PathBuf>,
+}
+
+/// The cgroup is gone; not an error.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Gone;
+
+impl WorkloadFiles {
+    /// Opens the files of `path` in the hierarchies where `inodes` says it exists. Files that are
+    /// not there (a controller that is not enabled) are left out.
+    pub fn open(layout: &Layout, path: &str, inodes: &Inodes, budget: &DescriptorBudget) -> Self {
+        let mut files = Self { held: Vec::new(), task_list: None };
+        files.open_missing(layout, path, inodes, budget);
+        files
+    }
+
+    /// Opens files that have appeared since, e.g. because a controller was enabled.
+    pub fn open_missing(
+        &mut self,
+        layout: &Layout,
+        path: &str,
+        inodes: &Inodes,
+        budget: &DescriptorBudget,
+    ) {
+        let dir = |h: usize| {
+            (inodes[h] != 0)
+                .then(|| layout.hierarchies[h].dir.join(path.trim_start_matches('/')))
+        };
+        let has_cpuacct = layout.v1("cpuacct").and_then(dir).is_some();
+        for Place(role, version, controller, names) in PLACES {
+            // v1 accounting already has CPU time; on a hybrid host v2 would say the same again.
+            let is_double = *role == Role::CpuStatV2 && has_cpuacct;
+            if is_double || self.held.iter().any(|(held, _file)| held == role) {
+                continue;
+            }
+            let home = match version {
+                V1 => layout.v1(controller),
+                V2 => layout.v2(),
+            };
+            let Some(dir) = home.and_then(dir) else { continue };
+            let open = |name: &&str| HeldFile::open(dir.join(name), budget).ok();
+            if let Some(file) = names.iter().find_map(open) {
+                self.held.push((*role, file));
+            }
+        }
+        let counts_tasks = self.held.iter().any(|(role, _file)| *role == Role::Tasks);
+        self.task_list = None;
+        if !counts_tasks {
+            let v1 = layout.v1("cpu").or_else(|| layout.v1("memory")).and_then(dir);
+            let v2 = || layout.v2().and_then(dir).map(|dir| dir.join("cgroup.threads"));
+            self.task_list = v1.map(|dir| dir.join("tasks")).or_else(v2);
+        }
+    }
+
+    /// Number of files read per tick.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether the workload has no file at all.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Reads every file. `buffer` is scratch space kept between calls.
+    ///
+    /// A file of a removed cgroup is dropped; other failures leave their values missing and are
+    /// counted.
+    ///
+    /// # Errors
+    /// [`Gone`] when every file there was belonged to a removed cgroup.
+    pub fn read(
+        &mut self,
+        devices: &StackedDevices,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Reading, Gone> {
+        let mut reading = Reading::default();
+        let mut period = Vec::new();
+        let mut blkio = (None, None);
+        let had_files = !self.held.is_empty();
+        self.held.retain(|(role, file)| match file.read(buffer) {
+            Ok(bytes) => {
+                match role {
+                    Role::CpuPeriodV1 => period.extend_from_slice(bytes),
+                    Role::CpuQuotaV1 => reading.cpu_quota = parse::cfs_quota(bytes, &period),
+                    Role::BlkioBytesV1 => blkio.0 = parse::blkio(bytes, |d| devices.counts(d)),
+                    Role::BlkioOpsV1 => blkio.1 = parse::blkio(bytes, |d| devices.counts(d)),
+                    role => take(*role, bytes, devices, &mut reading),
+                }
+                true
+            }
+            Err(error) if is_gone(&error) => false,
+            Err(error) => {
+                reading.failed_reads += 1;
+                // Pressure that is switched off stays off: asking every tick is waste.
+                error.kind() != io::ErrorKind::Unsupported
+            }
+        });
+        if let (Some((read_bytes, write_bytes)), Some((read_ops, write_ops))) = blkio {
+            reading.io = Some(IoTotals { read_bytes, write_bytes, read_ops, write_ops });
+        }
+        if let Some(path) = &self.task_list {
+            reading.tasks = std::fs::read(path).ok().map(|bytes| parse::line_count(&bytes));
+        }
+        if had_files && self.held.is_empty() { Err(Gone) } else { Ok(reading) }
+    }
+}
+
+/// Puts what the file of `role` says into `reading`.
+fn take(role: Role, bytes: &[u8], devices: &StackedDevices, reading: &mut Reading) {
+    let some_us = |bytes| parse::pressure(bytes).map(|totals| totals.some_us);
+    match role {
+        Role::CpuUsageV1 => reading.cpu_usage_ns = parse::number(bytes),
+        Role::CpuStatV1 | Role::CpuStatV2 => take_cpu_stat(bytes, reading),
+        Role::CpuMaxV2 => reading.cpu_quota = parse::cpu_max(bytes),
+        Role::MemoryUsage => reading.memory_bytes = parse::number(bytes),
+        Role::MemoryLimitV1 => reading.memory_max = parse::limit_bytes_v1(bytes),
+        Role::MemoryMaxV2 => reading.memory_max = parse::limit_bytes_v2(bytes),
+        Role::MemoryHighV2 => reading.memory_high = parse::limit_bytes_v2(bytes),
+        Role::MemoryStatV1 => take_memory_stat_v1(bytes, reading),
+        Role::MemoryStatV2 => take_memory_stat_v2(bytes, reading),
+        Role::MemoryFailuresV1 => reading.memory_limit_hits = parse::number(bytes),
+        Role::MemoryEventsV2 => parse::each_pair(bytes, |key, value| {
+            if key == b"max" {
+                reading.memory_limit_hits = Some(value);
+            }
+        }),
+        Role::IoStatV2 => reading.io = Some(parse::io_stat(bytes, |d| devices.counts(d))),
+        Role::Tasks => reading.tasks = parse::number(bytes),
+        Role::CpuPressure => reading.pressure_some_us[0] = some_us(bytes),
+        Role::MemoryPressure => reading.pressure_some_us[1] = some_us(bytes),
+        Role::IoPressure => reading.pressure_some_us[2] = some_us(bytes),
+        Role::CpuPeriodV1 | Role::CpuQuotaV1 | Role::BlkioBytesV1 | Role::BlkioOpsV1 => {}
+    }
+}
+
+/// `cpu.stat`: v1 tells throttled time in nanoseconds, v2 in microseconds under another key.
+fn take_cpu_stat(bytes: &[u8], reading: &mut Reading) {
+    parse::each_pair(bytes, |key, value| match key {
+        b"usage_usec" => reading.cpu_usage_ns = value.checked_mul(1_000),
+        b"throttled_usec" => reading.throttled_ns = value.checked_mul(1_000),
+        b"throttled_time" => reading.throttled_ns = Some(value),
+        b"nr_throttled" => reading.throttled_periods = Some(value),
+        _ => {}
+    });
+}
+
+/// v1 `memory.stat`: the `total_` keys include child cgroups, as every other file here does.
+fn take_memory_stat_v1(bytes: &[u8], reading: &mut Reading) {
+    let mut refaults = None;
+    parse::each_pair(bytes, |key, value| match key {
+        b"total_rss" => reading.memory_anon_bytes = Some(value),
+        b"total_cache" => reading.memory_file_bytes = Some(value),
+        b"total_pgfault" => reading.page_faults = Some(value),
+        b"total_pgmajfault" => reading.major_faults = Some(value),
+        b"total_workingset_refault" => refaults = Some(value),
+        b"total_workingset_refault_anon" | b"total_workingset_refault_file" => {
+            refaults = Some(refaults.unwrap_or(0_u64).saturating_add(value));
+        }
+        _ => {}
+    });
+    reading.memory_refaults = refaults;
+}
+
+/// v2 `memory.stat`, which includes child cgroups.
+fn take_memory_stat_v2(bytes: &[u8], reading: &mut Reading) {
+    let mut refaults = None;
+    parse::each_pair(bytes, |key, value| match key {
+        b"anon" => reading.memory_anon_bytes = Some(value),
+        b"file" => reading.memory_file_bytes = Some(value),
+        b"pgfault" => reading.page_faults = Some(value),
+        b"pgmajfault" => reading.major_faults = Some(value),
+        b"workingset_refault" => refaults = Some(value),
+        b"workingset_refault_anon" | b"workingset_refault_file" => {
+            refaults = Some(refaults.unwrap_or(0_u64).saturating_add(value));
+        }
+        _ => {}
+    });
+    reading.memory_refaults = refaults;
+}
