@@ -1,12 +1,122 @@
-//! What Headroom costs and how quickly it acts, measured on this machine.
+//! What Headroom costs and how quickly it acts, measured on this machine with the real programs.
+//! Every figure comes with its spread and what it is to be compared with.
 
 mod account;
+mod figure;
 mod load;
+mod overhead;
+mod player;
+mod rig;
+mod scenario;
 mod statistics;
+
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+use figure::Figure;
+use rig::Profile;
+
+/// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
-pub(crate) struct BenchArgs {}
-pub(crate) fn run(_root: &Path, _a: &BenchArgs) -> anyhow::Result<ExitCode> {
+pub(crate) struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum, default_value_t = Subject::All)]
+    subject: Subject,
+    /// Print the figures as JSON on standard output; progress goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Build to measure; `dev` is quick to build and slower to run
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// Cgroups with a workload in each
+    #[arg(long, default_value_t = 50)]
+    workloads: u32,
+    /// How long the agent is watched, seconds
+    #[arg(long, default_value_t = 60)]
+    watch_s: u64,
+    /// Pairs of measurements with the agent on and off
+    #[arg(long, default_value_t = 9)]
+    pairs: u32,
+    /// Play a workload of the benchmark; used by the benchmark itself
+    #[arg(long, hide = true)]
+    play: Option<player::Role>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Subject {
+    /// CPU share, memory and bytes on the wire of the agent
+    Agent,
+    /// Time to forecast one workload, with and without a trained model
+    Inference,
+    /// Time from a sample to the written limit
+    Latency,
+    /// What the agent adds to a system call and to a context switch
+    Overhead,
+    /// All of them
+    All,
+}
+
+impl Subject {
+    fn includes(self, other: Self) -> bool {
+        self == Self::All || self == other
+    }
+}
+
+pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
+    if let Some(role) = args.play {
+        player::play(role);
+    }
+    if !process::is_root() {
+        bail!("the agent loads kernel programs and the benchmark makes cgroups: run it as root");
+    }
+    let programs = rig::build(root, args.profile)?;
+    let mut figures = Vec::new();
+    let subject = args.subject;
+    if [Subject::Agent, Subject::Inference, Subject::Latency]
+        .iter()
+        .any(|one| subject.includes(*one))
+    {
+        let plan = scenario::Plan {
+            workloads: args.workloads,
+            watch: Duration::from_secs(args.watch_s),
+            with_model: subject.includes(Subject::Inference),
+        };
+        let measured = scenario::run(&programs, &plan)?;
+        if subject.includes(Subject::Agent) {
+            figures.extend(measured.agent);
+        }
+        if subject.includes(Subject::Inference) {
+            figures.extend(measured.inference);
+        }
+        if subject.includes(Subject::Latency) {
+            figures.extend(measured.latency);
+        }
+    }
+    if subject.includes(Subject::Overhead) {
+        figures.extend(overhead::run(&programs, args.pairs)?);
+    }
+    print(&figures, args)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(figures: &[Figure], args: &BenchArgs) -> Result<()> {
+    let machine = rig::machine()?;
+    if args.json {
+        let whole = serde_json::json!({
+            "machine": machine,
+            "profile": args.profile.name(),
+            "figures": figures,
+        });
+        println!("{}", serde_json::to_string_pretty(&whole)?);
+        return Ok(());
+    }
+    println!("\n{machine}; {} build", args.profile.name());
+    for figure in figures {
+        println!("{figure}");
+    }
+    Ok(())
 }

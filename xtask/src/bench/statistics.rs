@@ -40,19 +40,6 @@ impl Spread {
             max: sorted[sorted.len() - 1],
         })
     }
-
-    /// The same in another unit.
-    pub(super) fn times(self, factor: f64) -> Self {
-        let Self { n, min, q1, median, q3, max } = self;
-        Self {
-            n,
-            min: min * factor,
-            q1: q1 * factor,
-            median: median * factor,
-            q3: q3 * factor,
-            max: max * factor,
-        }
-    }
 }
 
 impl fmt::Display for Spread {
