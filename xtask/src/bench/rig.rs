@@ -277,8 +277,8 @@ fn agent_toml(folder: &Path, quic: &str, cast: Cast) -> String {
 server = "{quic}"
 server_name = "localhost"
 ca = "{folder}/node/ca.pem"
-cert = "{folder}/node/node.pem"
-key = "{folder}/node/node.key"
+cert = "{folder}/node/agent.pem"
+key = "{folder}/node/agent.key"
 "#
     );
     format!(

@@ -8,7 +8,7 @@ mod suites;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::setup::{self, Outcome};
 use crate::{ebpf, process, vm};
@@ -26,10 +26,13 @@ pub(crate) struct TestArgs {
     /// Series of Debian's cloud kernel that the virtual machine boots
     #[arg(long, default_value = "6.1")]
     kernel: String,
+    /// Run only the steps whose name contains this
+    #[arg(long)]
+    only: Option<String>,
 }
 
 pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
-    let mut report = Report::default();
+    let mut report = Report::on(args.only.clone());
     let with_kernel_programs = kernel_programs(root, &mut report);
     report.step("format", || {
         process::run(cargo(root).args(["fmt", "--all", "--check"]))?;
@@ -51,7 +54,7 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         if args.quick {
             return Ok(Verdict::skipped("--quick"));
         }
-        if !with_kernel_programs {
+        if !with_kernel_programs && args.only.is_none() {
             return Ok(Verdict::skipped("kernel programs cannot be built here"));
         }
         suites::mutants(root)
@@ -63,6 +66,9 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         }
         virtual_machine(root, &args.kernel, skips)
     });
+    if report.is_empty() {
+        bail!("no step is called anything like {:?}", args.only);
+    }
     report.print();
     Ok(if report.all_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

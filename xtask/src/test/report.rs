@@ -35,9 +35,15 @@ struct Row {
 #[derive(Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
+    only: Option<String>,
 }
 
 impl Report {
+    /// A report on the steps whose name contains `only`; without it, on all of them.
+    pub(super) fn on(only: Option<String>) -> Self {
+        Self { rows: Vec::new(), only }
+    }
+
     /// Runs a step; an error is a failure. Whether it passed.
     pub(super) fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Verdict>) -> bool {
         self.step_with_skips(name, |_| work())
@@ -49,6 +55,9 @@ impl Report {
         name: &str,
         work: impl FnOnce(&mut Vec<String>) -> Result<Verdict>,
     ) -> bool {
+        if self.only.as_ref().is_some_and(|only| !name.contains(only)) {
+            return false;
+        }
         eprintln!("\n== {name}");
         let begun = Instant::now();
         let mut skips = Vec::new();
@@ -65,6 +74,11 @@ impl Report {
     /// Whether no step failed.
     pub(super) fn all_well(&self) -> bool {
         !self.rows.iter().any(|row| matches!(row.verdict, Verdict::Failed(_)))
+    }
+
+    /// Whether no step ran.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Writes the summary to standard output; the counts are the last line.
@@ -122,6 +136,14 @@ mod tests {
         assert!(text.contains("skipped b") && text.contains("no root"), "{text}");
         assert!(text.contains("c: no PMU"), "{text}");
         assert_eq!(text.lines().last(), Some("2 passed, 0 failed, 1 skipped"));
+    }
+
+    #[test]
+    fn steps_that_were_not_asked_for_do_not_run() {
+        let mut report = Report::on(Some("unit".to_owned()));
+        assert!(!report.step("lints", || anyhow::bail!("must not run")));
+        assert!(report.step("systemd units", || Ok(Verdict::Passed)));
+        assert_eq!(report.text().lines().last(), Some("1 passed, 0 failed, 0 skipped"));
     }
 
     #[test]
