@@ -25,6 +25,8 @@ pub enum Source {
     Base,
     /// The sequence model, by bundle version.
     Model(u64),
+    /// No forecast: a controller that reacts to what was measured.
+    Reactive,
 }
 
 impl fmt::Display for Source {
@@ -32,6 +34,7 @@ impl fmt::Display for Source {
         match self {
             Self::Base => f.write_str("base"),
             Self::Model(version) => write!(f, "model v{version}"),
+            Self::Reactive => f.write_str("reactive"),
         }
     }
 }

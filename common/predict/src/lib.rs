@@ -1,5 +1,19 @@
-//! Demand as calibrated quantiles.
+//! Demand as calibrated quantiles: base layer, sequence model, calibration; pure but for reading
+//! and writing [`Bundle`] files.
+//!
+//! Reading order: [`forecast`] (what an answer is), [`bundle`] (how a model ships), [`runtime`] (the
+//! only place that knows tract), [`layers`] (base forecaster, calibration), [`predictor`] (all of it
+//! per workload). Time comes in with the samples; nothing here reads a clock.
+
 pub mod bundle;
 pub mod forecast;
+pub mod layers;
+#[cfg(test)]
+mod models;
+pub mod predictor;
+pub mod runtime;
+
 pub use bundle::Bundle;
 pub use forecast::{Forecast, Source};
+pub use predictor::{Predictor, PredictorConfig};
+pub use runtime::{RefusedModel, SequenceModel};
