@@ -2,6 +2,7 @@
 //! in a module of its own and runs by itself.
 
 mod bench;
+mod cargo;
 mod cgroup;
 mod demo;
 mod ebpf;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::demo::processes::Process;
 use crate::setup::{self, Outcome};
-use crate::{ebpf, process, progress};
+use crate::{cargo, ebpf, process, progress};
 
 /// How long a process may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,8 +58,7 @@ pub(super) fn build(root: &Path, profile: Profile) -> Result<Programs> {
     }
     let what = format!("build agent and aggregator ({})", profile.name());
     progress::step(&what, "they are what is measured", || {
-        let mut command = Command::new("cargo");
-        command.current_dir(root).args(["build", "--profile", profile.name()]);
+        let mut command = cargo::at(root, &["build", "--profile", profile.name()]);
         command.args(["--package", "headroom-agent", "--package", "headroom-aggregator"]);
         process::run(&mut command)
     })?;

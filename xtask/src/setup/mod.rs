@@ -121,7 +121,7 @@ fn toolchain_if_present() -> Outcome {
         match toolchain::linker_for(&compiler) {
             Ok(linker) => return Outcome::Ready(KernelToolchain { compiler, linker }),
             Err(reason) => missing.push(format!(
-                "{reason}: `{}` as root, then `cargo install bpf-linker --version {LINKER_VERSION}`",
+                "{reason}: `{}` as root, then `cargo xtask setup` builds bpf-linker {LINKER_VERSION}",
                 debian::install_line(&debian::linker_packages(compiler.llvm())),
             )),
         }

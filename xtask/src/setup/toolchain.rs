@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process;
+use crate::{cargo, process};
 
 /// The bpf-linker that gets installed, and the oldest that is taken.
 pub(crate) const LINKER_VERSION: &str = "0.13.0";
@@ -103,7 +103,7 @@ pub(crate) fn installed_llvm(oldest: OldestLlvm) -> Option<u32> {
 /// The command that builds and installs bpf-linker against an installed LLVM.
 pub(crate) fn linker_install_command(llvm: u32) -> Command {
     let prefix = llvm_prefix(llvm);
-    let mut command = Command::new("cargo");
+    let mut command = cargo::plain();
     command
         .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"])
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])

@@ -6,12 +6,12 @@ mod report;
 mod suites;
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
 use crate::setup::{self, Outcome};
-use crate::{ebpf, process, vm};
+use crate::{cargo, ebpf, process, vm};
 use report::{Report, Verdict};
 
 /// Options of `cargo xtask test`.
@@ -35,18 +35,12 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
     let mut report = Report::on(args.only.clone());
     let with_kernel_programs = kernel_programs(root, &mut report);
     report.step("format", || {
-        process::run(cargo(root).args(["fmt", "--all", "--check"]))?;
+        process::run(&mut cargo::at(root, &["fmt", "--all", "--check"]))?;
         Ok(Verdict::Passed)
     });
     report.step("lints", || {
-        process::run(cargo(root).args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
+        let words = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        process::run(&mut cargo::at(root, &words))?;
         Ok(Verdict::Passed)
     });
     report.step_with_skips("tests of the workspace", |skips| suites::workspace(root, skips));
@@ -104,14 +98,4 @@ fn virtual_machine(root: &Path, series: &str, skips: &mut Vec<String>) -> Result
         return Ok(Verdict::Passed);
     }
     Ok(Verdict::Failed(format!("{}; log: {}", booted.faults.join("; "), booted.log.display())))
-}
-
-/// Cargo in the repository; on a build machine without incremental state, which nobody reuses.
-fn cargo(root: &Path) -> Command {
-    let mut command = Command::new("cargo");
-    command.current_dir(root);
-    if std::env::var_os("CI").is_some_and(|value| value == "true") {
-        command.env("CARGO_INCREMENTAL", "0");
-    }
-    command
 }

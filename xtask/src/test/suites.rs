@@ -2,19 +2,18 @@
 //! per deliberately wrong probe, where it has to fail.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::cargo;
 use super::report::Verdict;
-use crate::{ebpf, process, vm};
+use crate::{cargo, ebpf, process, vm};
 
 /// Every test of the workspace. Tests say `skipped: REASON` on a line of their own for what they
 /// leave out; those lines are collected.
 pub(super) fn workspace(root: &Path, skips: &mut Vec<String>) -> Result<Verdict> {
-    let mut command = cargo(root);
-    command.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
+    let words = ["test", "--workspace", "--no-fail-fast", "--", "--show-output"];
+    let mut command = cargo::at(root, &words);
     let mut filter = PassedOutput::default();
     let status = process::each_line(&mut command, |line| {
         if let Some(reason) = vm::skip_reason(line)
@@ -57,13 +56,15 @@ pub(super) fn mutants(root: &Path) -> Result<Verdict> {
         return Ok(Verdict::skipped("not root: kernel programs cannot be loaded"));
     }
     let good = ebpf::build(root, true)?;
-    if !kernel_suite_passes(root, &good)? {
+    // Built once: the program takes the object to load when it runs.
+    let suite = cargo::test_program(root, "headroom-agent", "kernel_counts")?;
+    if !passes(root, &suite, &good)? {
         bail!("the kernel suite fails with the right object, so a failure would prove nothing");
     }
     let mut unnoticed = Vec::new();
     for mutant in ebpf::MUTANTS {
         let object = ebpf::build_mutant(root, mutant).with_context(|| format!("build {mutant}"))?;
-        let noticed = !kernel_suite_passes(root, &object)?;
+        let noticed = !passes(root, &suite, &object)?;
         eprintln!("     {mutant}: {}", if noticed { "noticed" } else { "NOT noticed" });
         if !noticed {
             unnoticed.push(*mutant);
@@ -78,10 +79,11 @@ pub(super) fn mutants(root: &Path) -> Result<Verdict> {
     )))
 }
 
-fn kernel_suite_passes(root: &Path, object: &Path) -> Result<bool> {
-    let mut command = cargo(root);
+fn passes(root: &Path, suite: &Path, object: &Path) -> Result<bool> {
+    let mut command = Command::new(suite);
     command
-        .args(["test", "--quiet", "-p", "headroom-agent", "--test", "kernel_counts"])
+        .current_dir(root.join("agent"))
+        .arg("--test-threads=1")
         .env("HEADROOM_BPF_OBJECT", object)
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::setup::{self, checkers};
-use crate::{ebpf, process, progress};
+use crate::{cargo, ebpf, process, progress};
 pub(crate) use console::skip_reason;
 use image::Suite;
 
@@ -219,64 +219,17 @@ impl Machine<'_> {
 /// The programs to run inside, and those they start by their path.
 fn suites(root: &Path) -> Result<(Vec<Suite>, Vec<PathBuf>)> {
     let mut suites = Vec::new();
-    let mut build = cargo(root, &["test", "--no-run", "-p", "headroom-agent"]);
     for name in AGENT_TESTS {
-        build.args(["--test", name]);
-    }
-    let tests = executables(&mut build)?;
-    for name in AGENT_TESTS {
-        let (_, program) = tests
-            .iter()
-            .find(|(target, _)| target == name)
-            .with_context(|| format!("cargo built no test program {name}"))?;
         suites.push(Suite {
             name: (*name).to_owned(),
-            program: program.clone(),
+            program: cargo::test_program(root, "headroom-agent", name)?,
             arguments: vec!["--nocapture".to_owned(), "--test-threads=1".to_owned()],
         });
     }
-    let built = executables(&mut cargo(root, &["build", "-p", "headroom-agent", "--bins"]))?;
-    let (_, agent) = built.first().context("cargo built no headroom-agent")?;
+    let mut build = cargo::at(root, &["build", "-p", "headroom-agent", "--bins"]);
+    let built = cargo::executables(&mut build)?;
+    let (_, agent) = built.into_iter().next().context("cargo built no headroom-agent")?;
     let arguments = vec!["doctor".to_owned()];
     suites.push(Suite { name: "doctor".to_owned(), program: agent.clone(), arguments });
-    Ok((suites, vec![agent.clone()]))
-}
-
-fn cargo(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.args(arguments).current_dir(root);
-    command
-}
-
-/// Builds, and gives the programs that came out by the name of their target.
-fn executables(build: &mut Command) -> Result<Vec<(String, PathBuf)>> {
-    build.arg("--message-format=json-render-diagnostics");
-    let mut found = Vec::new();
-    let status = process::each_line(build, |line| found.extend(executable(line)))?;
-    if !status.success() {
-        bail!("`{}` ended with {status}", process::line_of(build));
-    }
-    Ok(found)
-}
-
-fn executable(message: &str) -> Option<(String, PathBuf)> {
-    let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    let path = message.get("executable")?.as_str()?;
-    let target = message.get("target")?.get("name")?.as_str()?;
-    Some((target.to_owned(), PathBuf::from(path)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_told_from_libraries_in_what_cargo_says() {
-        let program =
-            r#"{"reason":"compiler-artifact","target":{"name":"guard_host"},"executable":"/t/g"}"#;
-        let library = r#"{"reason":"compiler-artifact","target":{"name":"x"},"executable":null}"#;
-        assert_eq!(executable(program), Some(("guard_host".to_owned(), PathBuf::from("/t/g"))));
-        assert_eq!(executable(library), None);
-        assert_eq!(executable("not json"), None);
-    }
+    Ok((suites, vec![agent]))
 }
