@@ -132,7 +132,7 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
         name: name.to_owned(),
         dims: dims.to_vec(),
         data_type: tensor_proto::DataType::Float as i32,
-        raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
+        raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         ..TensorProto::default()
     }
 }
@@ -142,7 +142,7 @@ fn integers(name: &str, values: &[i64]) -> TensorProto {
         name: name.to_owned(),
         dims: vec![values.len() as i64],
         data_type: tensor_proto::DataType::Int64 as i32,
-        raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
+        raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         ..TensorProto::default()
     }
 }

@@ -28,7 +28,7 @@ fn sample(t_s: f64, cores: f64) -> Sample {
 
 /// A series that the last value tells well and no smoothing does: it stays, then jumps.
 fn steps(noise: &mut Noise, i: usize, level: &mut f64) -> f64 {
-    if i % 9 == 0 {
+    if i.is_multiple_of(9) {
         *level = 1.0 + 3.0 * noise.uniform();
     }
     *level

@@ -147,8 +147,8 @@ impl Base {
         for (h, steps) in HORIZON_STEPS.into_iter().enumerate() {
             let spread_prior = self.spread_prior(h);
             let Some(made) = self.pending.get(steps as usize - 1) else { continue };
-            for candidate in 0..CANDIDATES {
-                let Some(expected) = made[candidate][h] else { continue };
+            for (candidate, by_horizon) in made.iter().enumerate() {
+                let Some(expected) = by_horizon[h] else { continue };
                 let error = value - expected.value;
                 if censored && error <= 0.0 {
                     continue;
