@@ -125,6 +125,27 @@ pub struct Reason {
     pub source: Source,
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} expects {:.4} at {:.0} % within {:.0} s, margin {:.0} %",
+            self.source,
+            self.demand,
+            self.level * 100.0,
+            self.within_s,
+            self.margin * 100.0
+        )?;
+        if let Some(usage) = self.usage {
+            write!(f, ", uses {usage:.4}")?;
+        }
+        if self.rail != Rail::None {
+            write!(f, ", bound by {:?}", self.rail)?;
+        }
+        Ok(())
+    }
+}
+
 /// The rule that had the last word.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,7 +4,7 @@
 //! [`parse`] (pure readers of file contents), [`read`] (held-open files of one workload).
 
 pub mod devices;
-pub mod glob;
+pub use headroom_telemetry::glob;
 pub mod held;
 pub mod layout;
 pub mod parse;
