@@ -1,0 +1,157 @@
+//! What the running agent says of itself on its local socket: one JSON object per connection.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use headroom_allocate::{Knob, Limit};
+use headroom_predict::Source;
+use serde::{Deserialize, Serialize};
+
+use super::latency::DurationSummary;
+use headroom_wire::ProbeReport;
+
+/// State of the agent after its last tick.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Name of this host in the fleet.
+    pub node: String,
+    /// When the agent started, seconds since the Unix epoch.
+    pub started_s: f64,
+    /// End of the last sample, seconds since the Unix epoch.
+    pub t_s: f64,
+    /// Ticks done.
+    pub ticks: u64,
+    /// Ticks that began late because the one before took longer than a period.
+    pub late_ticks: u64,
+    /// How long reading one sample of everything takes.
+    pub sample: DurationSummary,
+    /// How long forecasting one workload takes, all layers.
+    pub predict_per_workload: DurationSummary,
+    /// From the end of the sample to the end of the cgroup write, guard included.
+    pub sample_to_write: DurationSummary,
+    /// CPU time of this process, in cores; `None` until measured.
+    pub cpu_cores: Option<f64>,
+    /// Resident memory of this process, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Sources of facts, working or not.
+    pub probes: Vec<ProbeReport>,
+    /// Version of the sequence model in use; `None` is the base layer alone.
+    pub model_version: Option<u64>,
+    /// Models refused, by reason.
+    pub models_refused: BTreeMap<String, u64>,
+    /// Whether and how limits are moved: `absent`, `connected`, or what is wrong.
+    pub guard: String,
+    /// Decisions the guard carried out, refused or did not answer, by outcome.
+    pub actions: BTreeMap<String, u64>,
+    /// State of the connection to the aggregator; `None` when none is configured.
+    pub uplink: Option<UplinkStatus>,
+    /// Policy in force: its file and what is wrong with the newest version of it, if anything.
+    pub policy: String,
+    /// Workloads as of the last tick.
+    pub workloads: Vec<WorkloadStatus>,
+}
+
+/// State of the connection to the aggregator.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct UplinkStatus {
+    /// Whether a session is open.
+    pub connected: bool,
+    /// Bytes sent since the start.
+    pub sent_bytes: u64,
+    /// Workload-samples sent since the start.
+    pub sent_vectors: u64,
+    /// Reports given up because the spool was full.
+    pub dropped: u64,
+    /// The last error; empty when none.
+    pub last_error: String,
+}
+
+/// One workload as of the last tick.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct WorkloadStatus {
+    /// Cgroup path.
+    pub path: String,
+    /// CPU use, cores.
+    pub cpu_cores: Option<f64>,
+    /// Memory use, bytes.
+    pub memory_bytes: Option<f64>,
+    /// Highest 99 % quantile of CPU demand within the horizons, cores.
+    pub cpu_p99_cores: Option<f64>,
+    /// Who forecast it.
+    pub source: Option<Source>,
+    /// Limits in force.
+    pub limits: Vec<(Knob, Limit)>,
+}
+
+/// The status shared between the loop, which writes it, and the socket, which reads it.
+pub type SharedStatus = Arc<RwLock<Status>>;
+
+/// Answers on `socket` in a thread of its own until the process ends.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub fn serve(socket: &Path, status: SharedStatus) -> std::io::Result<()> {
+    // A socket left by a process that was killed would make the bind fail for ever.
+    if UnixStream::connect(socket).is_err() && socket.exists() {
+        std::fs::remove_file(socket)?;
+    }
+    if let Some(dir) = socket.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::thread::Builder::new().name("status".to_owned()).spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if let Err(error) = answer(stream, &status) {
+                tracing::debug!(%error, "status request failed");
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn answer(mut stream: UnixStream, status: &SharedStatus) -> std::io::Result<()> {
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    let text = match status.read() {
+        Ok(status) => serde_json::to_vec(&*status)?,
+        Err(_poisoned) => return Err(std::io::Error::other("the loop has panicked")),
+    };
+    stream.write_all(&text)
+}
+
+/// Asks the agent behind `socket` for its status.
+///
+/// # Errors
+/// When nobody answers there or the answer is not a status.
+pub fn ask(socket: &Path) -> std::io::Result<Status> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, RwLock};
+
+    use super::{Status, ask, serve};
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_the_status_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let status = Status { ticks: 7, ..Status::default() };
+        serve(&socket, Arc::new(RwLock::new(status))).unwrap();
+        assert_eq!(ask(&socket).unwrap().ticks, 7);
+        assert_eq!(ask(&socket).unwrap().ticks, 7);
+    }
+}

@@ -1,0 +1,88 @@
+//! The status for people.
+
+use std::fmt;
+
+use headroom_allocate::Limit;
+use headroom_telemetry::Resource;
+
+use super::{latency::DurationSummary, status::Status};
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "headroom-agent {} on {}: {} ticks", self.version, self.node, self.ticks)?;
+        let cpu = self.cpu_cores.map_or("?".to_owned(), |cores| format!("{:.2} %", cores * 100.0));
+        let memory =
+            self.memory_bytes.map_or("?".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1048576.0));
+        writeln!(f, "cost      {cpu} of a core, {memory} resident, {} late ticks", self.late_ticks)?;
+        writeln!(f, "sample    {}", duration(self.sample))?;
+        writeln!(f, "predict   {} per workload", duration(self.predict_per_workload))?;
+        writeln!(f, "act       {} from sample to write", duration(self.sample_to_write))?;
+        writeln!(f, "guard     {}", self.guard)?;
+        if !self.actions.is_empty() {
+            let counts: Vec<String> =
+                self.actions.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            writeln!(f, "actions   {}", counts.join(", "))?;
+        }
+        writeln!(f, "policy    {}", self.policy)?;
+        match self.model_version {
+            Some(version) => writeln!(f, "model     v{version}")?,
+            None => writeln!(f, "model     none: the base layer forecasts alone")?,
+        }
+        for (reason, count) in &self.models_refused {
+            writeln!(f, "refused   {count} model(s): {reason}")?;
+        }
+        match &self.uplink {
+            None => writeln!(f, "uplink    absent (no [uplink] in the configuration)")?,
+            Some(uplink) => {
+                let state = if uplink.connected { "connected" } else { "not connected" };
+                write!(f, "uplink    {state}, {} vectors in {} bytes", uplink.sent_vectors, uplink.sent_bytes)?;
+                if uplink.last_error.is_empty() {
+                    writeln!(f)?;
+                } else {
+                    writeln!(f, "; last error: {}", uplink.last_error)?;
+                }
+            }
+        }
+        writeln!(f, "\nsources of facts")?;
+        for probe in &self.probes {
+            writeln!(f, "  {:<14} {}", probe.name, probe.state)?;
+        }
+        writeln!(f, "\n{:<44} {:>8} {:>10} {:>8} {:<10} limits", "workload", "cpu", "memory", "cpu p99", "source")?;
+        for row in &self.workloads {
+            let number = |value: Option<f64>, scale: f64, unit: &str| {
+                value.map_or("-".to_owned(), |value| format!("{:.2}{unit}", value / scale))
+            };
+            let limits: Vec<String> = row
+                .limits
+                .iter()
+                .filter_map(|(knob, limit)| match (limit, knob.resource()) {
+                    (Limit::Unlimited, _) => None,
+                    (Limit::At(at), Resource::Memory) => {
+                        Some(format!("{knob} {:.0} MiB", at / 1048576.0))
+                    }
+                    (Limit::At(at), _) => Some(format!("{knob} {at:.2}")),
+                })
+                .collect();
+            writeln!(
+                f,
+                "{:<44} {:>8} {:>10} {:>8} {:<10} {}",
+                row.path,
+                number(row.cpu_cores, 1.0, ""),
+                number(row.memory_bytes, 1048576.0, " MiB"),
+                number(row.cpu_p99_cores, 1.0, ""),
+                row.source.as_ref().map_or("-".to_owned(), ToString::to_string),
+                limits.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn duration(summary: DurationSummary) -> String {
+    match (summary.p50_s, summary.p99_s) {
+        (Some(p50), Some(p99)) => {
+            format!("median {:.3} ms, 99 % {:.3} ms", p50 * 1e3, p99 * 1e3)
+        }
+        _ => "not yet".to_owned(),
+    }
+}

@@ -1,0 +1,353 @@
+//! One period of the loop: facts in, plan out, everything told.
+
+use std::{
+    collections::BTreeMap,
+    sync::{PoisonError, mpsc::Sender},
+    time::Instant,
+};
+
+use headroom_allocate::{Action, Decision, HostCapacity};
+use headroom_predict::Bundle;
+use headroom_telemetry::{Feature, Sample, Workload};
+use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
+use tokio::sync::mpsc;
+
+use super::{
+    actuator::Actuator,
+    audit::{AuditRecord, AuditTrail, Outcome},
+    clock,
+    latency::Durations,
+    models::ModelDoor,
+    planning::{Planned, Planner},
+    policy_file::PolicyFile,
+    self_cost::{Cost, SelfCost},
+    status::{SharedStatus, UplinkStatus, WorkloadStatus},
+};
+use crate::{
+    observe::host::HostSample,
+    observe::sampler::{LimitsInForce, Sampler, Tick},
+    uplink::UplinkHandle,
+};
+
+/// Everything one tick needs, kept from tick to tick.
+pub(super) struct Loop {
+    sampler: Sampler,
+    planner: Planner,
+    policy: PolicyFile,
+    actuator: Option<Actuator>,
+    models: ModelDoor,
+    bundles: Sender<Bundle>,
+    offered: Option<mpsc::Receiver<Bundle>>,
+    uplink: Option<UplinkHandle>,
+    audit: Option<AuditTrail>,
+    status: SharedStatus,
+    cost: SelfCost,
+    counts: Counts,
+    probes_told: Vec<ProbeReport>,
+}
+
+#[derive(Default)]
+struct Counts {
+    ticks: u64,
+    late_ticks: u64,
+    sample: Durations,
+    predict: Durations,
+    sample_to_write: Durations,
+    actions: BTreeMap<String, u64>,
+    models_refused: BTreeMap<String, u64>,
+    guard: String,
+}
+
+impl Loop {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the function that opens them")]
+    pub(super) fn new(
+        sampler: Sampler,
+        planner: Planner,
+        policy: PolicyFile,
+        actuator: Option<Actuator>,
+        models: ModelDoor,
+        mut uplink: Option<UplinkHandle>,
+        audit: Option<AuditTrail>,
+        status: SharedStatus,
+    ) -> Self {
+        let guard = match &actuator {
+            Some(_) => "configured; nothing was asked of it yet",
+            None => "absent (no [act] in the configuration): limits are advice only",
+        };
+        Self {
+            sampler,
+            planner,
+            policy,
+            actuator,
+            bundles: models.sender(),
+            models,
+            offered: uplink.as_mut().map(UplinkHandle::models),
+            uplink,
+            audit,
+            status,
+            cost: SelfCost::default(),
+            counts: Counts { guard: guard.to_owned(), ..Counts::default() },
+            probes_told: Vec::new(),
+        }
+    }
+
+    /// One period. `late`: it begins more than half a period after it was due.
+    pub(super) fn tick(&mut self, late: bool) {
+        self.policy.refresh();
+        let actions = self.collect_outcomes();
+        self.take_models();
+
+        let began = Instant::now();
+        let tick = self.sampler.sample(clock::unix_s());
+        let sampled_at = Instant::now();
+        self.counts.sample.push((sampled_at - began).as_secs_f64());
+        for path in &tick.gone {
+            self.planner.forget(path);
+        }
+        let planned = self.plan(&tick);
+        self.act(&planned, sampled_at);
+
+        let cost = self.cost.measure(sampled_at);
+        self.counts.ticks += 1;
+        self.counts.late_ticks += u64::from(late);
+        self.tell_status(&tick, &planned, cost);
+        self.tell_aggregator(tick, planned, actions, cost);
+    }
+
+    fn plan(&mut self, tick: &Tick) -> BTreeMap<String, Planned> {
+        let mut planned = BTreeMap::new();
+        let host = capacity(&tick.host);
+        for (workload, sample) in &tick.workloads {
+            let began = Instant::now();
+            let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
+            let policy = self.policy.policy().for_workload(workload);
+            let plan = self.planner.plan(workload, sample, &limits, &policy, &host);
+            self.counts.predict.push(began.elapsed().as_secs_f64());
+            planned.insert(workload.path.clone(), plan);
+        }
+        planned
+    }
+
+    fn act(&mut self, planned: &BTreeMap<String, Planned>, sampled_at: Instant) {
+        let Some(actuator) = &self.actuator else { return };
+        let asked: Vec<Decision> = planned
+            .values()
+            .flat_map(|plan| &plan.decisions)
+            .filter(|decision| decision.action != Action::Keep)
+            .cloned()
+            .collect();
+        if asked.is_empty() {
+            return;
+        }
+        for record in actuator.submit(asked, sampled_at) {
+            self.note(&record);
+        }
+    }
+
+    /// What the guard did since the last tick, by workload.
+    fn collect_outcomes(&mut self) -> BTreeMap<String, Vec<AppliedAction>> {
+        let mut actions: BTreeMap<String, Vec<AppliedAction>> = BTreeMap::new();
+        let Some(actuator) = &self.actuator else { return actions };
+        let outcomes = actuator.collect();
+        if let Some(state) = outcomes.state {
+            self.counts.guard = state;
+        }
+        for record in outcomes.records {
+            if let Outcome::Applied { before, applied, at_unix_s, .. } = &record.outcome
+                && before != applied
+            {
+                actions.entry(record.decision.workload.clone()).or_default().push(AppliedAction {
+                    knob: record.decision.knob,
+                    before: *before,
+                    after: *applied,
+                    at_s: *at_unix_s,
+                    reason: record.decision.reason.to_string(),
+                });
+            }
+            self.note(&record);
+        }
+        actions
+    }
+
+    /// Counts a record, lets the planner know, and writes it to the audit trail.
+    fn note(&mut self, record: &AuditRecord) {
+        let (kind, changed) = match &record.outcome {
+            Outcome::NotAsked => ("not_asked", false),
+            Outcome::Applied { before, applied, latency_s, .. } => {
+                let changed = before != applied;
+                if changed {
+                    self.counts.sample_to_write.push(*latency_s);
+                }
+                (if changed { "applied" } else { "renewed" }, changed)
+            }
+            Outcome::Released { .. } => ("released", true),
+            Outcome::Lost(reason) => {
+                tracing::info!(
+                    workload = record.decision.workload,
+                    knob = %record.decision.knob,
+                    reason,
+                    "a lease has ended"
+                );
+                ("lost", true)
+            }
+            Outcome::Failed(reason) => {
+                tracing::warn!(
+                    workload = record.decision.workload,
+                    knob = %record.decision.knob,
+                    reason,
+                    "the guard did not apply a decision"
+                );
+                ("failed", true)
+            }
+        };
+        *self.counts.actions.entry(kind.to_owned()).or_default() += 1;
+        self.planner.learn(&record.decision, &record.outcome);
+        if changed
+            && let Some(audit) = &mut self.audit
+            && let Err(error) = audit.append(record)
+        {
+            tracing::error!(%error, "the audit trail cannot be written");
+        }
+    }
+
+    /// Hands bundles to the thread that loads them, and takes what it has loaded.
+    fn take_models(&mut self) {
+        while let Some(bundle) = self.offered.as_mut().and_then(|offered| offered.try_recv().ok()) {
+            if self.bundles.send(bundle).is_err() {
+                tracing::error!("the thread that loads models has ended");
+            }
+        }
+        for verdict in self.models.verdicts() {
+            let result = match verdict.result {
+                Ok(model) => match self.planner.swap_model(model) {
+                    Ok(()) => Ok(()),
+                    Err(refused) => Err(refused.to_string()),
+                },
+                Err(reason) => Err(reason),
+            };
+            match &result {
+                Ok(()) => tracing::info!(version = verdict.version, "a model took over"),
+                Err(reason) => {
+                    tracing::warn!(version = verdict.version, reason, "a model was refused");
+                    *self.counts.models_refused.entry(reason.clone()).or_default() += 1;
+                }
+            }
+            if let (Some(uplink), Some(version)) = (&self.uplink, verdict.version) {
+                uplink.verdict(version, result);
+            }
+        }
+    }
+
+    fn tell_status(&self, tick: &Tick, planned: &BTreeMap<String, Planned>, cost: Cost) {
+        let workloads = tick
+            .workloads
+            .iter()
+            .map(|(workload, sample)| {
+                workload_status(workload, sample, planned.get(&workload.path), &tick.limits)
+            })
+            .collect();
+        let uplink = self.uplink.as_ref().map(|uplink| {
+            let stats = uplink.stats();
+            UplinkStatus {
+                connected: stats.connected,
+                sent_bytes: stats.bytes_sent,
+                sent_vectors: stats.vectors_sent,
+                dropped: stats.vectors_dropped + stats.reports_dropped,
+                last_error: stats.last_error.unwrap_or_default(),
+            }
+        });
+        let mut status = self.status.write().unwrap_or_else(PoisonError::into_inner);
+        status.t_s = tick.t_s;
+        status.ticks = self.counts.ticks;
+        status.late_ticks = self.counts.late_ticks;
+        status.sample = self.counts.sample.summary();
+        status.predict_per_workload = self.counts.predict.summary();
+        status.sample_to_write = self.counts.sample_to_write.summary();
+        status.cpu_cores = cost.cpu_cores;
+        status.memory_bytes = cost.memory_bytes;
+        status.probes = probe_reports(&self.sampler);
+        status.model_version = self.planner.model_version();
+        status.models_refused.clone_from(&self.counts.models_refused);
+        status.guard.clone_from(&self.counts.guard);
+        status.actions.clone_from(&self.counts.actions);
+        status.uplink = uplink;
+        status.policy = self.policy.describe();
+        status.workloads = workloads;
+    }
+
+    fn tell_aggregator(
+        &mut self,
+        tick: Tick,
+        mut planned: BTreeMap<String, Planned>,
+        mut actions: BTreeMap<String, Vec<AppliedAction>>,
+        cost: Cost,
+    ) {
+        let Some(uplink) = &self.uplink else { return };
+        let probes = probe_reports(&self.sampler);
+        let changed = probes != self.probes_told;
+        if changed {
+            self.probes_told.clone_from(&probes);
+        }
+        let host = HostReport {
+            agent_cpu_cores: cost.cpu_cores,
+            agent_memory_bytes: cost.memory_bytes,
+            model_version: self.planner.model_version(),
+            ..tick.host.report()
+        };
+        let workloads = tick
+            .workloads
+            .into_iter()
+            .map(|(workload, sample)| {
+                let plan = planned.remove(&workload.path).unwrap_or_default();
+                WorkloadReport {
+                    actions: actions.remove(&workload.path).unwrap_or_default(),
+                    limits: tick.limits.get(&workload.path).map_or_else(Vec::new, |l| l.list()),
+                    forecasts: plan.forecasts,
+                    workload,
+                    sample,
+                }
+            })
+            .collect();
+        uplink.report(TickReport {
+            t_s: tick.t_s,
+            host,
+            workloads,
+            probes: if changed { probes } else { Vec::new() },
+        });
+    }
+}
+
+/// What of the host a plan may use. Memory that was not measured does not bind.
+fn capacity(host: &HostSample) -> HostCapacity {
+    let bytes = |value: Option<u64>| value.map_or(f64::INFINITY, |bytes| bytes as f64);
+    HostCapacity {
+        cores: f64::from(host.cpus),
+        memory_bytes: bytes(host.memory_total_bytes),
+        memory_spare_bytes: bytes(host.memory_available_bytes),
+    }
+}
+
+fn probe_reports(sampler: &Sampler) -> Vec<ProbeReport> {
+    let states = sampler.probe_states();
+    states
+        .into_iter()
+        .map(|probe| ProbeReport { name: probe.name.to_owned(), state: probe.state })
+        .collect()
+}
+
+fn workload_status(
+    workload: &Workload,
+    sample: &Sample,
+    plan: Option<&Planned>,
+    limits: &BTreeMap<String, LimitsInForce>,
+) -> WorkloadStatus {
+    let cpu = plan.and_then(|plan| plan.forecasts.first());
+    WorkloadStatus {
+        path: workload.path.clone(),
+        cpu_cores: sample.get(Feature::CpuCores).map(f64::from),
+        memory_bytes: sample.get(Feature::MemoryBytes).map(f64::from),
+        cpu_p99_cores: cpu.map(|forecast| forecast.peak(0.99, f64::INFINITY)),
+        source: cpu.map(|forecast| forecast.source.clone()),
+        limits: limits.get(&workload.path).map_or_else(Vec::new, |limits| limits.list()),
+    }
+}
