@@ -1,2 +1,132 @@
-//! stub
-fn main() {}
+//! `headroom-agent`: parses arguments and hands over.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use headroom_agent::{
+    app::{self, App},
+    config::{self, AgentConfig, ConfigError},
+    doctor, guard, record, snapshot,
+};
+
+/// Gives every workload of this host the resources it is about to need, just before it needs them.
+#[derive(Parser)]
+#[command(name = "headroom-agent", version, max_term_width = 100)]
+struct Arguments {
+    /// What is logged: error, warn, info, debug, trace, or per module as in `headroom_agent=debug`.
+    #[arg(long, global = true, default_value = "info")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Observe, predict, and ask the guard for changes; the long-running agent
+    Run(Configured),
+    /// Carry changes out under leases; the only process that writes limits
+    Guard(Configured),
+    /// Give every workload its own limits back when no guard runs
+    Restore(Configured),
+    /// Ask the running agent how it is
+    Status(StatusArgs),
+    /// Show what every workload does right now
+    Snapshot(snapshot::SnapshotArgs),
+    /// Write what every workload does to a trace file
+    Record(record::RecordArgs),
+    /// Tell what this host offers, what is absent and why, and what would be gained
+    Doctor(doctor::DoctorArgs),
+}
+
+#[derive(clap::Args)]
+struct Configured {
+    /// Configuration file; built-in defaults when left out
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct StatusArgs {
+    /// Status socket of the agent
+    #[arg(long, default_value = "/run/headroom/agent.sock")]
+    socket: PathBuf,
+    /// Print everything, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit code for a configuration that is refused (sysexits.h, `EX_USAGE`).
+const EXIT_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = start_logging(&arguments.log) {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(EXIT_CONFIGURATION);
+    }
+    match dispatch(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let refused = error.chain().any(|cause| cause.is::<ConfigError>());
+            if refused { ExitCode::from(EXIT_CONFIGURATION) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn start_logging(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter}: not a log filter"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run(args.config.as_deref())?,
+        Command::Guard(args) => guard::run(&config::load_guard(args.config.as_deref())?)?,
+        Command::Restore(args) => return restore(args.config.as_deref()),
+        Command::Status(args) => status(&args)?,
+        Command::Snapshot(args) => snapshot::run(args)?,
+        Command::Record(args) => record::run(args)?,
+        Command::Doctor(args) => doctor::run(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(path: Option<&Path>) -> anyhow::Result<()> {
+    let config = AgentConfig::load(path)?;
+    let stop = app::stop_signal()?;
+    App::build(config)?.run(&stop)
+}
+
+fn restore(path: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let report = guard::restore(&config::load_guard(path)?)?;
+    for line in report.warnings.iter().chain(&report.notes) {
+        println!("{line}");
+    }
+    for pending in &report.pending {
+        println!("not given back yet: {pending}");
+    }
+    let tally = report.tally;
+    println!(
+        "{} limits given back, {} changed by somebody else and left, {} gone, {} not back yet",
+        tally.restored, tally.foreign, tally.gone, tally.pending
+    );
+    Ok(if report.pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let status = app::status::ask(&args.socket)
+        .with_context(|| format!("no agent answers on {}", args.socket.display()))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{status}");
+    }
+    Ok(())
+}
