@@ -3,7 +3,6 @@
 
 mod bench;
 mod cargo;
-mod cgroup;
 mod demo;
 mod ebpf;
 mod process;
@@ -17,6 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use headroom_tests::cgroup;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Set-up, demo, tests and benchmarks", max_term_width = 100)]

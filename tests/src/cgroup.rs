@@ -1,4 +1,4 @@
-//! Cgroups of our own, for the demo and the benchmarks: made in every hierarchy the host has, and
+//! Cgroups of our own, for tests, the demo and the benchmarks: made in every hierarchy the host has, and
 //! removed again. Touches nothing that does not begin with `headroom-`.
 
 use std::{
@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result, bail};
 
 /// Where each controller that matters here is mounted.
 #[derive(Clone, Debug)]
-pub(crate) struct Hierarchies {
+pub struct Hierarchies {
     /// Every mounted hierarchy that workloads are put into, without duplicates.
-    pub(crate) roots: Vec<PathBuf>,
+    pub roots: Vec<PathBuf>,
     /// Root of the hierarchy with the CPU controller.
-    pub(crate) cpu: PathBuf,
+    pub cpu: PathBuf,
     /// Root of the hierarchy with the memory controller.
-    pub(crate) memory: PathBuf,
+    pub memory: PathBuf,
     /// Whether the CPU controller is on cgroup v2.
-    pub(crate) unified: bool,
+    pub unified: bool,
     /// Controllers that were switched on at the v2 root for us, to be switched off again.
     enabled_by_us: Vec<&'static str>,
 }
@@ -29,7 +29,7 @@ impl Hierarchies {
     ///
     /// # Errors
     /// When no CPU and memory controller is mounted, naming which is missing.
-    pub(crate) fn detect() -> Result<Self> {
+    pub fn detect() -> Result<Self> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
         let mut v2 = None;
@@ -69,7 +69,7 @@ impl Hierarchies {
     ///
     /// # Errors
     /// When the kernel refuses, with the file.
-    pub(crate) fn enable_controllers(&mut self) -> Result<()> {
+    pub fn enable_controllers(&mut self) -> Result<()> {
         if !self.unified {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Hierarchies {
     }
 
     /// Undoes [`Hierarchies::enable_controllers`]; a controller somebody uses by now stays on.
-    pub(crate) fn restore_controllers(&mut self) {
+    pub fn restore_controllers(&mut self) {
         let file = self.cpu.join("cgroup.subtree_control");
         for controller in self.enabled_by_us.drain(..) {
             if let Err(error) = write_file(&file, &format!("-{controller}")) {
@@ -97,7 +97,7 @@ impl Hierarchies {
 
 /// A cgroup of ours: one path in every hierarchy.
 #[derive(Debug)]
-pub(crate) struct Cgroup {
+pub struct Cgroup {
     hierarchies: Hierarchies,
     path: String,
 }
@@ -107,7 +107,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When a directory cannot be made, with its path.
-    pub(crate) fn create(hierarchies: &Hierarchies, path: &str) -> Result<Self> {
+    pub fn create(hierarchies: &Hierarchies, path: &str) -> Result<Self> {
         if !path.starts_with("/headroom-") || path.contains("..") {
             bail!("refusing to make {path}: cgroups of ours begin with /headroom-");
         }
@@ -130,7 +130,7 @@ impl Cgroup {
     }
 
     /// The path below each root.
-    pub(crate) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         &self.path
     }
 
@@ -138,7 +138,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When a hierarchy refuses, with the file.
-    pub(crate) fn add(&self, pid: u32) -> Result<()> {
+    pub fn add(&self, pid: u32) -> Result<()> {
         for root in &self.hierarchies.roots {
             write_file(&join(root, &self.path).join("cgroup.procs"), &pid.to_string())?;
         }
@@ -149,7 +149,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the kernel refuses, with file and value.
-    pub(crate) fn set_cpu_limit(&self, cores: Option<f64>) -> Result<()> {
+    pub fn set_cpu_limit(&self, cores: Option<f64>) -> Result<()> {
         const PERIOD_US: f64 = 100_000.0;
         let dir = join(&self.hierarchies.cpu, &self.path);
         let quota_us = cores.map(|cores| format!("{:.0}", cores * PERIOD_US));
@@ -166,7 +166,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the file cannot be read or is not a number.
-    pub(crate) fn cpu_limit_cores(&self) -> Result<Option<f64>> {
+    pub fn cpu_limit_cores(&self) -> Result<Option<f64>> {
         let dir = join(&self.hierarchies.cpu, &self.path);
         let (quota, period) = if self.hierarchies.unified {
             let text = read_file(&dir.join("cpu.max"))?;
@@ -185,7 +185,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the kernel refuses, with file and value.
-    pub(crate) fn set_memory_limit(&self, bytes: u64) -> Result<()> {
+    pub fn set_memory_limit(&self, bytes: u64) -> Result<()> {
         write_file(&self.memory_limit_file(), &bytes.to_string())
     }
 
@@ -193,7 +193,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the file cannot be read or is not a number.
-    pub(crate) fn memory_limit_bytes(&self) -> Result<Option<u64>> {
+    pub fn memory_limit_bytes(&self) -> Result<Option<u64>> {
         let text = read_file(&self.memory_limit_file())?;
         if text == "max" {
             return Ok(None);
@@ -215,7 +215,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When `cpu.stat` cannot be read or lacks the counter.
-    pub(crate) fn throttled_s(&self) -> Result<f64> {
+    pub fn throttled_s(&self) -> Result<f64> {
         let text = read_file(&join(&self.hierarchies.cpu, &self.path).join("cpu.stat"))?;
         // v1 counts nanoseconds, v2 microseconds.
         let (key, per_second) =
@@ -228,7 +228,7 @@ impl Cgroup {
     }
 
     /// Removes the cgroup from every hierarchy; it must hold no process any more.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         for root in &self.hierarchies.roots {
             let dir = join(root, &self.path);
             for _attempt in 0..50 {
