@@ -43,6 +43,11 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         process::run(&mut cargo::at(root, &words))?;
         Ok(Verdict::Passed)
     });
+    report.step("programs", || {
+        // Tests of whole processes start them from beside themselves.
+        process::run(&mut cargo::at(root, &["build", "--workspace", "--bins"]))?;
+        Ok(Verdict::Passed)
+    });
     report.step_with_skips("tests of the workspace", |skips| suites::workspace(root, skips));
     report.step("deliberately wrong probes", || {
         if args.quick {
