@@ -6,6 +6,11 @@ pub const BUCKETS: usize = 48;
 /// Durations below 2^8 = 256 ns share the first bucket.
 const FIRST_POWER: u32 = 8;
 
+/// Durations from 2^31 ns = 2.1 s share the last bucket.
+const LAST_POWER: u32 = 31;
+
+const _: () = assert!((LAST_POWER - FIRST_POWER) as usize * 2 + 2 == BUCKETS);
+
 /// The bucket that counts `duration_ns`.
 ///
 /// Bucket 0 holds `[0, 256)` ns; each following pair holds the lower and the upper half of a power
@@ -15,10 +20,12 @@ pub const fn bucket(duration_ns: u64) -> usize {
     if duration_ns < 1 << FIRST_POWER {
         return 0;
     }
+    if duration_ns >= 1 << LAST_POWER {
+        return BUCKETS - 1;
+    }
     let power = floor_log2(duration_ns);
     let upper_half = (duration_ns >> (power - 1)) & 1;
-    let index = (power - FIRST_POWER) as usize * 2 + upper_half as usize + 1;
-    if index < BUCKETS { index } else { BUCKETS - 1 }
+    (power - FIRST_POWER) as usize * 2 + upper_half as usize + 1
 }
 
 /// Smallest duration that `bucket` counts, in nanoseconds; saturates past the last bucket.

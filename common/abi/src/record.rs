@@ -26,16 +26,6 @@ pub mod hierarchy {
     pub const BLKIO: u32 = 2;
 }
 
-/// Which counters a slot gets, as bits of [`SlotTaken::topics`].
-pub mod topic {
-    /// Counters of [`super::TaskCounters`].
-    pub const TASK: u32 = 1;
-    /// Counters of [`super::BlockCounters`].
-    pub const BLOCK: u32 = 2;
-    /// Counters of [`super::NetCounters`].
-    pub const NET: u32 = 4;
-}
-
 /// Names a cgroup; the key of the map from cgroup to slot.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -138,10 +128,6 @@ pub struct SlotTaken {
     pub slot: u32,
     /// The cgroup.
     pub key: CgroupKey,
-    /// Bits of [`topic`].
-    pub topics: u32,
-    /// Always zero.
-    pub reserved: u32,
 }
 
 /// A cgroup was made or removed.
@@ -203,7 +189,7 @@ const _: () = {
     assert!(size_of::<BlockCounters>() == (4 + BUCKETS) * 8);
     assert!(size_of::<NetCounters>() == 4 * 8);
     assert!(size_of::<Losses>() == 3 * 8);
-    assert!(size_of::<SlotTaken>() == 4 * 4 + size_of::<CgroupKey>());
+    assert!(size_of::<SlotTaken>() == 2 * 4 + size_of::<CgroupKey>());
     assert!(size_of::<CgroupChange>() == 2 * 4 + 8 + PATH_BYTES);
     assert!(size_of::<Exec>() == size_of::<CgroupKey>() + 2 * 4 + COMM_BYTES);
     assert!(align_of::<CgroupChange>() == 8 && align_of::<Exec>() == 8);

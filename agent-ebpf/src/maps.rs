@@ -1,0 +1,99 @@
+//! Every map, and the additions that count in them.
+//!
+//! Only map types of Linux 5.8. Sizes that follow the number of slots are set by the loader.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, PerCpuArray, Queue, RingBuf},
+};
+use headroom_abi::{
+    CGROUP_RING_BYTES, DEFAULT_SLOTS, EXEC_RING_BYTES,
+    histogram::{BUCKETS, bucket},
+    record::{BlockCounters, CgroupKey, Losses, NetCounters, SlotCache, TaskCounters},
+};
+
+/// Slot of each cgroup seen.
+#[map]
+pub(crate) static SLOTS: HashMap<CgroupKey, u32> = HashMap::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Slots that no cgroup has; filled by the loader.
+#[map]
+pub(crate) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// The cgroup whose task was counted last on this CPU, and its slot.
+#[map]
+pub(crate) static TASK_CACHE: PerCpuArray<SlotCache> = PerCpuArray::with_max_entries(1, 0);
+
+/// Task counters by slot.
+#[map]
+pub(crate) static TASKS: PerCpuArray<TaskCounters> =
+    PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Block I/O counters by slot.
+#[map]
+pub(crate) static BLOCKS: PerCpuArray<BlockCounters> =
+    PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Network counters by slot.
+#[map]
+pub(crate) static NETS: PerCpuArray<NetCounters> = PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// What could not be counted or sent.
+#[map]
+pub(crate) static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
+
+/// Slots taken, cgroups made and removed.
+#[map]
+pub(crate) static CGROUP_EVENTS: RingBuf = RingBuf::with_byte_size(CGROUP_RING_BYTES, 0);
+
+/// Programs started. Apart from cgroup events, so that a storm of execs cannot push those out.
+#[map]
+pub(crate) static EXEC_EVENTS: RingBuf = RingBuf::with_byte_size(EXEC_RING_BYTES, 0);
+
+/// Submits a ring buffer record without waking the reader, which polls.
+pub(crate) const NO_WAKEUP: u64 = 1;
+
+/// Adds to a per-CPU counter that only programs with preemption and their own recursion off touch.
+///
+/// # Safety
+/// `counter` points into a map value of this CPU.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { *counter = (*counter).wrapping_add(amount) };
+}
+
+/// Adds to a counter that an interrupt on the same CPU may be adding to as well.
+///
+/// # Safety
+/// `counter` points into a map value.
+#[inline(always)]
+pub(crate) unsafe fn add_atomically(counter: *mut u64, amount: u64) {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    // SAFETY: the caller vouches for the pointer; map values are eight-byte aligned.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
+}
+
+/// Counts a duration in a histogram of a map value.
+///
+/// # Safety
+/// `histogram` points into a map value of this CPU, as [`add`] demands.
+#[inline(always)]
+pub(crate) unsafe fn observe(histogram: *mut [u64; BUCKETS], duration_ns: u64) {
+    // The verifier needs to see the check even where the compiler can prove it away.
+    let index = core::hint::black_box(bucket(duration_ns));
+    if index < BUCKETS {
+        // SAFETY: the caller vouches for the pointer, and the index is in bounds.
+        unsafe { add(histogram.cast::<u64>().add(index), 1) };
+    }
+}
+
+/// Adds one to a field of this CPU's [`Losses`] and returns the new value.
+#[inline(always)]
+pub(crate) fn lose(field: impl Fn(&mut Losses) -> &mut u64) -> u64 {
+    let Some(losses) = LOSSES.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map value of this CPU; a lost update under an interrupt only understates a loss.
+    let counter = field(unsafe { &mut *losses });
+    *counter = counter.wrapping_add(1);
+    *counter
+}

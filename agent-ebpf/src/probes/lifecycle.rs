@@ -1,0 +1,87 @@
+//! Cgroups made and removed, programs started, tasks ended.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, generated::bpf_probe_read_kernel_str},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use headroom_abi::record::{CgroupChange, CgroupKey, Exec, PATH_BYTES, event};
+
+use crate::{
+    identity,
+    kernel::{Cgroup, Task, task_hierarchy},
+    maps::{CGROUP_EVENTS, EXEC_EVENTS, NO_WAKEUP, TASKS, add, lose},
+};
+
+/// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
+    report(&ctx, event::CGROUP_MADE)
+}
+
+/// `cgroup_rmdir(struct cgroup *cgrp, const char *path)`
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn cgroup_removed(ctx: BtfTracePointContext) -> i32 {
+    report(&ctx, event::CGROUP_REMOVED)
+}
+
+#[inline(always)]
+fn report(ctx: &BtfTracePointContext, kind: u32) -> i32 {
+    let cgroup = Cgroup(ctx.arg(0));
+    let path: *const u8 = ctx.arg(1);
+    let Some(mut record) = CGROUP_EVENTS.reserve::<CgroupChange>(0) else {
+        lose(|losses| &mut losses.cgroup_events);
+        return 0;
+    };
+    let change = record.as_mut_ptr();
+    // SAFETY: the record is ours until submitted, and the helper writes at most its path field.
+    let written = unsafe {
+        (&raw mut (*change).kind).write(kind);
+        (&raw mut (*change).hierarchy_id).write(cgroup.hierarchy_id());
+        (&raw mut (*change).inode).write(cgroup.inode());
+        let field = (&raw mut (*change).path).cast();
+        bpf_probe_read_kernel_str(field, PATH_BYTES as u32, path.cast())
+    };
+    if written > 0 {
+        record.submit(NO_WAKEUP);
+    } else {
+        record.discard(NO_WAKEUP);
+        lose(|losses| &mut losses.cgroup_events);
+    }
+    0
+}
+
+/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
+    let task = Task(ctx.arg(0));
+    let inode = task.cgroup_inode();
+    if let Some(counters) = TASKS.get_ptr_mut(identity::task_slot(inode)) {
+        // SAFETY: a map value of this CPU.
+        unsafe { add(&raw mut (*counters).execs, 1) };
+    }
+    let key = CgroupKey { inode, hierarchy: task_hierarchy(), reserved: 0 };
+    // The task that starts a program is the one that runs.
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    match EXEC_EVENTS.reserve::<Exec>(0) {
+        Some(mut record) => {
+            record.write(Exec { key, pid: task.pid(), reserved: 0, comm });
+            record.submit(NO_WAKEUP);
+        }
+        None => {
+            lose(|losses| &mut losses.exec_events);
+        }
+    }
+    0
+}
+
+/// `sched_process_exit(struct task_struct *p, ...)`
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn task_exit(ctx: BtfTracePointContext) -> i32 {
+    let slot = identity::task_slot(Task(ctx.arg(0)).cgroup_inode());
+    if let Some(counters) = TASKS.get_ptr_mut(slot) {
+        // SAFETY: a map value of this CPU.
+        unsafe { add(&raw mut (*counters).exits, 1) };
+    }
+    0
+}
