@@ -1,0 +1,317 @@
+//! Samples into windows with outcomes, split by time.
+//!
+//! Windows are made by [`headroom_fingerprint::Window`], the code the agents infer with. Held-back
+//! windows are the newest: all their outcomes lie after everything training has seen, inputs and
+//! outcomes alike.
+
+use headroom_fingerprint::{Encoded, WINDOW, WINDOW_MIN, Window, targets};
+use headroom_predict::forecast::{HORIZON_STEPS, HORIZONS};
+use headroom_telemetry::{ModelKey, Resource, Sample};
+
+use super::{TrainConfig, TrainError};
+
+/// Outcomes per window: resource-major, then horizon.
+pub const OUTCOMES: usize = Resource::COUNT * HORIZONS;
+/// The most an outcome counts, relative to its window's scale: one burst out of idleness must not
+/// decide what is learnt or who wins.
+pub const OUTCOME_MAX: f32 = 8.0;
+/// Share of the training windows that decides when fitting ends.
+const VALIDATION_SHARE: f64 = 0.15;
+/// Weight of a workload that does nothing next to one that does something.
+const FLAT_WEIGHT: f64 = 0.1;
+
+/// The samples of one workload on one host.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// The host.
+    pub host: String,
+    /// What the workload is.
+    pub model_key: ModelKey,
+    /// Its cgroup path.
+    pub path: String,
+    /// In order of time.
+    pub samples: Vec<Sample>,
+}
+
+/// What happened after a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// Not measured.
+    Missing,
+    /// Demand was this, relative to the window's scale.
+    Exactly(f32),
+    /// The workload was held back by a limit: demand was at least this.
+    AtLeast(f32),
+}
+
+/// A window with what followed.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// The window as a model reads it.
+    pub encoded: Encoded,
+    /// Newest use relative to the scale; `None` when not measured.
+    pub newest: [Option<f32>; Resource::COUNT],
+    /// Resource-major, then horizon.
+    pub outcomes: [Outcome; OUTCOMES],
+    /// Time of the newest sample in the window.
+    pub origin_t_s: f64,
+    /// Index into [`Dataset::groups`].
+    pub group: usize,
+}
+
+/// Everything a run learns from and is judged on.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// Windows to learn from.
+    pub train: Vec<Example>,
+    /// Windows that decide when to stop; part of the training span.
+    pub validation: Vec<Example>,
+    /// Windows to judge on; newer than all others.
+    pub held_back: Vec<Example>,
+    /// Workloads by model key.
+    pub groups: Vec<ModelKey>,
+    /// Time kept between the newest window learnt from and the oldest held back, seconds.
+    pub gap_s: f64,
+    /// Oldest sample used.
+    pub from_s: f64,
+    /// Newest sample used.
+    pub to_s: f64,
+}
+
+/// A possible window: sample `index` of series `series` is its newest.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    series: usize,
+    index: usize,
+    t_s: f64,
+}
+
+impl Dataset {
+    /// Windows from `series`, newest first up to the cap, split by time.
+    ///
+    /// # Errors
+    /// Too few windows to train or to judge on.
+    pub fn build(series: &[Series], config: &TrainConfig) -> Result<Self, TrainError> {
+        let origins = origins(series, config);
+        let (from_s, to_s) = span(series);
+        let too_few = |purpose, found, needed| TrainError::TooFewWindows {
+            purpose,
+            found,
+            needed,
+            series: series.iter().filter(|one| !one.samples.is_empty()).count(),
+            span_s: to_s - from_s,
+        };
+        let Some(cut_s) = time_at_share(&origins, 1.0 - config.held_back_share) else {
+            return Err(too_few("train on", 0, config.windows_trained_min));
+        };
+        let gap_s = gap_s(to_s - from_s, config.step_s);
+        let (before, held_back): (Vec<_>, Vec<_>) =
+            origins.into_iter().partition(|origin| origin.t_s < cut_s);
+        let before: Vec<_> =
+            before.into_iter().filter(|origin| origin.t_s + gap_s < cut_s).collect();
+
+        let held_back_max = share_of(config.max_windows, config.held_back_share);
+        let held_back = pick(held_back, series, held_back_max);
+        let before = pick(before, series, config.max_windows - held_back_max);
+
+        let stop_s = time_at_share(&before, 1.0 - VALIDATION_SHARE).unwrap_or(cut_s);
+        let reach_s = f64::from(HORIZON_STEPS[HORIZONS - 1]) * config.step_s;
+        let (train, validation): (Vec<_>, Vec<_>) =
+            before.into_iter().partition(|origin| origin.t_s < stop_s);
+        let train: Vec<_> =
+            train.into_iter().filter(|origin| origin.t_s + reach_s < stop_s).collect();
+
+        let (groups, group_of) = groups(series);
+        let encode = |origins: &[Origin]| encode(origins, series, &group_of, config);
+        let dataset = Self {
+            train: encode(&train),
+            validation: encode(&validation),
+            held_back: encode(&held_back),
+            groups,
+            gap_s,
+            from_s,
+            to_s,
+        };
+        if dataset.train.len() < config.windows_trained_min {
+            return Err(too_few("train on", dataset.train.len(), config.windows_trained_min));
+        }
+        if dataset.held_back.len() < config.windows_held_back_min {
+            let found = dataset.held_back.len();
+            return Err(too_few("judge on", found, config.windows_held_back_min));
+        }
+        Ok(dataset)
+    }
+}
+
+/// Time between the newest window learnt from and the oldest held back.
+///
+/// The farthest horizon is what honesty needs: no outcome that is judged was then part of anything
+/// learnt. With history to spare, a whole window more is left out, so that the two parts do not
+/// even share inputs.
+fn gap_s(span_s: f64, step_s: f64) -> f64 {
+    let reach_s = f64::from(HORIZON_STEPS[HORIZONS - 1]) * step_s;
+    #[expect(clippy::cast_precision_loss, reason = "a window is 64 steps")]
+    let apart_s = reach_s + WINDOW as f64 * step_s;
+    if span_s >= 8.0 * apart_s { apart_s } else { reach_s }
+}
+
+/// Every index that can end a window: enough samples before it, something known after it.
+fn origins(series: &[Series], config: &TrainConfig) -> Vec<Origin> {
+    let mut origins = Vec::new();
+    for (which, one) in series.iter().enumerate() {
+        let last = one.samples.len().saturating_sub(1);
+        origins.extend(
+            // Counted from the newest, so that a stride keeps the newest window.
+            (WINDOW_MIN - 1..last.max(WINDOW_MIN - 1))
+                .rev()
+                .step_by(config.stride_steps)
+                .map(|index| Origin { series: which, index, t_s: one.samples[index].t_s }),
+        );
+    }
+    origins
+}
+
+/// Oldest and newest sample; both 0 when there is none.
+fn span(series: &[Series]) -> (f64, f64) {
+    let ends =
+        series.iter().filter_map(|one| Some((one.samples.first()?.t_s, one.samples.last()?.t_s)));
+    ends.reduce(|(from, to), (first, last)| (from.min(first), to.max(last))).unwrap_or_default()
+}
+
+/// The time below which `share` of the origins lie.
+fn time_at_share(origins: &[Origin], share: f64) -> Option<f64> {
+    let mut times: Vec<f64> = origins.iter().map(|origin| origin.t_s).collect();
+    times.sort_by(f64::total_cmp);
+    times.get(share_of(times.len(), share).min(times.len().checked_sub(1)?)).copied()
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a count of windows"
+)]
+fn share_of(count: usize, share: f64) -> usize {
+    (count as f64 * share).round() as usize
+}
+
+/// At most `max` origins: as evenly over the workloads as they last, the newest of each, with
+/// workloads that do nothing at a tenth.
+fn pick(mut origins: Vec<Origin>, series: &[Series], max: usize) -> Vec<Origin> {
+    if origins.len() <= max {
+        return origins;
+    }
+    origins.sort_by(|a, b| b.t_s.total_cmp(&a.t_s));
+    let mut of_series: Vec<Vec<Origin>> = vec![Vec::new(); series.len()];
+    for origin in origins {
+        of_series[origin.series].push(origin);
+    }
+    let weights: Vec<f64> =
+        series.iter().map(|one| if moves(one) { 1.0 } else { FLAT_WEIGHT }).collect();
+    let mut quotas = vec![0_usize; series.len()];
+    let mut left = max;
+    // Water filling: what a short workload does not use goes to the others.
+    while left > 0 {
+        let open: Vec<usize> =
+            (0..series.len()).filter(|&one| quotas[one] < of_series[one].len()).collect();
+        let total: f64 = open.iter().map(|&one| weights[one]).sum();
+        if open.is_empty() {
+            break;
+        }
+        let before = left;
+        let round = left;
+        for one in open {
+            let want = share_of(round, weights[one] / total).max(1);
+            let more = want.min(of_series[one].len() - quotas[one]).min(left);
+            quotas[one] += more;
+            left -= more;
+        }
+        if left == before {
+            break;
+        }
+    }
+    of_series.iter().zip(quotas).flat_map(|(one, quota)| one[..quota].iter().copied()).collect()
+}
+
+/// Whether any resource of the workload moves by more than noise.
+fn moves(series: &Series) -> bool {
+    Resource::ALL.iter().any(|resource| {
+        let used = series.samples.iter().filter_map(|sample| resource.usage(sample));
+        let (low, high) = used
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
+        high - low > (10.0 * resource.resolution()).max(0.05 * high)
+    })
+}
+
+/// Distinct model keys, and the index of each series' own.
+fn groups(series: &[Series]) -> (Vec<ModelKey>, Vec<usize>) {
+    let mut keys: Vec<ModelKey> = series.iter().map(|one| one.model_key.clone()).collect();
+    keys.sort();
+    keys.dedup();
+    let of =
+        series.iter().map(|one| keys.binary_search(&one.model_key).unwrap_or_default()).collect();
+    (keys, of)
+}
+
+fn encode(
+    origins: &[Origin],
+    series: &[Series],
+    group_of: &[usize],
+    config: &TrainConfig,
+) -> Vec<Example> {
+    let mut wanted: Vec<Vec<usize>> = vec![Vec::new(); series.len()];
+    for origin in origins {
+        wanted[origin.series].push(origin.index);
+    }
+    let mut examples = Vec::with_capacity(origins.len());
+    for ((one, mut wanted), &group) in series.iter().zip(wanted).zip(group_of) {
+        wanted.sort_unstable();
+        let Some(&first) = wanted.first() else { continue };
+        let lead_in = first.saturating_sub(WINDOW);
+        let mut window = Window::new(config.step_s);
+        let mut wanted = wanted.into_iter().peekable();
+        for (index, sample) in one.samples.iter().enumerate().skip(lead_in) {
+            let fits = window.push(sample).is_ok();
+            if wanted.next_if_eq(&index).is_none() || !fits {
+                continue;
+            }
+            let Some(encoded) = window.encode() else { continue };
+            let newest = Resource::ALL.map(|resource| {
+                resource.usage(sample).map(|used| relative(used, encoded.scale[resource.index()]))
+            });
+            let after = &one.samples[index + 1..];
+            let Some(outcomes) = outcomes(sample, after, &encoded.scale, config.step_s) else {
+                continue;
+            };
+            let origin_t_s = sample.t_s;
+            examples.push(Example { encoded, newest, outcomes, origin_t_s, group });
+        }
+    }
+    examples
+}
+
+/// What followed a window, capped at [`OUTCOME_MAX`]; `None` when nothing is known.
+fn outcomes(
+    origin: &Sample,
+    after: &[Sample],
+    scale: &[f64; Resource::COUNT],
+    step_s: f64,
+) -> Option<[Outcome; OUTCOMES]> {
+    let targets = targets(origin.t_s, step_s, after, scale, &HORIZON_STEPS)?;
+    let mut outcomes = [Outcome::Missing; OUTCOMES];
+    for ((outcome, &value), &censored) in
+        outcomes.iter_mut().zip(&targets.values).zip(&targets.censored)
+    {
+        *outcome = match (value.is_finite(), censored) {
+            (false, _) => Outcome::Missing,
+            (true, false) => Outcome::Exactly(value.min(OUTCOME_MAX)),
+            (true, true) => Outcome::AtLeast(value.min(OUTCOME_MAX)),
+        };
+    }
+    Some(outcomes)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "models compute in single precision")]
+fn relative(used: f64, scale: f64) -> f32 {
+    ((used.max(0.0) / scale) as f32).min(OUTCOME_MAX)
+}
