@@ -55,8 +55,8 @@ file = "{dir}/policy.toml"
 server = "{server}"
 server_name = "localhost"
 ca = "{node}/ca.pem"
-cert = "{node}/node.pem"
-key = "{node}/node.key"
+cert = "{node}/agent.pem"
+key = "{node}/agent.key"
 batch_s = 1.0
 spool_dir = "{dir}/spool"
 

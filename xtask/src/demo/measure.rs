@@ -117,8 +117,7 @@ pub(crate) fn throttled_at(samples: &[(f64, f64)], t_s: f64) -> f64 {
     let after = samples.partition_point(|(at_s, _)| *at_s < t_s);
     match (after.checked_sub(1).map(|before| samples[before]), samples.get(after)) {
         (Some((t0, v0)), Some(&(t1, v1))) if t1 > t0 => v0 + (v1 - v0) * (t_s - t0) / (t1 - t0),
-        (Some((_, value)), _) => value,
-        (None, Some(&(_, value))) => value,
+        (Some((_, value)), _) | (None, Some(&(_, value))) => value,
         (None, None) => 0.0,
     }
 }

@@ -102,7 +102,7 @@ pub(crate) fn play(role: Role, epoch_s: f64, log: &Path, scratch: Option<&PathBu
 
 /// Offered load at `t_s` into the period, cores.
 pub(crate) fn offered_cores(t_s: f64) -> f64 {
-    let share = if t_s < RISE_AT_S || t_s >= FALL_AT_S + RISE_S {
+    let share = if !(RISE_AT_S..FALL_AT_S + RISE_S).contains(&t_s) {
         0.0
     } else if t_s < RISE_AT_S + RISE_S {
         (t_s - RISE_AT_S) / RISE_S
