@@ -34,10 +34,7 @@ pub fn count_sent(ctx: SkBuffContext) -> i32 {
 }
 
 #[inline(always)]
-fn count(
-    ctx: &SkBuffContext,
-    fields: impl Fn(*mut NetCounters) -> (*mut u64, *mut u64),
-) -> i32 {
+fn count(ctx: &SkBuffContext, fields: impl Fn(*mut NetCounters) -> (*mut u64, *mut u64)) -> i32 {
     // SAFETY: the context is the packet this program was called for.
     let inode = unsafe { bpf_skb_cgroup_id(ctx.as_ptr().cast()) };
     // Packets that belong to no full socket, such as those of closing connections.

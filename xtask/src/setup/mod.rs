@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::{process, progress};
-pub(crate) use toolchain::KernelToolchain;
+pub(crate) use toolchain::{Compiler, KernelToolchain};
 use toolchain::{LINKER_VERSION, OldestLlvm};
 
 /// Options of `cargo xtask setup`.

@@ -1,0 +1,231 @@
+//! Loads and attaches each program by itself, so that one the kernel refuses costs only its own
+//! signal.
+
+use std::fs::File;
+
+use aya::{
+    Btf, Ebpf,
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError,
+        RawTracePoint,
+    },
+};
+use headroom_abi::syscall::Architecture;
+use headroom_telemetry::Fact;
+
+use super::{
+    Hierarchy, Layout,
+    fields::{self, Chain, Offsets},
+};
+
+/// A signal that kernel programs count.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Topic {
+    /// [`super::KernelCounters::syscalls`].
+    Syscalls,
+    /// [`super::KernelCounters::switches`], `runq_wait_ns` and `runq_hist`.
+    RunQueue,
+    /// [`super::KernelCounters::block`].
+    BlockIo,
+    /// [`super::KernelCounters::net`].
+    Network,
+    /// [`super::KernelCounters::execs`] and [`super::KernelEvent::Exec`].
+    Execs,
+    /// [`super::KernelCounters::exits`].
+    Exits,
+    /// [`super::KernelEvent::CgroupMade`] and `CgroupRemoved`.
+    CgroupEvents,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 7] = [
+        Self::Syscalls,
+        Self::RunQueue,
+        Self::BlockIo,
+        Self::Network,
+        Self::Execs,
+        Self::Exits,
+        Self::CgroupEvents,
+    ];
+
+    /// Name in `doctor`, metrics and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Syscalls => "kernel.syscalls",
+            Self::RunQueue => "kernel.run_queue",
+            Self::BlockIo => "kernel.block_io",
+            Self::Network => "kernel.network",
+            Self::Execs => "kernel.execs",
+            Self::Exits => "kernel.exits",
+            Self::CgroupEvents => "kernel.cgroup_events",
+        }
+    }
+
+    /// Programs of the object that make up this topic; all of them or none.
+    pub(super) fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Syscalls => &["count_syscall"],
+            Self::RunQueue => &["time_run_queue"],
+            Self::BlockIo => &["count_block_io"],
+            Self::Network => &["count_received", "count_sent"],
+            Self::Execs => &["task_exec"],
+            Self::Exits => &["task_exit"],
+            Self::CgroupEvents => &["cgroup_made", "cgroup_removed"],
+        }
+    }
+
+    fn chains(self, layout: &Layout) -> Vec<Chain> {
+        let task = Chain::to_task_cgroup(layout.task);
+        match self {
+            Self::Syscalls | Self::Exits => vec![task],
+            Self::Execs => vec![task, fields::TASK_PID],
+            Self::RunQueue => {
+                vec![task, fields::TASK_PID, fields::TASK_LAST_QUEUED, fields::RUN_QUEUE_CLOCK]
+            }
+            Self::BlockIo => vec![
+                fields::REQUEST_OPERATION,
+                fields::REQUEST_LENGTH,
+                fields::REQUEST_START,
+                fields::REQUEST_CGROUP,
+            ],
+            Self::Network => Vec::new(),
+            Self::CgroupEvents => vec![fields::CGROUP_ID, fields::CGROUP_HIERARCHY],
+        }
+    }
+}
+
+/// Where a program is attached.
+enum Hook {
+    RawTracepoint(&'static str),
+    TypedTracepoint(&'static str),
+    Sockets(CgroupSkbAttachType),
+}
+
+fn hook_of(program: &str) -> Hook {
+    match program {
+        "count_syscall" => Hook::RawTracepoint("sys_enter"),
+        "time_run_queue" => Hook::TypedTracepoint("sched_switch"),
+        "count_block_io" => Hook::TypedTracepoint("block_rq_complete"),
+        "count_received" => Hook::Sockets(CgroupSkbAttachType::Ingress),
+        "count_sent" => Hook::Sockets(CgroupSkbAttachType::Egress),
+        "task_exec" => Hook::TypedTracepoint("sched_process_exec"),
+        "task_exit" => Hook::TypedTracepoint("sched_process_exit"),
+        "cgroup_made" => Hook::TypedTracepoint("cgroup_mkdir"),
+        _ => Hook::TypedTracepoint("cgroup_rmdir"),
+    }
+}
+
+/// What attaching needs of the host.
+pub(super) struct Host<'a> {
+    pub(super) btf: &'a Btf,
+    pub(super) layout: &'a Layout,
+    pub(super) offsets: &'a Offsets,
+}
+
+/// Attaches a topic's programs; says how, or why it is absent.
+pub(super) fn attach(ebpf: &mut Ebpf, topic: Topic, host: &Host<'_>) -> Fact<String> {
+    if let Some(reason) = missing(topic, host) {
+        return Fact::Absent(reason);
+    }
+    let mut hooks = Vec::new();
+    for program in topic.programs() {
+        match attach_program(ebpf, program, host) {
+            Ok(hook) => hooks.push(hook),
+            Err(reason) => {
+                detach(ebpf, topic);
+                return Fact::Absent(format!("{program}: {reason}"));
+            }
+        }
+    }
+    Fact::Known(hooks.join(", "))
+}
+
+/// What the kernel lacks for a topic, found without asking it to load anything.
+fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
+    if topic == Topic::Syscalls && Architecture::current().is_none() {
+        return Some(format!("no table of system calls for {}", std::env::consts::ARCH));
+    }
+    if topic == Topic::Network && host.layout.mount(Hierarchy::Unified).is_none() {
+        return Some("no cgroup v2 hierarchy is mounted".to_owned());
+    }
+    topic.chains(host.layout).iter().find_map(|chain| host.offsets.missing(chain))
+}
+
+fn attach_program(ebpf: &mut Ebpf, name: &str, host: &Host<'_>) -> Result<String, String> {
+    let program = ebpf.program_mut(name).ok_or("the object has no such program")?;
+    match hook_of(name) {
+        Hook::RawTracepoint(tracepoint) => {
+            let program: &mut RawTracePoint = program.try_into().map_err(in_words)?;
+            program.load().map_err(in_words)?;
+            program.attach(tracepoint).map_err(in_words)?;
+            Ok(format!("raw tracepoint {tracepoint}"))
+        }
+        Hook::TypedTracepoint(tracepoint) => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(in_words)?;
+            program.load(tracepoint, host.btf).map_err(in_words)?;
+            program.attach().map_err(in_words)?;
+            Ok(format!("tracepoint {tracepoint}"))
+        }
+        Hook::Sockets(direction) => {
+            let program: &mut CgroupSkb = program.try_into().map_err(in_words)?;
+            program.load().map_err(in_words)?;
+            let root = host.layout.mount(Hierarchy::Unified).ok_or("no cgroup v2 hierarchy")?;
+            let dir = File::open(root).map_err(|error| format!("{}: {error}", root.display()))?;
+            // A link always lets other programs run beside it; the mode that asks for that
+            // explicitly is for the older way of attaching, and refused here.
+            program
+                .attach(dir, direction, CgroupAttachMode::Single)
+                .map_err(|error| format!("{}: {}", root.display(), in_words(error)))?;
+            Ok(format!("cgroup socket {direction:?} at {}", root.display()).to_lowercase())
+        }
+    }
+}
+
+/// Detaches and unloads whatever of a topic is there.
+pub(super) fn detach(ebpf: &mut Ebpf, topic: Topic) {
+    for name in topic.programs() {
+        let Some(program) = ebpf.program_mut(name) else { continue };
+        if program.fd().is_err() {
+            continue;
+        }
+        let unloaded = match hook_of(name) {
+            Hook::RawTracepoint(_) => {
+                <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload)
+            }
+            Hook::TypedTracepoint(_) => {
+                <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload)
+            }
+            Hook::Sockets(_) => <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::unload),
+        };
+        if let Err(error) = unloaded {
+            tracing::warn!(program = name, %error, "a kernel program stays loaded");
+        }
+    }
+}
+
+/// One line for people; what the verifier said goes to the log.
+fn in_words(error: ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = &error {
+        let log = verifier_log.to_string();
+        tracing::debug!(verifier = log, "the kernel refused a program");
+        // The verifier ends with statistics; its verdict is the line before them.
+        const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
+        let is_verdict = |line: &&str| {
+            let is_statistic = STATISTICS.iter().any(|start| line.starts_with(start));
+            !line.trim().is_empty() && !is_statistic
+        };
+        let said = log.lines().rev().find(is_verdict);
+        return format!("the kernel refused it: {io_error}: {}", said.unwrap_or("no more said"));
+    }
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let cause_words = cause.to_string();
+        if !words.contains(&cause_words) {
+            words = format!("{words}: {cause_words}");
+        }
+        source = cause.source();
+    }
+    words
+}

@@ -1,0 +1,182 @@
+//! Cumulative counters of one cgroup, summed over CPUs.
+
+use headroom_abi::{
+    histogram::BUCKETS,
+    record::{self, NetCounters as NetRecord},
+    syscall::SyscallClass,
+};
+
+/// What the kernel programs counted for one cgroup since they were attached.
+///
+/// All values only grow. A signal whose [`super::Topic`] is not attached stays zero here;
+/// [`super::KernelProbes::has`] tells that apart from nothing having happened. Counters of a
+/// workload that is several cgroups, one per hierarchy, are brought together with
+/// [`KernelCounters::merge`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KernelCounters {
+    /// System calls begun, by [`SyscallClass`] in order. Exact, except that calls made through the
+    /// 32-bit interface are classed by their 64-bit numbers.
+    pub syscalls: [u64; SyscallClass::COUNT],
+    /// Times a task was put on a CPU.
+    pub switches: u64,
+    /// Total time runnable tasks waited for a CPU, nanoseconds, by the scheduler's own clock.
+    pub runq_wait_ns: u64,
+    /// Those waits by [`headroom_abi::histogram::bucket`].
+    pub runq_hist: [u64; BUCKETS],
+    /// Block I/O charged to the cgroup.
+    pub block: BlockCounters,
+    /// Traffic of its sockets.
+    pub net: NetCounters,
+    /// Programs started.
+    pub execs: u64,
+    /// Tasks (threads included) ended.
+    pub exits: u64,
+}
+
+/// Block I/O completed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BlockCounters {
+    /// Read requests completed.
+    pub read_ops: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Write requests completed.
+    pub write_ops: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Time from request to completion, by [`headroom_abi::histogram::bucket`]. Requests of queues
+    /// that keep no times are not in it.
+    pub latency_hist: [u64; BUCKETS],
+}
+
+/// Packets that passed the IP layer. Bytes count from the IP header on; a packet that the kernel
+/// keeps together until the device, or put together on arrival, counts once.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NetCounters {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+}
+
+impl Default for KernelCounters {
+    fn default() -> Self {
+        Self {
+            syscalls: [0; SyscallClass::COUNT],
+            switches: 0,
+            runq_wait_ns: 0,
+            runq_hist: [0; BUCKETS],
+            block: BlockCounters::default(),
+            net: NetCounters::default(),
+            execs: 0,
+            exits: 0,
+        }
+    }
+}
+
+impl Default for BlockCounters {
+    fn default() -> Self {
+        Self {
+            read_ops: 0,
+            read_bytes: 0,
+            write_ops: 0,
+            write_bytes: 0,
+            latency_hist: [0; BUCKETS],
+        }
+    }
+}
+
+impl KernelCounters {
+    /// Adds what `other` counted.
+    pub fn merge(&mut self, other: &Self) {
+        add_all(&mut self.syscalls, &other.syscalls);
+        add(&mut self.switches, other.switches);
+        add(&mut self.runq_wait_ns, other.runq_wait_ns);
+        add_all(&mut self.runq_hist, &other.runq_hist);
+        add(&mut self.execs, other.execs);
+        add(&mut self.exits, other.exits);
+        self.block.merge(&other.block);
+        self.net.merge(&other.net);
+    }
+
+    pub(super) fn add_task(&mut self, record: &record::TaskCounters) {
+        add_all(&mut self.syscalls, &record.syscalls);
+        add(&mut self.switches, record.switches);
+        add(&mut self.runq_wait_ns, record.runq_wait_ns);
+        add_all(&mut self.runq_hist, &record.runq_hist);
+        add(&mut self.execs, record.execs);
+        add(&mut self.exits, record.exits);
+    }
+
+    pub(super) fn add_block(&mut self, record: &record::BlockCounters) {
+        add(&mut self.block.read_ops, record.read_ops);
+        add(&mut self.block.read_bytes, record.read_bytes);
+        add(&mut self.block.write_ops, record.write_ops);
+        add(&mut self.block.write_bytes, record.write_bytes);
+        add_all(&mut self.block.latency_hist, &record.latency_hist);
+    }
+
+    pub(super) fn add_net(&mut self, record: &NetRecord) {
+        add(&mut self.net.rx_bytes, record.rx_bytes);
+        add(&mut self.net.rx_packets, record.rx_packets);
+        add(&mut self.net.tx_bytes, record.tx_bytes);
+        add(&mut self.net.tx_packets, record.tx_packets);
+    }
+}
+
+impl BlockCounters {
+    fn merge(&mut self, other: &Self) {
+        add(&mut self.read_ops, other.read_ops);
+        add(&mut self.read_bytes, other.read_bytes);
+        add(&mut self.write_ops, other.write_ops);
+        add(&mut self.write_bytes, other.write_bytes);
+        add_all(&mut self.latency_hist, &other.latency_hist);
+    }
+}
+
+impl NetCounters {
+    fn merge(&mut self, other: &Self) {
+        add(&mut self.rx_bytes, other.rx_bytes);
+        add(&mut self.rx_packets, other.rx_packets);
+        add(&mut self.tx_bytes, other.tx_bytes);
+        add(&mut self.tx_packets, other.tx_packets);
+    }
+}
+
+fn add(total: &mut u64, amount: u64) {
+    *total = total.wrapping_add(amount);
+}
+
+/// Adds element by element as far as the shorter list goes.
+fn add_all(totals: &mut [u64], amounts: &[u64]) {
+    for (total, &amount) in totals.iter_mut().zip(amounts) {
+        add(total, amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_abi::record::{SYSCALL_ROOM, TaskCounters};
+
+    use super::KernelCounters;
+
+    #[test]
+    fn merging_adds_every_field() {
+        let mut task = TaskCounters { switches: 3, execs: 1, ..TaskCounters::ZERO };
+        task.syscalls = [2; SYSCALL_ROOM];
+        task.runq_hist[5] = 3;
+        let mut one = KernelCounters::default();
+        one.add_task(&task);
+        one.block.read_bytes = 4096;
+        one.net.tx_packets = 7;
+        let mut both = one.clone();
+        both.merge(&one);
+        assert_eq!(both.syscalls, [4; 14]);
+        assert_eq!((both.switches, both.execs, both.runq_hist[5]), (6, 2, 6));
+        assert_eq!((both.block.read_bytes, both.net.tx_packets), (8192, 14));
+    }
+}

@@ -1,0 +1,171 @@
+//! Turns an object into loaded, attached programs and their maps.
+
+use std::{fs, path::Path};
+
+use aya::{
+    Btf as LoaderBtf, Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
+};
+use aya_log::EbpfLogger;
+use headroom_abi::{
+    MAX_SLOTS, OVERFLOW_SLOT, record,
+    syscall::{Architecture, TABLE_LEN, class_table},
+};
+use headroom_telemetry::Fact;
+
+use super::{
+    KernelConfig, KernelError, Layout, Topic, attach, btf::Btf, fields::Offsets, log::ToTracing,
+    object,
+};
+
+const TYPE_INFO: &str = "/sys/kernel/btf/vmlinux";
+
+/// Lets a record cross the kernel boundary as bytes.
+macro_rules! kernel_record {
+    ($($name:ident = $record:ty;)*) => {
+        $(
+            #[derive(Clone, Copy)]
+            #[repr(transparent)]
+            pub(super) struct $name(pub(super) $record);
+
+            // SAFETY: `repr(transparent)` over a record of integers without padding, for which
+            // any bytes are valid; the record's crate asserts its size.
+            unsafe impl aya::Pod for $name {}
+        )*
+    };
+}
+
+kernel_record! {
+    Key = record::CgroupKey;
+    Cache = record::SlotCache;
+    Task = record::TaskCounters;
+    Block = record::BlockCounters;
+    Net = record::NetCounters;
+    Loss = record::Losses;
+}
+
+/// The maps that user space reads or writes.
+pub(super) struct Maps {
+    pub(super) slots: HashMap<MapData, Key, u32>,
+    pub(super) free_slots: Queue<MapData, u32>,
+    pub(super) task_cache: PerCpuArray<MapData, Cache>,
+    pub(super) tasks: PerCpuArray<MapData, Task>,
+    pub(super) blocks: PerCpuArray<MapData, Block>,
+    pub(super) nets: PerCpuArray<MapData, Net>,
+    pub(super) losses: PerCpuArray<MapData, Loss>,
+    pub(super) cgroup_events: RingBuf<MapData>,
+    pub(super) exec_events: RingBuf<MapData>,
+}
+
+/// Everything that loading yields.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) logger: Option<EbpfLogger<ToTracing>>,
+    pub(super) layout: Layout,
+    pub(super) states: Vec<(Topic, Fact<String>)>,
+}
+
+/// Loads the object and attaches every topic that this kernel can serve.
+pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
+    if !(OVERFLOW_SLOT + 2..=MAX_SLOTS).contains(&config.slots) {
+        return Err(KernelError::Slots { slots: config.slots });
+    }
+    let object = object::find(config)?;
+    if !may_load() {
+        return Err(KernelError::NotPermitted);
+    }
+    let layout = Layout::detect().map_err(KernelError::Hierarchies)?;
+    let type_info = fs::read(Path::new(TYPE_INFO))
+        .map_err(|source| KernelError::TypeInfo { path: TYPE_INFO, source })?;
+    let offsets = Offsets::find(&Btf::parse(&type_info)?);
+    drop(type_info);
+    let loader_btf = LoaderBtf::from_sys_fs()?;
+
+    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf)?;
+    let mut maps = Maps::take(&mut ebpf, &object.origin)?;
+    for slot in OVERFLOW_SLOT + 1..config.slots {
+        maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
+    }
+    let host = attach::Host { btf: &loader_btf, layout: &layout, offsets: &offsets };
+    let states = Topic::ALL
+        .into_iter()
+        .map(|topic| (topic, attach::attach(&mut ebpf, topic, &host)))
+        .collect();
+    let logger = EbpfLogger::init_with_logger(&mut ebpf, ToTracing)
+        .inspect_err(|error| tracing::warn!(%error, "messages of kernel programs are not read"))
+        .ok();
+    Ok(Loaded { ebpf, maps, logger, layout, states })
+}
+
+fn load_object(
+    object: &object::Object,
+    config: &KernelConfig,
+    layout: &Layout,
+    offsets: &Offsets,
+    btf: &LoaderBtf,
+) -> Result<Ebpf, KernelError> {
+    // Without a table the topic is not attached, and the table's content does not matter.
+    let classes = Architecture::current().map_or([0; TABLE_LEN], class_table);
+    let (task_hierarchy, block_hierarchy) = (layout.task.code(), layout.block.code());
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(btf))
+        .override_global("SYSCALL_CLASS", &classes, true)
+        .override_global("TASK_HIERARCHY", &task_hierarchy, true)
+        .override_global("BLOCK_HIERARCHY", &block_hierarchy, true);
+    for (variable, offset) in &offsets.variables {
+        loader.override_global(variable, offset, true);
+    }
+    for map in ["SLOTS", "FREE_SLOTS", "TASKS", "BLOCKS", "NETS"] {
+        loader.map_max_entries(map, config.slots);
+    }
+    loader.load(&object.bytes).map_err(|source| KernelError::Load {
+        origin: object.origin.clone(),
+        source: Box::new(source),
+    })
+}
+
+impl Maps {
+    fn take(ebpf: &mut Ebpf, origin: &str) -> Result<Self, KernelError> {
+        fn take<M: TryFrom<Map, Error = MapError>>(
+            ebpf: &mut Ebpf,
+            origin: &str,
+            map: &'static str,
+        ) -> Result<M, KernelError> {
+            let found = ebpf
+                .take_map(map)
+                .ok_or_else(|| KernelError::NoMap { origin: origin.to_owned(), map })?;
+            found.try_into().map_err(in_map(map))
+        }
+        Ok(Self {
+            slots: take(ebpf, origin, "SLOTS")?,
+            free_slots: take(ebpf, origin, "FREE_SLOTS")?,
+            task_cache: take(ebpf, origin, "TASK_CACHE")?,
+            tasks: take(ebpf, origin, "TASKS")?,
+            blocks: take(ebpf, origin, "BLOCKS")?,
+            nets: take(ebpf, origin, "NETS")?,
+            losses: take(ebpf, origin, "LOSSES")?,
+            cgroup_events: take(ebpf, origin, "CGROUP_EVENTS")?,
+            exec_events: take(ebpf, origin, "EXEC_EVENTS")?,
+        })
+    }
+}
+
+/// Adds the map's name to an error.
+pub(super) fn in_map(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, source }
+}
+
+/// Whether this process has the capabilities that loading needs. When its own status cannot be
+/// read, the kernel is left to say no.
+fn may_load() -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    const BPF_AND_PERFMON: u64 = 1 << 39 | 1 << 38;
+    let Ok(status) = fs::read_to_string("/proc/self/status") else { return true };
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    effective.is_none_or(|has| has & SYS_ADMIN != 0 || has & BPF_AND_PERFMON == BPF_AND_PERFMON)
+}

@@ -1,0 +1,355 @@
+//! The loaded kernel programs: reading counters, draining events, handing slots back.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
+    sys::{Stats, enable_stats},
+    util::nr_cpus,
+};
+use aya_log::EbpfLogger;
+use headroom_abi::{CGROUP_RING_BYTES, EXEC_RING_BYTES, record};
+use headroom_telemetry::Fact;
+use serde::Serialize;
+
+use super::{
+    CgroupId, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic,
+    events::{CgroupRecord, decode_cgroup, decode_exec},
+    load::{self, Block, Key, Maps, Net, Task, in_map},
+    log::ToTracing,
+    slots::SlotBook,
+};
+use crate::observe::ProbeState;
+
+/// Events kept between two calls of [`KernelProbes::drain_events`]; older ones are dropped.
+const PENDING_MAX: usize = 16_384;
+
+/// Programs attached to the kernel, until dropped.
+pub struct KernelProbes {
+    ebpf: Ebpf,
+    maps: Maps,
+    logger: Option<EbpfLogger<ToTracing>>,
+    layout: Layout,
+    states: Vec<(Topic, Fact<String>)>,
+    book: SlotBook,
+    pending: VecDeque<KernelEvent>,
+    n_pending_dropped: u64,
+    n_undecodable: u64,
+    n_slots: u32,
+    n_cpus: usize,
+    /// Lost cgroup events up to which the map of slots was read whole.
+    n_lost_resynced: u64,
+    /// Keeps the kernel measuring run times.
+    _run_stats: Option<OwnedFd>,
+}
+
+/// How the kernel side is doing. Counts are since the programs were attached.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KernelStats {
+    /// Cgroup events lost because nobody read in time.
+    pub lost_cgroup_events: u64,
+    /// Exec events lost because nobody read in time.
+    pub lost_exec_events: u64,
+    /// Records that no program of this version writes.
+    pub undecodable_records: u64,
+    /// Counted events charged to no cgroup because no slot was free. Block I/O, system calls,
+    /// switches and packets alike.
+    pub slotless_events: u64,
+    /// Slots in use.
+    pub slots_used: usize,
+    /// Slots there are.
+    pub slots: u32,
+    /// Bytes of map contents in the kernel, without its own overhead.
+    pub map_bytes: u64,
+    /// What each attached program cost; zero unless the kernel measures run times.
+    pub programs: Vec<ProgramCost>,
+}
+
+/// What a program cost since it was loaded, as far as the kernel measured it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct ProgramCost {
+    /// Name of the program.
+    pub name: &'static str,
+    /// Runs measured.
+    pub runs: u64,
+    /// Time in those runs. The measurement itself adds tens of nanoseconds to each.
+    pub run_time: Duration,
+}
+
+impl KernelProbes {
+    /// Loads the object and attaches what this kernel can serve.
+    ///
+    /// A topic the kernel cannot serve is absent with a reason, see [`Self::states`]; the rest
+    /// lives.
+    ///
+    /// # Errors
+    /// When there is no object, no permission, no type information in the kernel, or the maps
+    /// cannot be made.
+    pub fn load(config: &KernelConfig) -> Result<Self, KernelError> {
+        let run_stats = if config.run_stats {
+            enable_stats(Stats::RunTime)
+                .inspect_err(|error| tracing::warn!(%error, "run times are not measured"))
+                .ok()
+        } else {
+            None
+        };
+        let loaded = load::load(config)?;
+        Ok(Self {
+            ebpf: loaded.ebpf,
+            maps: loaded.maps,
+            logger: loaded.logger,
+            layout: loaded.layout,
+            states: loaded.states,
+            book: SlotBook::default(),
+            pending: VecDeque::new(),
+            n_pending_dropped: 0,
+            n_undecodable: 0,
+            n_slots: config.slots,
+            n_cpus: nr_cpus().unwrap_or(1),
+            n_lost_resynced: 0,
+            _run_stats: run_stats,
+        })
+    }
+
+    /// How each topic is attached, or why it is not.
+    pub fn states(&self) -> Vec<ProbeState> {
+        let state = |(topic, state): &(Topic, Fact<String>)| ProbeState {
+            name: topic.name(),
+            state: state.clone(),
+        };
+        self.states.iter().map(state).collect()
+    }
+
+    /// Whether a topic is attached. When it is not, its counters are missing, not zero.
+    pub fn has(&self, topic: Topic) -> bool {
+        self.states.iter().any(|(found, state)| *found == topic && state.is_known())
+    }
+
+    /// Which hierarchy names workloads in which counters.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Events since the last call, oldest first.
+    ///
+    /// Losses are told by [`Self::stats`]; after one of cgroup events, the tree of cgroups is to be
+    /// walked again.
+    pub fn drain_events(&mut self) -> Vec<KernelEvent> {
+        self.poll_rings();
+        self.pending.drain(..).collect()
+    }
+
+    /// Cumulative counters of every cgroup that had an event since it was attached or retired.
+    ///
+    /// # Errors
+    /// When a kernel map cannot be read.
+    pub fn read(&mut self) -> Result<Vec<(CgroupId, KernelCounters)>, KernelError> {
+        self.poll_rings();
+        self.resync_after_loss()?;
+        self.free_rested_slots()?;
+        let reads_tasks = [Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits]
+            .into_iter()
+            .any(|topic| self.has(topic));
+        let reads_blocks = self.has(Topic::BlockIo);
+        let reads_nets = self.has(Topic::Network);
+        let mut all = Vec::with_capacity(self.book.n_taken());
+        for (id, slot) in self.book.taken() {
+            let mut counters = KernelCounters::default();
+            if reads_tasks && id.hierarchy == self.layout.task {
+                for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
+                    counters.add_task(record);
+                }
+            }
+            if reads_blocks && id.hierarchy == self.layout.block {
+                for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
+                    counters.add_block(record);
+                }
+            }
+            if reads_nets && id.hierarchy == self.layout.network {
+                for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
+                    counters.add_net(record);
+                }
+            }
+            all.push((id, counters));
+        }
+        Ok(all)
+    }
+
+    /// Gives up the slot of a cgroup that is gone, after its last counters were read. A late event
+    /// of it is dropped.
+    pub fn retire(&mut self, id: CgroupId) {
+        if !self.book.retire(id, Instant::now()) {
+            return;
+        }
+        match self.maps.slots.remove(&Key(id.to_key())) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            // The slot is rested either way; the entry costs a place in the map.
+            Err(error) => tracing::warn!(?id, %error, "slot of a removed cgroup stays mapped"),
+        }
+    }
+
+    /// How the kernel side is doing. A map that cannot be read leaves its counts at zero and is
+    /// logged.
+    pub fn stats(&self) -> KernelStats {
+        let losses = self.losses().unwrap_or_else(|error| {
+            tracing::warn!(%error, "losses are unknown");
+            record::Losses::default()
+        });
+        KernelStats {
+            lost_cgroup_events: losses.cgroup_events + self.n_pending_dropped,
+            lost_exec_events: losses.exec_events,
+            undecodable_records: self.n_undecodable,
+            slotless_events: losses.slotless,
+            slots_used: self.book.n_taken(),
+            slots: self.n_slots,
+            map_bytes: map_bytes(u64::from(self.n_slots), self.n_cpus as u64),
+            programs: self.program_costs(),
+        }
+    }
+
+    fn program_costs(&self) -> Vec<ProgramCost> {
+        let attached = Topic::ALL.into_iter().filter(|topic| self.has(*topic));
+        attached
+            .flat_map(|topic| topic.programs().iter().copied())
+            .filter_map(|name| {
+                let info = self.ebpf.program(name)?.info().ok()?;
+                Some(ProgramCost { name, runs: info.run_count(), run_time: info.run_time() })
+            })
+            .collect()
+    }
+
+    fn poll_rings(&mut self) {
+        while let Some(record) = self.maps.cgroup_events.next().map(|item| decode_cgroup(&item)) {
+            match record {
+                Some(record) => self.cgroup_record(record),
+                None => self.n_undecodable += 1,
+            }
+        }
+        while let Some(event) = self.maps.exec_events.next().map(|item| decode_exec(&item)) {
+            match event {
+                Some(event) => self.push(event),
+                None => self.n_undecodable += 1,
+            }
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    fn cgroup_record(&mut self, record: CgroupRecord) {
+        let (number, inode, path, is_made) = match record {
+            CgroupRecord::SlotTaken { id, slot } => return self.slot_taken(id, slot),
+            CgroupRecord::Made { number, inode, path } => (number, inode, path, true),
+            CgroupRecord::Removed { number, inode, path } => (number, inode, path, false),
+        };
+        for hierarchy in self.layout.by_number(number).collect::<Vec<_>>() {
+            let id = CgroupId { hierarchy, inode };
+            let path = path.clone();
+            self.push(if is_made {
+                KernelEvent::CgroupMade { id, path }
+            } else {
+                KernelEvent::CgroupRemoved { id, path }
+            });
+        }
+    }
+
+    fn slot_taken(&mut self, id: CgroupId, slot: u32) {
+        if self.book.take(id, slot) {
+            self.retire(id);
+        }
+    }
+
+    fn push(&mut self, event: KernelEvent) {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.pop_front();
+            self.n_pending_dropped += 1;
+        }
+        self.pending.push_back(event);
+    }
+
+    /// After lost events, slots taken unheard are found in the map itself.
+    fn resync_after_loss(&mut self) -> Result<(), KernelError> {
+        let n_lost = self.losses()?.cgroup_events;
+        if n_lost == self.n_lost_resynced {
+            return Ok(());
+        }
+        let known: HashSet<u32> = self.book.taken().map(|(_, slot)| slot).collect();
+        let mut found = Vec::new();
+        for entry in self.maps.slots.iter() {
+            let (Key(key), slot) = entry.map_err(in_map("SLOTS"))?;
+            if let (false, Some(id)) = (known.contains(&slot), CgroupId::from_key(&key)) {
+                found.push((id, slot));
+            }
+        }
+        for (id, slot) in found {
+            self.slot_taken(id, slot);
+        }
+        self.n_lost_resynced = n_lost;
+        Ok(())
+    }
+
+    /// Returns slots of retired cgroups, emptied, to the kernel's queue.
+    fn free_rested_slots(&mut self) -> Result<(), KernelError> {
+        if !self.book.is_any_resting() {
+            return Ok(());
+        }
+        let cached = per_cpu(&self.maps.task_cache, 0, "TASK_CACHE")?;
+        let remembered = cached.iter().filter_map(|cache| u32::try_from(cache.0.slot).ok());
+        let remembered = remembered.collect();
+        for slot in self.book.rested(Instant::now(), &remembered) {
+            let n_cpus = self.n_cpus;
+            clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
+            let block = Block(record::BlockCounters::ZERO);
+            clear(&mut self.maps.blocks, slot, block, n_cpus, "BLOCKS")?;
+            clear(&mut self.maps.nets, slot, Net(record::NetCounters::default()), n_cpus, "NETS")?;
+            self.maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
+        }
+        Ok(())
+    }
+
+    fn losses(&self) -> Result<record::Losses, KernelError> {
+        let mut total = record::Losses::default();
+        for cpu in per_cpu(&self.maps.losses, 0, "LOSSES")?.iter() {
+            total.cgroup_events = total.cgroup_events.wrapping_add(cpu.0.cgroup_events);
+            total.exec_events = total.exec_events.wrapping_add(cpu.0.exec_events);
+            total.slotless = total.slotless.wrapping_add(cpu.0.slotless);
+        }
+        Ok(total)
+    }
+}
+
+fn per_cpu<V: Pod>(
+    map: &PerCpuArray<MapData, V>,
+    slot: u32,
+    name: &'static str,
+) -> Result<PerCpuValues<V>, KernelError> {
+    map.get(&slot, 0).map_err(in_map(name))
+}
+
+fn clear<V: Pod>(
+    map: &mut PerCpuArray<MapData, V>,
+    slot: u32,
+    zero: V,
+    n_cpus: usize,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    let zeros = PerCpuValues::try_from(vec![zero; n_cpus])
+        .map_err(|source| KernelError::Map { map: name, source: source.into() })?;
+    map.set(slot, zeros, 0).map_err(in_map(name))
+}
+
+/// Bytes of contents of all maps.
+fn map_bytes(n_slots: u64, n_cpus: u64) -> u64 {
+    let per_slot_and_cpu = size_of::<record::TaskCounters>()
+        + size_of::<record::BlockCounters>()
+        + size_of::<record::NetCounters>();
+    let per_cpu = size_of::<record::SlotCache>() + size_of::<record::Losses>();
+    let per_slot = size_of::<record::CgroupKey>() + 2 * size_of::<u32>();
+    let rings = u64::from(CGROUP_RING_BYTES) + u64::from(EXEC_RING_BYTES);
+    n_slots * (n_cpus * per_slot_and_cpu as u64 + per_slot as u64) + n_cpus * per_cpu as u64 + rings
+}
