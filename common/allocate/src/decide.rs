@@ -1,0 +1,232 @@
+//! The predictive controller: forecast demand, policy and rails to one decision per knob.
+
+use headroom_predict::{Forecast, Source};
+use headroom_telemetry::{Feature, Resource};
+
+use crate::{
+    facts::{HostCapacity, KnobMemory, WorkloadFacts},
+    plan::{Action, Decision, Knob, Limit, Rail, Reason},
+    policy::{Controller, Mode, WorkloadPolicy},
+    reactive,
+};
+
+/// A sample in which at least this share of time was throttled shows less than the demand.
+const CENSORED_RATIO: f32 = 0.05;
+/// What a censored use is multiplied with at least to be a demand.
+const CENSORED_FACTOR: f64 = 1.3;
+/// A limit stays at least this much above what is in use, whatever is forecast.
+const ABOVE_USE: f64 = 1.05;
+/// The share of a lease after which it is renewed.
+const RENEW_SHARE: f64 = 0.34;
+
+/// One decision for one knob. `memory` is what was remembered of it and is brought up to date;
+/// what the guard did is noted by the caller through [`KnobMemory::leased`] and
+/// [`KnobMemory::released`].
+///
+/// `None` when the knob is not there, or the policy leaves the workload alone.
+pub fn decide(
+    facts: &WorkloadFacts<'_>,
+    knob: Knob,
+    policy: &WorkloadPolicy,
+    host: &HostCapacity,
+    memory: &mut KnobMemory,
+    now_s: f64,
+) -> Option<Decision> {
+    let current = facts.limits.iter().find(|(listed, _)| *listed == knob)?.1;
+    if policy.mode == Mode::Off {
+        // Opting out gives back what is held.
+        return memory.holds().then(|| {
+            let reason = no_facts(policy);
+            decision(facts, knob, current, Action::Release, reason, now_s)
+        });
+    }
+    let (want, reason) = match wanted(facts, knob, policy, memory) {
+        Ok(wanted) => wanted,
+        Err(reason) => {
+            return Some(decision(facts, knob, current, Action::Keep, *reason, now_s));
+        }
+    };
+    let (target, rail) = within_rails(want, facts, knob, policy, host, memory.baseline(current));
+    let (action, rail) = match policy.mode {
+        Mode::Recommend | Mode::Off => {
+            let action = if memory.holds() { Action::Release } else { Action::Keep };
+            (action, Rail::RecommendOnly)
+        }
+        Mode::Raise | Mode::Reclaim => {
+            act(target, rail, current, knob, policy, memory, now_s)
+        }
+    };
+    Some(decision(facts, knob, current, action, Reason { rail, ..reason }, now_s))
+}
+
+fn decision(
+    facts: &WorkloadFacts<'_>,
+    knob: Knob,
+    current: Limit,
+    action: Action,
+    reason: Reason,
+    now_s: f64,
+) -> Decision {
+    Decision { workload: facts.path.to_owned(), knob, t_s: now_s, current, action, reason }
+}
+
+/// What the workload should be given before any rail, and why; a reason to keep when that cannot
+/// be said.
+fn wanted(
+    facts: &WorkloadFacts<'_>,
+    knob: Knob,
+    policy: &WorkloadPolicy,
+    memory: &mut KnobMemory,
+) -> Result<(f64, Reason), Box<Reason>> {
+    let usage = knob.resource().usage(facts.sample);
+    if policy.controller == Controller::Reactive && knob == Knob::CpuQuota {
+        let limit = facts.limits.iter().find(|(listed, _)| *listed == knob).map(|(_, limit)| *limit);
+        return reactive::wanted(facts.sample, limit, &mut memory.reactive)
+            .map(|want| (want, Reason { demand: want, usage, ..reactive_reason(policy) }))
+            .ok_or_else(|| Box::new(reactive_reason(policy)));
+    }
+    let Some(forecast) = facts.forecast(knob.resource()) else {
+        return Err(Box::new(Reason { usage, ..no_facts(policy) }));
+    };
+    let mut demand = forecast.peak(policy.level(), policy.look_ahead_s);
+    if let Some(usage) = usage
+        && knob == Knob::CpuQuota
+        && facts.sample.get(Feature::CpuThrottledRatio).is_some_and(|ratio| ratio > CENSORED_RATIO)
+    {
+        demand = demand.max(usage * CENSORED_FACTOR);
+    }
+    Ok((demand * (1.0 + policy.margin), predictive_reason(policy, forecast, demand, usage)))
+}
+
+fn predictive_reason(
+    policy: &WorkloadPolicy,
+    forecast: &Forecast,
+    demand: f64,
+    usage: Option<f64>,
+) -> Reason {
+    Reason {
+        usage,
+        demand,
+        level: policy.level(),
+        within_s: policy.look_ahead_s,
+        margin: policy.margin,
+        rail: Rail::None,
+        source: forecast.source.clone(),
+    }
+}
+
+fn no_facts(policy: &WorkloadPolicy) -> Reason {
+    Reason {
+        usage: None,
+        demand: 0.0,
+        level: policy.level(),
+        within_s: policy.look_ahead_s,
+        margin: policy.margin,
+        rail: Rail::NoFacts,
+        source: Source::Base,
+    }
+}
+
+fn reactive_reason(policy: &WorkloadPolicy) -> Reason {
+    Reason { margin: 0.0, within_s: 0.0, source: Source::Reactive, ..no_facts(policy) }
+}
+
+/// Brings `want` within the rails; returns the rail that had the last word.
+fn within_rails(
+    want: f64,
+    facts: &WorkloadFacts<'_>,
+    knob: Knob,
+    policy: &WorkloadPolicy,
+    host: &HostCapacity,
+    baseline: Limit,
+) -> (f64, Rail) {
+    let resource = knob.resource();
+    let usage = resource.usage(facts.sample);
+    let (mut target, mut rail) = (want, Rail::None);
+    let mut at_least = |floor: f64, name: Rail, target: &mut f64| {
+        if *target < floor {
+            (*target, rail) = (floor, name);
+        }
+    };
+    at_least(policy.floor(resource), Rail::Floor, &mut target);
+    if let Some(usage) = usage {
+        at_least(usage * ABOVE_USE, Rail::Usage, &mut target);
+    }
+    // The hard memory limit is never lowered, whatever the mode; the others only to reclaim.
+    if policy.mode != Mode::Reclaim || knob == Knob::MemoryMax {
+        at_least(baseline.amount(), Rail::Baseline, &mut target);
+    }
+    let mut ceiling = (policy.ceiling(resource), Rail::Ceiling);
+    if host.of(resource) < ceiling.0 {
+        ceiling = (host.of(resource), Rail::HostCapacity);
+    }
+    if resource == Resource::Memory
+        && let Some(usage) = usage
+        && usage + host.memory_spare_bytes < ceiling.0
+    {
+        ceiling = (usage + host.memory_spare_bytes, Rail::HostCapacity);
+    }
+    // What the workload's owner gave it is not taken by a ceiling of ours.
+    if policy.mode != Mode::Reclaim || knob == Knob::MemoryMax {
+        ceiling.0 = ceiling.0.max(baseline.amount());
+    }
+    if target > ceiling.0 { ceiling } else { (target, rail) }
+}
+
+/// Raise at once, lower after a while, renew in between.
+fn act(
+    target: f64,
+    rail: Rail,
+    current: Limit,
+    knob: Knob,
+    policy: &WorkloadPolicy,
+    memory: &mut KnobMemory,
+    now_s: f64,
+) -> (Action, Rail) {
+    let now_amount = current.amount();
+    let own = memory.baseline(current).amount();
+    if target.is_infinite() || (now_amount.is_infinite() && policy.mode != Mode::Reclaim) {
+        // There is no limit to raise; with none of its own, there is nothing to give back either.
+        return (keep_or_renew(policy, memory, now_s), Rail::Baseline);
+    }
+    if target > now_amount * (1.0 + policy.hysteresis) {
+        memory.low_since_s = None;
+        return (Action::Set { limit: Limit::At(target), lease_s: policy.lease_s }, rail);
+    }
+    // Memory moves in pages and by counts of bytes: equality is not to be had.
+    let gives_back = memory.holds() && own.is_finite() && target <= own * (1.0 + 1e-3);
+    let only_raises = policy.mode == Mode::Raise || knob == Knob::MemoryMax;
+    let lowers = target < now_amount * (1.0 - policy.hysteresis)
+        || (gives_back && only_raises && now_amount > own);
+    if !lowers {
+        memory.low_since_s = None;
+        let rail = if (target - now_amount).abs() > f64::EPSILON { Rail::Hysteresis } else { rail };
+        return (keep_or_renew(policy, memory, now_s), rail);
+    }
+    match memory.low_since_s {
+        None => {
+            (memory.low_since_s, memory.low_peak) = (Some(now_s), target);
+            (keep_or_renew(policy, memory, now_s), Rail::Dwell)
+        }
+        Some(since_s) if now_s - since_s < policy.dwell_s => {
+            memory.low_peak = memory.low_peak.max(target);
+            (keep_or_renew(policy, memory, now_s), Rail::Dwell)
+        }
+        Some(_) => {
+            let limit = memory.low_peak.max(target);
+            memory.low_since_s = None;
+            if only_raises && limit <= own * (1.0 + 1e-3) {
+                return (Action::Release, Rail::Baseline);
+            }
+            if limit >= now_amount * (1.0 - policy.hysteresis) {
+                return (keep_or_renew(policy, memory, now_s), Rail::Hysteresis);
+            }
+            (Action::Set { limit: Limit::At(limit), lease_s: policy.lease_s }, rail)
+        }
+    }
+}
+
+fn keep_or_renew(policy: &WorkloadPolicy, memory: &KnobMemory, now_s: f64) -> Action {
+    let due = memory.renewed_s.is_some_and(|at_s| now_s - at_s >= policy.lease_s * RENEW_SHARE);
+    if memory.holds() && due { Action::Renew { lease_s: policy.lease_s } } else { Action::Keep }
+}

@@ -1,0 +1,196 @@
+//! Tests of the predictive controller, by example and by property.
+
+use headroom_predict::{
+    Forecast, Source,
+    forecast::{HORIZONS, LEVELS},
+};
+use headroom_telemetry::{Feature, Resource, Sample};
+use proptest::prelude::{Strategy, prop, prop_assert, proptest};
+
+use crate::{
+    Action, Decision, HostCapacity, Knob, KnobMemory, Limit, Mode, Rail, WorkloadFacts,
+    WorkloadPolicy, decide,
+};
+
+const HOST: HostCapacity =
+    HostCapacity { cores: 4.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
+
+fn forecast(resource: Resource, demand: f64) -> Forecast {
+    Forecast {
+        resource,
+        origin_t_s: 0.0,
+        step_s: 1.0,
+        quantiles: [[demand; LEVELS]; HORIZONS],
+        source: Source::Base,
+        confidence: 1.0,
+    }
+}
+
+fn sample(cores: f64, bytes: f64) -> Sample {
+    let mut sample = Sample::empty(0.0);
+    sample.set(Feature::CpuCores, cores);
+    sample.set(Feature::MemoryBytes, bytes);
+    sample
+}
+
+fn policy(mode: Mode) -> WorkloadPolicy {
+    WorkloadPolicy { mode, dwell_s: 3.0, ..WorkloadPolicy::default() }
+}
+
+/// Plays the guard: carries a decision out and notes it.
+fn carry_out(decision: &Decision, limit: &mut Limit, own: Limit, memory: &mut KnobMemory, t: f64) {
+    match decision.action {
+        Action::Keep => {}
+        Action::Set { limit: new, .. } => {
+            *limit = new;
+            memory.leased(own, t);
+        }
+        Action::Renew { .. } => memory.leased(own, t),
+        Action::Release => {
+            *limit = own;
+            memory.released();
+        }
+    }
+}
+
+fn run(knob: Knob, policy: &WorkloadPolicy, own: Limit, series: &[(f64, f64)]) -> Vec<Limit> {
+    let (mut limit, mut memory) = (own, KnobMemory::default());
+    let resource = knob.resource();
+    let mut limits = Vec::new();
+    for (t, (usage, demand)) in series.iter().enumerate() {
+        let sample = if resource == Resource::Cpu { sample(*usage, 1e6) } else { sample(0.1, *usage) };
+        let forecasts = [forecast(resource, *demand)];
+        let in_force = [(knob, limit)];
+        let facts = WorkloadFacts {
+            path: "/w",
+            sample: &sample,
+            forecasts: &forecasts,
+            limits: &in_force,
+        };
+        let decided = decide(&facts, knob, policy, &HOST, &mut memory, t as f64).unwrap();
+        carry_out(&decided, &mut limit, own, &mut memory, t as f64);
+        limits.push(limit);
+    }
+    limits
+}
+
+#[test]
+fn a_limit_rises_at_once_and_falls_after_the_dwell() {
+    let mut series = vec![(0.1, 0.1); 6];
+    series.extend([(0.1, 0.8); 3]);
+    series.extend([(0.1, 0.1); 8]);
+    let limits = run(Knob::CpuQuota, &policy(Mode::Reclaim), Limit::At(1.0), &series);
+    assert_eq!(limits[0], Limit::At(1.0), "lowering waits");
+    assert!(limits[5].amount() < 0.2, "{:?}", limits[5]);
+    assert!((limits[6].amount() - 0.92).abs() < 1e-9, "{:?}", limits[6]);
+    assert!(limits[16].amount() < 0.2, "{:?}", limits[16]);
+}
+
+#[test]
+fn raise_only_goes_back_to_the_own_limit_and_no_lower() {
+    let mut series = vec![(0.2, 0.2); 4];
+    series.extend([(0.5, 1.5); 3]);
+    series.extend([(0.1, 0.1); 8]);
+    let limits = run(Knob::CpuQuota, &policy(Mode::Raise), Limit::At(1.0), &series);
+    assert!(limits.iter().all(|limit| limit.amount() >= 1.0));
+    assert!((limits[4].amount() - 1.725).abs() < 1e-9);
+    assert_eq!(limits[14], Limit::At(1.0));
+}
+
+#[test]
+fn the_hard_memory_limit_is_never_lowered_even_to_reclaim() {
+    let series = vec![(1e7, 1e7); 20];
+    let limits = run(Knob::MemoryMax, &policy(Mode::Reclaim), Limit::At(1e8), &series);
+    assert!(limits.iter().all(|limit| *limit == Limit::At(1e8)));
+}
+
+#[test]
+fn a_workload_without_a_limit_is_left_alone_unless_it_is_to_be_reclaimed() {
+    let series = vec![(0.2, 0.2); 10];
+    let raised = run(Knob::CpuQuota, &policy(Mode::Raise), Limit::Unlimited, &series);
+    assert!(raised.iter().all(|limit| *limit == Limit::Unlimited));
+    let reclaimed = run(Knob::CpuQuota, &policy(Mode::Reclaim), Limit::Unlimited, &series);
+    assert!(reclaimed[9].amount() < 1.0);
+}
+
+#[test]
+fn recommending_changes_nothing_and_says_so() {
+    let sample = sample(0.5, 1e6);
+    let forecasts = [forecast(Resource::Cpu, 2.0)];
+    let limits = [(Knob::CpuQuota, Limit::At(1.0))];
+    let facts =
+        WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &limits };
+    let mut memory = KnobMemory::default();
+    let policy = policy(Mode::Recommend);
+    let decided = decide(&facts, Knob::CpuQuota, &policy, &HOST, &mut memory, 0.0).unwrap();
+    assert_eq!((decided.action, decided.reason.rail), (Action::Keep, Rail::RecommendOnly));
+    assert!(decide(&facts, Knob::MemoryMax, &policy, &HOST, &mut memory, 0.0).is_none());
+}
+
+#[test]
+fn nothing_forecast_is_nothing_changed() {
+    let sample = sample(0.5, 1e6);
+    let limits = [(Knob::CpuQuota, Limit::At(1.0))];
+    let facts = WorkloadFacts { path: "/w", sample: &sample, forecasts: &[], limits: &limits };
+    let mut memory = KnobMemory::default();
+    let policy = policy(Mode::Reclaim);
+    let decided = decide(&facts, Knob::CpuQuota, &policy, &HOST, &mut memory, 0.0).unwrap();
+    assert_eq!((decided.action, decided.reason.rail), (Action::Keep, Rail::NoFacts));
+}
+
+#[test]
+fn a_throttled_sample_counts_as_more_than_was_used() {
+    let mut sample = sample(0.5, 1e6);
+    sample.set(Feature::CpuThrottledRatio, 0.5);
+    let forecasts = [forecast(Resource::Cpu, 0.4)];
+    let limits = [(Knob::CpuQuota, Limit::At(0.5))];
+    let facts =
+        WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &limits };
+    let mut memory = KnobMemory::default();
+    let policy = policy(Mode::Reclaim);
+    let decided = decide(&facts, Knob::CpuQuota, &policy, &HOST, &mut memory, 0.0).unwrap();
+    let Action::Set { limit, .. } = decided.action else { panic!("{decided:?}") };
+    assert!((limit.amount() - 0.65 * 1.15).abs() < 1e-9);
+}
+
+#[test]
+fn opting_out_gives_back_what_is_held() {
+    let sample = sample(0.5, 1e6);
+    let limits = [(Knob::CpuQuota, Limit::At(2.0))];
+    let facts = WorkloadFacts { path: "/w", sample: &sample, forecasts: &[], limits: &limits };
+    let mut memory = KnobMemory::default();
+    memory.leased(Limit::At(1.0), 0.0);
+    let off = policy(Mode::Off);
+    let decided = decide(&facts, Knob::CpuQuota, &off, &HOST, &mut memory, 1.0).unwrap();
+    assert_eq!(decided.action, Action::Release);
+}
+
+fn any_series() -> impl Strategy<Value = Vec<(f64, f64)>> {
+    prop::collection::vec((0.0..3.0_f64, 0.0..6.0_f64), 1..60)
+}
+
+proptest! {
+    #[test]
+    fn limits_stay_within_the_rails(series in any_series(), raise in prop::bool::ANY) {
+        let mode = if raise { Mode::Raise } else { Mode::Reclaim };
+        let policy = WorkloadPolicy { ceiling_cores: Some(3.5), floor_cores: 0.1, ..policy(mode) };
+        let limits = run(Knob::CpuQuota, &policy, Limit::At(1.0), &series);
+        for (limit, (usage, _)) in limits.iter().zip(&series) {
+            prop_assert!(limit.amount().is_finite());
+            prop_assert!(limit.amount() <= 3.5 + 1e-9);
+            prop_assert!(limit.amount() >= 0.1 - 1e-9);
+            // Hysteresis may leave a limit a little below what is wanted, never below use.
+            prop_assert!(limit.amount() >= usage.min(3.5) - 1e-9, "{limit:?} under use {usage}");
+            if raise {
+                prop_assert!(limit.amount() >= 1.0 - 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn noise_within_the_hysteresis_moves_nothing(noise in prop::collection::vec(-0.02..0.02_f64, 30)) {
+        let series: Vec<_> = noise.iter().map(|n| (0.5, 0.8 * (1.0 + n))).collect();
+        let limits = run(Knob::CpuQuota, &policy(Mode::Reclaim), Limit::At(0.92), &series);
+        prop_assert!(limits.iter().all(|limit| *limit == Limit::At(0.92)));
+    }
+}

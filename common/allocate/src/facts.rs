@@ -1,0 +1,104 @@
+//! What a decision is made from: the workload now, its forecasts, the host, and what was done last.
+
+use std::collections::VecDeque;
+
+use headroom_predict::Forecast;
+use headroom_telemetry::{Resource, Sample};
+
+use crate::{Knob, Limit};
+
+/// One workload at the time of a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkloadFacts<'a> {
+    /// Cgroup path.
+    pub path: &'a str,
+    /// The newest sample.
+    pub sample: &'a Sample,
+    /// Forecasts made from it; empty while too little is known.
+    pub forecasts: &'a [Forecast],
+    /// Limits in force; a knob the host does not have for this workload is not listed.
+    pub limits: &'a [(Knob, Limit)],
+}
+
+impl WorkloadFacts<'_> {
+    /// The forecast of `resource`, if there is one.
+    pub fn forecast(&self, resource: Resource) -> Option<&Forecast> {
+        self.forecasts.iter().find(|forecast| forecast.resource == resource)
+    }
+}
+
+/// What the host has, and what of it is free to raise limits with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HostCapacity {
+    /// CPUs, in cores.
+    pub cores: f64,
+    /// Memory, bytes.
+    pub memory_bytes: f64,
+    /// Memory that can be had without swapping, bytes; infinite when not measured.
+    pub memory_spare_bytes: f64,
+}
+
+impl HostCapacity {
+    /// The most any one workload can use of `resource`; infinite for what is not limited here.
+    pub fn of(&self, resource: Resource) -> f64 {
+        match resource {
+            Resource::Cpu => self.cores,
+            Resource::Memory => self.memory_bytes,
+            Resource::Disk | Resource::Network => f64::INFINITY,
+        }
+    }
+}
+
+/// What is remembered of one knob of one workload between decisions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KnobMemory {
+    /// The workload's own limit, while a lease is held; `None` while the limit in force is its own.
+    pub baseline: Option<Limit>,
+    /// When the lease was last set or renewed, seconds since the Unix epoch.
+    pub renewed_s: Option<f64>,
+    /// Since when less than the limit in force would do, seconds since the Unix epoch.
+    pub low_since_s: Option<f64>,
+    /// The most that was wanted since `low_since_s`.
+    pub low_peak: f64,
+    /// State of the reactive controller.
+    pub reactive: ReactiveMemory,
+}
+
+/// What the reactive controller remembers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReactiveMemory {
+    /// Margin, in standard deviations of recent use.
+    pub margin: f64,
+    /// Recent use, oldest first, cores.
+    pub usage: VecDeque<f64>,
+}
+
+impl Default for ReactiveMemory {
+    fn default() -> Self {
+        Self { margin: crate::reactive::MARGIN_START, usage: VecDeque::new() }
+    }
+}
+
+impl KnobMemory {
+    /// Whether a lease is held.
+    pub fn holds(&self) -> bool {
+        self.baseline.is_some()
+    }
+
+    /// The workload's own limit, given the one in force.
+    pub fn baseline(&self, current: Limit) -> Limit {
+        self.baseline.unwrap_or(current)
+    }
+
+    /// Notes that the guard holds a lease since `now_s` and what the workload's own limit is.
+    pub fn leased(&mut self, baseline: Limit, now_s: f64) {
+        self.baseline = Some(baseline);
+        self.renewed_s = Some(now_s);
+    }
+
+    /// Notes that the workload's own limit is in force again.
+    pub fn released(&mut self) {
+        let reactive = std::mem::take(&mut self.reactive);
+        *self = Self { reactive, ..Self::default() };
+    }
+}

@@ -1,0 +1,196 @@
+//! Policy: who may be acted on, to which end, and how far.
+
+use headroom_telemetry::{Glob, Resource, Workload};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// How much is done for a workload.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Nothing, not even advice.
+    Off,
+    /// Decisions are made and shown; nothing is changed.
+    #[default]
+    Recommend,
+    /// Limits move above the workload's own, and back to it.
+    Raise,
+    /// Limits move both ways, save for the hard memory limit, which is only raised.
+    Reclaim,
+}
+
+/// What matters for a workload; sets the quantile of demand that is provided for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// A second of shortage costs a hundred times a second of excess: the 99 % quantile.
+    LatencyCritical,
+    /// Twenty times: 95 %.
+    #[default]
+    Serving,
+    /// Ten times: 90 %.
+    Batch,
+    /// As much: the median.
+    BestEffort,
+}
+
+impl Objective {
+    /// The quantile that minimises expected cost when shortage costs `k` times excess is
+    /// `k / (k + 1)` (the newsvendor's critical ratio), rounded to a level that is forecast.
+    pub fn level(self) -> f64 {
+        match self {
+            Self::LatencyCritical => 0.99,
+            Self::Serving => 0.95,
+            Self::Batch => 0.9,
+            Self::BestEffort => 0.5,
+        }
+    }
+}
+
+/// Who decides.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Controller {
+    /// Forecast demand.
+    #[default]
+    Predictive,
+    /// Throttling and use as they happened; the baseline for comparison.
+    Reactive,
+}
+
+/// What is done for one workload, and within which bounds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkloadPolicy {
+    /// How much is done.
+    pub mode: Mode,
+    /// Who decides.
+    pub controller: Controller,
+    /// What matters.
+    pub objective: Objective,
+    /// Quantile provided for, 0 to 1; that of the objective when missing.
+    pub level: Option<f64>,
+    /// Share added on top of forecast demand.
+    pub margin: f64,
+    /// CPU limit never below this, cores.
+    pub floor_cores: f64,
+    /// CPU limit never above this, cores; what the host has when missing.
+    pub ceiling_cores: Option<f64>,
+    /// Memory limit never above this, bytes; what the host has when missing.
+    pub ceiling_bytes: Option<f64>,
+    /// How far ahead demand is provided for, seconds; at least the time a change takes.
+    pub look_ahead_s: f64,
+    /// Changes smaller than this share of the limit in force are not made.
+    pub hysteresis: f64,
+    /// A limit is lowered only when less has been enough for so long, seconds.
+    pub dwell_s: f64,
+    /// Life of a lease, seconds. Renewed while the decision stands.
+    pub lease_s: f64,
+}
+
+impl Default for WorkloadPolicy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            controller: Controller::default(),
+            objective: Objective::default(),
+            level: None,
+            margin: 0.15,
+            floor_cores: 0.05,
+            ceiling_cores: None,
+            ceiling_bytes: None,
+            look_ahead_s: 5.0,
+            hysteresis: 0.05,
+            dwell_s: 5.0,
+            lease_s: 30.0,
+        }
+    }
+}
+
+impl WorkloadPolicy {
+    /// The quantile provided for.
+    pub fn level(&self) -> f64 {
+        self.level.unwrap_or_else(|| self.objective.level())
+    }
+
+    /// The policy's floor for `resource`, in its unit; 0 when there is none.
+    pub fn floor(&self, resource: Resource) -> f64 {
+        if resource == Resource::Cpu { self.floor_cores } else { 0.0 }
+    }
+
+    /// The policy's ceiling for `resource`, in its unit; infinite when there is none.
+    pub fn ceiling(&self, resource: Resource) -> f64 {
+        let ceiling = match resource {
+            Resource::Cpu => self.ceiling_cores,
+            Resource::Memory => self.ceiling_bytes,
+            Resource::Disk | Resource::Network => None,
+        };
+        ceiling.unwrap_or(f64::INFINITY)
+    }
+
+    /// Checks what the types cannot.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: f64, from: f64, to: f64| {
+            if value >= from && value <= to {
+                Ok(())
+            } else {
+                Err(format!("{name} = {value}: must be from {from} to {to}"))
+            }
+        };
+        within("level", self.level(), 0.0, 1.0)?;
+        within("margin", self.margin, 0.0, 10.0)?;
+        within("floor_cores", self.floor_cores, 0.01, 1e6)?;
+        within("look_ahead_s", self.look_ahead_s, 0.0, 86_400.0)?;
+        within("hysteresis", self.hysteresis, 0.0, 1.0)?;
+        within("dwell_s", self.dwell_s, 0.0, 86_400.0)?;
+        within("lease_s", self.lease_s, 1.0, 600.0)?;
+        if let Some(ceiling) = self.ceiling_cores {
+            within("ceiling_cores", ceiling, self.floor_cores, 1e6)?;
+        }
+        if let Some(ceiling) = self.ceiling_bytes {
+            within("ceiling_bytes", ceiling, 1.0, 1e18)?;
+        }
+        Ok(())
+    }
+}
+
+/// Policies of all workloads. The first rule that matches decides; without one, the defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    pub(crate) defaults: WorkloadPolicy,
+    pub(crate) rules: Vec<(Glob, WorkloadPolicy)>,
+    pub(crate) deny: Vec<Glob>,
+}
+
+/// Why a policy is refused.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// The text is not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A table of the policy is wrong.
+    #[error("{table}: {message}")]
+    Table {
+        /// Which: `defaults`, or `workloads` with the pattern it matches.
+        table: String,
+        /// The key, and what was expected.
+        message: String,
+    },
+}
+
+impl Policy {
+    /// The policy of `workload`: matched by path, by name and by model key. A denied workload is
+    /// off whatever the rules say.
+    pub fn for_workload(&self, workload: &Workload) -> WorkloadPolicy {
+        let matches = |glob: &Glob| {
+            glob.matches(&workload.path)
+                || glob.matches(&workload.name)
+                || glob.matches(&workload.model_key.0)
+        };
+        if self.deny.iter().any(matches) {
+            return WorkloadPolicy { mode: Mode::Off, ..self.defaults.clone() };
+        }
+        let rule = self.rules.iter().find(|(glob, _)| matches(glob));
+        rule.map_or_else(|| self.defaults.clone(), |(_, policy)| policy.clone())
+    }
+}
