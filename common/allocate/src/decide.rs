@@ -52,9 +52,7 @@ pub fn decide(
             let action = if memory.holds() { Action::Release } else { Action::Keep };
             (action, Rail::RecommendOnly)
         }
-        Mode::Raise | Mode::Reclaim => {
-            act(target, rail, current, knob, policy, memory, now_s)
-        }
+        Mode::Raise | Mode::Reclaim => act(target, rail, current, knob, policy, memory, now_s),
     };
     Some(decision(facts, knob, current, action, Reason { rail, ..reason }, now_s))
 }
@@ -80,7 +78,8 @@ fn wanted(
 ) -> Result<(f64, Reason), Box<Reason>> {
     let usage = knob.resource().usage(facts.sample);
     if policy.controller == Controller::Reactive && knob == Knob::CpuQuota {
-        let limit = facts.limits.iter().find(|(listed, _)| *listed == knob).map(|(_, limit)| *limit);
+        let limit =
+            facts.limits.iter().find(|(listed, _)| *listed == knob).map(|(_, limit)| *limit);
         return reactive::wanted(facts.sample, limit, &mut memory.reactive)
             .map(|want| (want, Reason { demand: want, usage, ..reactive_reason(policy) }))
             .ok_or_else(|| Box::new(reactive_reason(policy)));
@@ -189,40 +188,25 @@ fn act(
         // There is no limit to raise; with none of its own, there is nothing to give back either.
         return (keep_or_renew(policy, memory, now_s), Rail::Baseline);
     }
+    memory.wanted.push(now_s, target, policy.dwell_s);
     if target > now_amount * (1.0 + policy.hysteresis) {
-        memory.low_since_s = None;
         return (Action::Set { limit: Limit::At(target), lease_s: policy.lease_s }, rail);
     }
-    // Memory moves in pages and by counts of bytes: equality is not to be had.
-    let gives_back = memory.holds() && own.is_finite() && target <= own * (1.0 + 1e-3);
     let only_raises = policy.mode == Mode::Raise || knob == Knob::MemoryMax;
-    let lowers = target < now_amount * (1.0 - policy.hysteresis)
-        || (gives_back && only_raises && now_amount > own);
-    if !lowers {
-        memory.low_since_s = None;
+    // Memory moves in pages and by counts of bytes: equality is not to be had.
+    let gives_back = |wanted: f64| {
+        only_raises && memory.holds() && now_amount > own && wanted <= own * (1.0 + 1e-3)
+    };
+    let lowers =
+        |wanted: f64| wanted < now_amount * (1.0 - policy.hysteresis) || gives_back(wanted);
+    if !lowers(target) {
         let rail = if (target - now_amount).abs() > f64::EPSILON { Rail::Hysteresis } else { rail };
         return (keep_or_renew(policy, memory, now_s), rail);
     }
-    match memory.low_since_s {
-        None => {
-            (memory.low_since_s, memory.low_peak) = (Some(now_s), target);
-            (keep_or_renew(policy, memory, now_s), Rail::Dwell)
-        }
-        Some(since_s) if now_s - since_s < policy.dwell_s => {
-            memory.low_peak = memory.low_peak.max(target);
-            (keep_or_renew(policy, memory, now_s), Rail::Dwell)
-        }
-        Some(_) => {
-            let limit = memory.low_peak.max(target);
-            memory.low_since_s = None;
-            if only_raises && limit <= own * (1.0 + 1e-3) {
-                return (Action::Release, Rail::Baseline);
-            }
-            if limit >= now_amount * (1.0 - policy.hysteresis) {
-                return (keep_or_renew(policy, memory, now_s), Rail::Hysteresis);
-            }
-            (Action::Set { limit: Limit::At(limit), lease_s: policy.lease_s }, rail)
-        }
+    match memory.wanted.peak(now_s, policy.dwell_s).filter(|peak| lowers(*peak)) {
+        None => (keep_or_renew(policy, memory, now_s), Rail::Dwell),
+        Some(peak) if gives_back(peak) => (Action::Release, Rail::Baseline),
+        Some(peak) => (Action::Set { limit: Limit::At(peak), lease_s: policy.lease_s }, rail),
     }
 }
 

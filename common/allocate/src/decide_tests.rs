@@ -12,8 +12,7 @@ use crate::{
     WorkloadPolicy, decide,
 };
 
-const HOST: HostCapacity =
-    HostCapacity { cores: 4.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
+const HOST: HostCapacity = HostCapacity { cores: 4.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
 
 fn forecast(resource: Resource, demand: f64) -> Forecast {
     Forecast {
@@ -58,15 +57,12 @@ fn run(knob: Knob, policy: &WorkloadPolicy, own: Limit, series: &[(f64, f64)]) -
     let resource = knob.resource();
     let mut limits = Vec::new();
     for (t, (usage, demand)) in series.iter().enumerate() {
-        let sample = if resource == Resource::Cpu { sample(*usage, 1e6) } else { sample(0.1, *usage) };
+        let sample =
+            if resource == Resource::Cpu { sample(*usage, 1e6) } else { sample(0.1, *usage) };
         let forecasts = [forecast(resource, *demand)];
         let in_force = [(knob, limit)];
-        let facts = WorkloadFacts {
-            path: "/w",
-            sample: &sample,
-            forecasts: &forecasts,
-            limits: &in_force,
-        };
+        let facts =
+            WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &in_force };
         let decided = decide(&facts, knob, policy, &HOST, &mut memory, t as f64).unwrap();
         carry_out(&decided, &mut limit, own, &mut memory, t as f64);
         limits.push(limit);

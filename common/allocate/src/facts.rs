@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use headroom_predict::Forecast;
 use headroom_telemetry::{Resource, Sample};
 
-use crate::{Knob, Limit};
+use crate::{Knob, Limit, recent::RecentPeak};
 
 /// One workload at the time of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +56,8 @@ pub struct KnobMemory {
     pub baseline: Option<Limit>,
     /// When the lease was last set or renewed, seconds since the Unix epoch.
     pub renewed_s: Option<f64>,
-    /// Since when less than the limit in force would do, seconds since the Unix epoch.
-    pub low_since_s: Option<f64>,
-    /// The most that was wanted since `low_since_s`.
-    pub low_peak: f64,
+    /// What was wanted lately, within the policy's dwell.
+    pub wanted: RecentPeak,
     /// State of the reactive controller.
     pub reactive: ReactiveMemory,
 }
@@ -98,7 +96,6 @@ impl KnobMemory {
 
     /// Notes that the workload's own limit is in force again.
     pub fn released(&mut self) {
-        let reactive = std::mem::take(&mut self.reactive);
-        *self = Self { reactive, ..Self::default() };
+        (self.baseline, self.renewed_s) = (None, None);
     }
 }

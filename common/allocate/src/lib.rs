@@ -12,6 +12,7 @@ pub mod plan;
 pub mod policy;
 mod policy_file;
 pub mod reactive;
+pub mod recent;
 
 pub use decide::decide;
 pub use facts::{HostCapacity, KnobMemory, WorkloadFacts};

@@ -13,9 +13,9 @@ impl Policy {
     /// When the text is not TOML, a key does not exist (the nearest that does is named), or a
     /// value makes no sense.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
-        let mut file: Table = text.parse().map_err(|error: toml::de::Error| {
-            PolicyError::Syntax(error.to_string())
-        })?;
+        let mut file: Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| PolicyError::Syntax(error.to_string()))?;
         let defaults = take_table(&mut file, "defaults")?;
         let rules = take_list(&mut file, "workloads")?;
         let deny = take_list(&mut file, "deny")?;
@@ -23,7 +23,8 @@ impl Policy {
             let message = unknown_key(unknown, &["defaults", "workloads", "deny"]);
             return Err(PolicyError::Table { table: "policy".to_owned(), message });
         }
-        let rules = rules.into_iter().map(|rule| read_rule(rule, &defaults)).collect::<Result<_, _>>()?;
+        let rules =
+            rules.into_iter().map(|rule| read_rule(rule, &defaults)).collect::<Result<_, _>>()?;
         let deny = deny
             .into_iter()
             .map(|glob| match glob {

@@ -4,23 +4,37 @@
 //! Quantile tracking after Angelopoulos, Candès and Tibshirani (conformal PID control, 2023): after
 //! each outcome the offset of its level moves up by a step times the level on a miss and down by a
 //! step times one minus the level otherwise, with the outcome of a forecast made `h` steps ago
-//! moving the offset of horizon `h`. The step follows the size of recent errors.
+//! moving the offset of horizon `h`. Offsets are kept in units of recent errors.
 
+use super::Decayed;
 use crate::forecast::{Grid, HORIZONS, LEVELS, QUANTILES, repair};
 
-/// Step of an offset, relative to the mean absolute error of the median.
+/// Step of an offset after an outcome.
 const STEP: f32 = 0.12;
-/// Bounds of an offset, relative to the scale of the window.
-const OFFSET_MIN: f32 = -1.0;
-const OFFSET_MAX: f32 = 3.0;
-/// Outcomes over which the size of errors is averaged.
+/// Bounds of an offset.
+const OFFSET_MIN: f32 = -8.0;
+const OFFSET_MAX: f32 = 24.0;
+/// Outcomes over which the size of errors and the width of bands are averaged.
 const MEMORY: u32 = 64;
+/// Bounds of the width of a band relative to its mean.
+const WIDTH_MIN: f32 = 0.25;
+const WIDTH_MAX: f32 = 4.0;
+/// Largest error that counts, relative to the scale of the window.
+const ERROR_MAX: f32 = 4.0;
+/// Position of the median, and of the two levels between which the width of a band is taken.
+const MEDIAN: usize = 1;
+const BAND: (usize, usize) = (0, 2);
 
 /// Offsets of one source for one resource of one workload.
+///
+/// An offset is a multiple of the mean absolute error of the median times the width of the source's
+/// own band relative to its mean: when a source becomes better, its offsets shrink with its errors,
+/// and in a phase of which it is sure they move less.
 #[derive(Clone, Debug, Default)]
 pub struct Calibrator {
     offsets: [[f32; LEVELS]; HORIZONS],
-    errors: [super::Decayed; HORIZONS],
+    errors: [Decayed; HORIZONS],
+    widths: [Decayed; HORIZONS],
 }
 
 impl Calibrator {
@@ -31,13 +45,26 @@ impl Calibrator {
 
     /// Moves the quantiles of `grid` by the offsets and repairs it. `scale` is what one means in
     /// the window the grid came from.
-    pub fn apply(&self, grid: &mut Grid, scale: f64) {
-        for (row, offsets) in grid.iter_mut().zip(&self.offsets) {
-            for (value, offset) in row.iter_mut().zip(offsets) {
-                *value += f64::from(*offset) * scale;
+    pub fn apply(&mut self, grid: &mut Grid, scale: f64) {
+        for (h, row) in grid.iter_mut().enumerate() {
+            #[expect(clippy::cast_possible_truncation, reason = "offsets are single precision")]
+            let width = ((row[BAND.1] - row[BAND.0]) / scale) as f32;
+            if width.is_finite() {
+                self.widths[h].add(width, MEMORY);
+            }
+            let unit = f64::from(self.unit(h, width)) * scale;
+            for (value, offset) in row.iter_mut().zip(self.offsets[h]) {
+                *value += f64::from(offset) * unit;
             }
         }
         repair(grid);
+    }
+
+    fn unit(&self, h: usize, width: f32) -> f32 {
+        let error = self.errors[h].mean().unwrap_or(0.0);
+        let mean_width = self.widths[h].mean().unwrap_or(0.0);
+        let relative = if mean_width > 0.0 { width / mean_width } else { 1.0 };
+        error * if relative.is_finite() { relative.clamp(WIDTH_MIN, WIDTH_MAX) } else { 1.0 }
     }
 
     /// Learns from the outcome of horizon `h` of a published (calibrated) grid; `published` and
@@ -48,17 +75,16 @@ impl Calibrator {
         if !outcome.is_finite() {
             return;
         }
-        let median = published[LEVELS / 2 - 1];
-        if !censored || outcome > median {
-            self.errors[h].add((outcome - median).abs().min(OFFSET_MAX), MEMORY);
+        let error = outcome - published[MEDIAN];
+        if !censored || error > 0.0 {
+            self.errors[h].add(error.abs().min(ERROR_MAX), MEMORY);
         }
-        let step = STEP * self.errors[h].mean().unwrap_or(0.0);
         for ((offset, value), level) in self.offsets[h].iter_mut().zip(published).zip(QUANTILES) {
             #[expect(clippy::cast_possible_truncation, reason = "levels are far from the limits")]
             let level = level as f32;
             let change = if outcome > *value { level } else { level - 1.0 };
             if change > 0.0 || !censored {
-                *offset = (*offset + step * change).clamp(OFFSET_MIN, OFFSET_MAX);
+                *offset = (*offset + STEP * change).clamp(OFFSET_MIN, OFFSET_MAX);
             }
         }
     }

@@ -16,7 +16,7 @@ const LOOKBACK: usize = 4;
 /// Weight of a period relative to the one after it.
 const FADING: f64 = 0.6;
 /// Least uncertainty of a phase, relative to the mean over phases.
-const WEIGHT_MIN: f64 = 0.25;
+const WEIGHT_MIN: f64 = 0.1;
 
 /// What is known of the season between two looks for the period.
 #[derive(Clone, Debug, Default)]
