@@ -1,0 +1,263 @@
+//! What the guard may do, as its own configuration file states it. The agent has no say in this.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use headroom_telemetry::glob::Glob;
+
+/// Cgroups that are refused whatever the configuration allows: the root, the machinery that keeps
+/// a host reachable, container runtimes and kubelet, and Headroom itself. What lies below one of
+/// them is refused too, save for the root.
+pub const DENY_ALWAYS: [&str; 11] = [
+    "/",
+    "/init.scope",
+    "/system.slice/ssh*",
+    "/system.slice/dbus*",
+    "/system.slice/systemd-*",
+    "/system.slice/headroom*",
+    "/headroom.slice",
+    "/system.slice/containerd.service",
+    "/system.slice/crio.service",
+    "/system.slice/docker.service",
+    "/system.slice/kubelet.service",
+];
+
+/// Longest lease that is ever granted.
+pub const LEASE_MAX: Duration = Duration::from_secs(600);
+
+/// Configuration of the guard.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardConfig {
+    /// Unix socket to listen on. Its directory is made if missing.
+    pub socket: PathBuf,
+    /// Directory of the journal; made if missing. Must outlive a restart of the guard.
+    pub state_dir: PathBuf,
+    /// While this file exists nothing is changed and everything is given back.
+    pub kill_switch: PathBuf,
+    /// Users that may ask for changes, beside uid 0.
+    pub uids: Vec<u32>,
+    /// Connections served at a time; more are closed at once and counted.
+    pub connections_max: usize,
+    /// Leases held at a time; more are refused.
+    pub leases_max: usize,
+    /// Cgroups that are never changed, beside [`DENY_ALWAYS`], with all that lies below them. Wins
+    /// over `allow`.
+    pub deny: Vec<Glob>,
+    /// Cgroups that may be changed, and how far; the first that matches decides. Empty, as out of
+    /// the box, means that nothing is ever changed.
+    pub allow: Vec<Allowance>,
+}
+
+impl Default for GuardConfig {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/headroom/guard.sock"),
+            state_dir: PathBuf::from("/var/lib/headroom/guard"),
+            kill_switch: PathBuf::from("/run/headroom/disable"),
+            uids: Vec::new(),
+            connections_max: 16,
+            leases_max: 4096,
+            deny: Vec::new(),
+            allow: Vec::new(),
+        }
+    }
+}
+
+/// How far the limits of some cgroups may be moved.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allowance {
+    /// Which cgroups: `*` within a component, `**` across components, `?` one character.
+    pub path: Glob,
+    /// Whether and in which direction limits move.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Bounds of the CPU quota, in cores.
+    #[serde(default)]
+    pub cpu: Bounds,
+    /// Bounds of the memory limits, in bytes.
+    #[serde(default)]
+    pub memory: Bounds,
+    /// Share of the workload's own limit that is always left to it in mode `reclaim`, 0 to 1.
+    #[serde(default = "reclaim_floor_default")]
+    pub reclaim_floor: f64,
+    /// Longest lease, seconds; at most 600.
+    #[serde(default = "lease_max_s_default")]
+    pub lease_max_s: f64,
+    /// Changes of limits per workload and minute. Renewals and restores are free.
+    #[serde(default = "changes_per_minute_default")]
+    pub changes_per_minute: f64,
+}
+
+fn reclaim_floor_default() -> f64 {
+    0.5
+}
+
+fn lease_max_s_default() -> f64 {
+    LEASE_MAX.as_secs_f64()
+}
+
+fn changes_per_minute_default() -> f64 {
+    60.0
+}
+
+/// Whether and in which direction limits move.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Not at all; every request is refused.
+    #[default]
+    Recommend,
+    /// At or above the workload's own limit.
+    Raise,
+    /// Also below it, save for the hard memory limit.
+    Reclaim,
+}
+
+/// Bounds of one resource, in its unit (cores or bytes). The workload's own limit is always within
+/// bounds, whatever these say.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// Never below this. Missing: no floor but the workload's own limit and `reclaim_floor`.
+    pub floor: Option<f64>,
+    /// Never above this. Missing, or above what the host has: what the host has.
+    pub ceiling: Option<f64>,
+    /// Never above this multiple of the workload's own limit. Missing: no such bound.
+    pub factor: Option<f64>,
+}
+
+impl GuardConfig {
+    /// Reads a configuration and checks it.
+    ///
+    /// # Errors
+    /// A sentence naming the key, when the text is not TOML, has a key that does not exist, or a
+    /// value that makes no sense.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// A sentence naming the key and its value.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, path) in [
+            ("socket", &self.socket),
+            ("state_dir", &self.state_dir),
+            ("kill_switch", &self.kill_switch),
+        ] {
+            if !path.is_absolute() {
+                return Err(format!("{name} = {path:?}: must be an absolute path"));
+            }
+        }
+        if self.connections_max == 0 {
+            return Err("connections_max = 0: must be at least 1".to_owned());
+        }
+        for glob in &self.deny {
+            starts_at_root("deny", glob)?;
+        }
+        self.allow.iter().try_for_each(Allowance::check)
+    }
+}
+
+impl Allowance {
+    fn check(&self) -> Result<(), String> {
+        starts_at_root("allow.path", &self.path)?;
+        let at = &self.path.0;
+        if !(0.0..=1.0).contains(&self.reclaim_floor) {
+            let value = self.reclaim_floor;
+            return Err(format!("allow {at:?}: reclaim_floor = {value}: must be from 0 to 1"));
+        }
+        let longest_s = LEASE_MAX.as_secs_f64();
+        if !(self.lease_max_s > 0.0 && self.lease_max_s <= longest_s) {
+            let value = self.lease_max_s;
+            return Err(format!(
+                "allow {at:?}: lease_max_s = {value}: must be above 0 and at most {longest_s}"
+            ));
+        }
+        if !(self.changes_per_minute >= 1.0 && self.changes_per_minute.is_finite()) {
+            let value = self.changes_per_minute;
+            return Err(format!("allow {at:?}: changes_per_minute = {value}: must be at least 1"));
+        }
+        for (name, bounds) in [("cpu", &self.cpu), ("memory", &self.memory)] {
+            bounds.check().map_err(|what| format!("allow {at:?}: {name}.{what}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Bounds {
+    fn check(&self) -> Result<(), String> {
+        for (name, value) in
+            [("floor", self.floor), ("ceiling", self.ceiling), ("factor", self.factor)]
+        {
+            if let Some(value) = value
+                && !(value.is_finite() && value > 0.0)
+            {
+                return Err(format!("{name} = {value}: must be above 0"));
+            }
+        }
+        if let Some(factor) = self.factor
+            && factor < 1.0
+        {
+            return Err(format!("factor = {factor}: must be at least 1"));
+        }
+        if let (Some(floor), Some(ceiling)) = (self.floor, self.ceiling)
+            && floor > ceiling
+        {
+            return Err(format!("floor = {floor}: must not be above ceiling = {ceiling}"));
+        }
+        Ok(())
+    }
+}
+
+fn starts_at_root(key: &str, glob: &Glob) -> Result<(), String> {
+    if glob.0.starts_with('/') || glob.0.starts_with("**") {
+        return Ok(());
+    }
+    Err(format!("{key} = {:?}: cgroup paths begin with '/'", glob.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GuardConfig, Mode};
+
+    #[test]
+    fn out_of_the_box_nothing_may_be_changed() {
+        assert!(GuardConfig::default().allow.is_empty());
+        assert_eq!(GuardConfig::from_toml("").unwrap(), GuardConfig::default());
+    }
+
+    #[test]
+    fn an_entry_recommends_until_it_says_otherwise() {
+        let config = GuardConfig::from_toml("[[allow]]\npath = '/a'").unwrap();
+        assert_eq!(config.allow[0].mode, Mode::Recommend);
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_named() {
+        for (text, names) in [
+            ("sockett = '/x'", "sockett"),
+            ("socket = 'x'", "socket"),
+            ("connections_max = 0", "connections_max"),
+            ("deny = ['a']", "deny"),
+            ("[[allow]]\npath = 'a'", "allow.path"),
+            ("[[allow]]\npath = '/a'\nmode = 'rise'", "rise"),
+            ("[[allow]]\npath = '/a'\nlease_max_s = 601", "lease_max_s"),
+            ("[[allow]]\npath = '/a'\nlease_max_s = nan", "lease_max_s"),
+            ("[[allow]]\npath = '/a'\nreclaim_floor = 2", "reclaim_floor"),
+            ("[[allow]]\npath = '/a'\nchanges_per_minute = 0", "changes_per_minute"),
+            ("[[allow]]\npath = '/a'\ncpu.factor = 0.5", "cpu.factor"),
+            ("[[allow]]\npath = '/a'\ncpu = { floor = 2, ceiling = 1 }", "cpu.floor"),
+            ("[[allow]]\npath = '/a'\nmemory.ceiling = inf", "memory.ceiling"),
+        ] {
+            let error = GuardConfig::from_toml(text).unwrap_err();
+            assert!(error.contains(names), "{text}: {error}");
+        }
+    }
+}

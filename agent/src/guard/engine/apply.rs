@@ -1,0 +1,342 @@
+//! One change of one limit: admitted, clamped, recorded, written, read back.
+
+use std::time::Duration;
+
+use headroom_allocate::{Knob, Limit};
+use tracing::{debug, info};
+
+use super::{Engine, No, REASON_BYTES_MAX, Step, Steps, entry_of, failure_of, unix_s};
+use crate::guard::{
+    config::{Allowance, LEASE_MAX},
+    hierarchy::{KnobError, Root, WorkloadDir},
+    knob,
+    leases::{Change, GiveBack, Key},
+    path::CgroupPath,
+    policy::{Ask, Clamped},
+    protocol::{Applied, Failure},
+    records::{Ending, Record},
+    setting::Setting,
+};
+
+/// What is asked for.
+pub(super) struct Request<'a> {
+    pub(super) workload: &'a str,
+    pub(super) knob: Knob,
+    pub(super) limit: Limit,
+    pub(super) reason: &'a str,
+}
+
+impl<S: Steps> Engine<S> {
+    pub(super) fn apply(
+        &mut self,
+        request: &Request<'_>,
+        lease_s: f64,
+        now: Duration,
+    ) -> Result<Applied, No> {
+        self.watch_kill_switch(now);
+        let (key, entry) = self.admit(request)?;
+        let expires = now + lease_length(lease_s, &entry)?;
+        let dir = self.open_current(&key)?;
+        let found = knob::read(&dir, key.knob).map_err(|error| self.failed(&key, &dir, error))?;
+        self.refuse_foreign(&key, found, now)?;
+
+        let baseline = self.leases.get(&key).map_or(found, |lease| lease.baseline);
+        let clamped = self.clamp(&key, &entry, request.limit, baseline, found, &dir)?;
+        let to = at_least_baseline(found, baseline, clamped.limit, self.parts.page_bytes);
+        if clamped.rule.is_some() {
+            self.counters.clamped += 1;
+        }
+        let in_force = if found.same_limit(to, self.parts.page_bytes) {
+            self.leases.renew(&key, expires);
+            self.counters.renewed += u64::from(self.leases.get(&key).is_some());
+            found
+        } else {
+            self.ration(&key, &entry, now)?;
+            let reason = cut(request.reason, REASON_BYTES_MAX).to_owned();
+            let change = Change { inode: dir.inode, from: found, to, expires, reason };
+            self.change(&key, &dir, &change, now)?
+        };
+        let held = self.leases.get(&key);
+        Ok(Applied {
+            before: found.limit(),
+            baseline: baseline.limit(),
+            applied: in_force.limit(),
+            clamped_by: clamped.rule.map(str::to_owned),
+            expires_in_s: held.map_or(0.0, |lease| lease.expires.saturating_sub(now).as_secs_f64()),
+            at_unix_s: unix_s(),
+        })
+    }
+
+    /// Whether this workload may be changed at all, and by which entry.
+    fn admit(&self, request: &Request<'_>) -> Result<(Key, Allowance), No> {
+        if self.stopping {
+            return Err(No::refused("stopping", "the guard is stopping"));
+        }
+        if self.disabled {
+            let path = self.parts.config.kill_switch.display();
+            return Err(No::refused("kill_switch", format!("the kill switch {path} is on")));
+        }
+        let workload = CgroupPath::parse(request.workload)
+            .map_err(|error| No::refused("path", error.to_string()))?;
+        if let Limit::At(amount) = request.limit
+            && !(amount.is_finite() && amount >= 0.0)
+        {
+            return Err(No::refused("limit", format!("a limit of {amount} makes no sense")));
+        }
+        let entry = self.parts.policy.judge(&workload)?.clone();
+        Ok((Key { workload, knob: request.knob }, entry))
+    }
+
+    /// The workload's directory; a lease on an earlier cgroup of the same path ends.
+    fn open_current(&mut self, key: &Key) -> Result<WorkloadDir, No> {
+        let opened = self.parts.hierarchies.open(&key.workload, key.knob);
+        let dir = match opened {
+            Ok(dir) => dir,
+            Err(error) => {
+                if matches!(error, KnobError::Gone { .. }) {
+                    self.end(key, Ending::Gone);
+                }
+                self.counters.failed += 1;
+                return Err(No::Failed(failure_of(&error), error.to_string()));
+            }
+        };
+        if self.leases.get(key).is_some_and(|lease| lease.inode != dir.inode) {
+            self.end(key, Ending::Gone);
+        }
+        Ok(dir)
+    }
+
+    /// A limit under lease that someone else has changed is theirs: the asker is to think again.
+    fn refuse_foreign(&mut self, key: &Key, found: Setting, now: Duration) -> Result<(), No> {
+        let lease = self.leases.get(key);
+        if lease.is_none_or(|lease| !lease.is_foreign(found, self.parts.page_bytes)) {
+            return Ok(());
+        }
+        self.yield_to_foreign(key, found, now);
+        let text = format!(
+            "{} of {} was changed by someone else to {:?}, which is its own value now",
+            key.knob,
+            key.workload,
+            found.limit()
+        );
+        Err(No::Failed(Failure::Foreign, text))
+    }
+
+    fn clamp(
+        &mut self,
+        key: &Key,
+        entry: &Allowance,
+        limit: Limit,
+        baseline: Setting,
+        found: Setting,
+        dir: &WorkloadDir,
+    ) -> Result<Clamped, No> {
+        let used = match key.knob {
+            Knob::CpuQuota => None,
+            Knob::MemoryMax | Knob::MemoryHigh => {
+                knob::memory_used(dir).map_err(|error| self.failed(key, dir, error))?
+            }
+        };
+        let ask = Ask {
+            knob: key.knob,
+            limit,
+            baseline: baseline.limit(),
+            current: found.limit(),
+            used_bytes: used.map(|bytes| bytes as f64),
+        };
+        Ok(self.parts.policy.clamp(entry, &ask))
+    }
+
+    fn ration(&mut self, key: &Key, entry: &Allowance, now: Duration) -> Result<(), No> {
+        let leases_max = self.parts.config.leases_max;
+        if self.leases.get(key).is_none() && self.leases.len() >= leases_max {
+            return Err(No::refused("leases_max", format!("{leases_max} leases are held already")));
+        }
+        let per_minute = entry.changes_per_minute;
+        if !self.rate.take(&key.workload, per_minute, now) {
+            let text = format!("{} was changed {per_minute} times within a minute", key.workload);
+            return Err(No::refused("rate", text));
+        }
+        Ok(())
+    }
+
+    /// Records the change, makes it, and reads it back.
+    fn change(
+        &mut self,
+        key: &Key,
+        dir: &WorkloadDir,
+        change: &Change,
+        now: Duration,
+    ) -> Result<Setting, No> {
+        if self.parts.journal.trouble().is_some() {
+            self.compact(now);
+        }
+        let lease = self.leases.planned(key, change);
+        self.parts.steps.reached(Step::BeforeIntent);
+        let intent = Record::Intent(entry_of(key, &lease, now));
+        if let Err(error) = self.parts.journal.record(&intent) {
+            self.counters.journal_errors += 1;
+            return Err(No::Failed(Failure::Journal, format!("nothing was changed: {error}")));
+        }
+        self.parts.steps.reached(Step::AfterIntent);
+        let id = lease.id;
+        self.leases.hold(key.clone(), lease);
+        if let Err(error) = self.write(key.knob, dir, change.from, change.to) {
+            return Err(self.not_written(key, dir, change, error, now));
+        }
+        self.parts.steps.reached(Step::AfterWrites);
+        let in_force = match knob::read(dir, key.knob) {
+            Ok(found) if found.same_limit(change.to, self.parts.page_bytes) => found,
+            Ok(found) => {
+                self.remember_foreign(key, change.to, found);
+                self.end(key, Ending::Foreign);
+                let text = format!(
+                    "{} of {}: {:?} was written and {:?} read back",
+                    key.knob,
+                    key.workload,
+                    change.to.limit(),
+                    found.limit()
+                );
+                return Err(No::Failed(Failure::Foreign, text));
+            }
+            Err(error) => return Err(self.failed(key, dir, error)),
+        };
+        self.parts.steps.reached(Step::BeforeInForce);
+        self.leases.confirm(key, in_force);
+        self.note(&Record::InForce { id, setting: in_force });
+        self.parts.steps.reached(Step::AfterInForce);
+        self.counters.applied += 1;
+        info!(
+            workload = %key.workload, knob = %key.knob, from = ?change.from.limit(),
+            to = ?in_force.limit(), reason = change.reason, "changed"
+        );
+        Ok(in_force)
+    }
+
+    /// Writes what leads from one value to another. If a later write fails, the earlier ones are
+    /// undone as far as the kernel lets them.
+    pub(super) fn write(
+        &self,
+        knob: Knob,
+        dir: &WorkloadDir,
+        from: Setting,
+        to: Setting,
+    ) -> Result<(), KnobError> {
+        for (i, write) in knob::writes(knob, dir.version, from, to).iter().enumerate() {
+            if i > 0 {
+                self.parts.steps.reached(Step::BetweenWrites);
+            }
+            if let Err(error) = dir.write(write.file, &write.value) {
+                if i > 0
+                    && let Ok(now) = knob::read(dir, knob)
+                {
+                    for undo in knob::writes(knob, dir.version, now, from) {
+                        let undone = dir.write(undo.file, &undo.value);
+                        debug!(?undo, ok = undone.is_ok(), "undoing a change that failed midway");
+                    }
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// A change that the kernel refused: the lease stays only for what may be in force of it.
+    fn not_written(
+        &mut self,
+        key: &Key,
+        dir: &WorkloadDir,
+        change: &Change,
+        error: KnobError,
+        now: Duration,
+    ) -> No {
+        if matches!(error, KnobError::Gone { .. }) {
+            return self.failed(key, dir, error);
+        }
+        if knob::read(dir, key.knob).is_ok_and(|found| found == change.from) {
+            let id = self.leases.get(key).map(|lease| lease.id);
+            if let Some(id) = id {
+                self.note(&Record::NotWritten { id });
+            }
+            if let Some(id) = self.leases.cancel(key) {
+                self.note(&Record::Ended { id, ending: Ending::Restored });
+            }
+        } else {
+            self.leases.postpone(key, error.to_string(), now);
+        }
+        self.failed(key, dir, error)
+    }
+
+    /// Counts and explains a failure; a workload that is gone loses its lease.
+    fn failed(&mut self, key: &Key, dir: &WorkloadDir, mut error: KnobError) -> No {
+        self.counters.failed += 1;
+        let kind = failure_of(&error);
+        if kind == Failure::Gone {
+            self.end(key, Ending::Gone);
+        }
+        if let KnobError::Write { source, hint, .. } = &mut error
+            && source.kind() == std::io::ErrorKind::InvalidInput
+        {
+            let parent = key.workload.parent();
+            let parent = parent.and_then(|path| self.parts.hierarchies.open(&path, key.knob).ok());
+            if let Some(known) = knob::hint(key.knob, dir, parent.as_ref()) {
+                self.counters.failed_by_parent += 1;
+                *hint = known;
+            }
+        }
+        No::Failed(kind, error.to_string())
+    }
+
+    /// Ends the lease because `found` is someone else's. Where they changed only the period of a v1
+    /// quota, the quota itself is still ours and goes back.
+    pub(super) fn yield_to_foreign(&mut self, key: &Key, found: Setting, now: Duration) {
+        let Some(lease) = self.leases.get(key) else { return };
+        let ours = *lease.ours().last().unwrap_or(&lease.baseline);
+        let version = self.parts.hierarchies.root(key.knob).map(Root::version);
+        let quota_is_ours = version.is_ok_and(|version| {
+            matches!(lease.give_back(found, version, self.parts.page_bytes), GiveBack::Write(_))
+        });
+        self.remember_foreign(key, ours, found);
+        if quota_is_ours {
+            self.give_back(key, now);
+        } else {
+            self.end(key, Ending::Foreign);
+        }
+    }
+}
+
+/// How long the lease runs.
+fn lease_length(lease_s: f64, entry: &Allowance) -> Result<Duration, No> {
+    if !(lease_s.is_finite() && lease_s > 0.0) {
+        return Err(No::refused("lease", format!("a lease of {lease_s} s makes no sense")));
+    }
+    let longest_s = entry.lease_max_s.min(LEASE_MAX.as_secs_f64());
+    Ok(Duration::from_secs_f64(lease_s.min(longest_s)))
+}
+
+/// The value to write: rounding to the kernel's numbers must not undo a rule about the baseline.
+fn at_least_baseline(found: Setting, baseline: Setting, limit: Limit, page_bytes: u64) -> Setting {
+    let to = found.with_limit(limit, page_bytes);
+    if limit.amount() >= baseline.limit().amount()
+        && to.limit().amount() < baseline.limit().amount()
+    {
+        return found.with_limit(baseline.limit(), page_bytes);
+    }
+    to
+}
+
+/// The beginning of `text`, at most `bytes_max` long.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        assert_eq!(super::cut("aé", 2), "a");
+        assert_eq!(super::cut("aé", 3), "aé");
+        assert_eq!(super::cut("", 3), "");
+    }
+}

@@ -1,0 +1,179 @@
+//! A guard over a tree of ordinary files laid out like cgroups, for the tests of the engine.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use headroom_allocate::{Knob, Limit};
+
+use super::{Engine, Parts, Steps, Unwatched};
+use crate::{
+    guard::{
+        config::GuardConfig,
+        hierarchy::{Hierarchies, Root},
+        journal::{Found, Journal},
+        policy::{Capacity, Policy},
+        protocol::{Applied, Failure, Request, Response},
+    },
+    observe::cgroup::Version,
+};
+
+pub(super) const BOOT: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+pub(super) const MIB: f64 = 1_048_576.0;
+
+/// Everything allowed, in both directions, with no ration worth the name.
+pub(super) const RECLAIM: &str =
+    "[[allow]]\npath='/**'\nmode='reclaim'\nreclaim_floor=0.1\nchanges_per_minute=1e6";
+pub(super) const RAISE: &str = "[[allow]]\npath='/**'\nmode='raise'\nchanges_per_minute=1e6";
+
+/// The tree and the guard's own directories.
+pub(super) struct Bench {
+    _scratch: Option<tempfile::TempDir>,
+    pub(super) dir: PathBuf,
+    pub(super) version: Version,
+}
+
+impl Bench {
+    /// Trees with the workload `/w`: 1 core with a burst of 0.9, 64 MiB at most, 32 MiB high.
+    pub(super) fn new(version: Version) -> Self {
+        // In memory where that is possible: disks make tests that write thousands of files slow.
+        let in_memory = tempfile::tempdir_in("/dev/shm");
+        let scratch = in_memory.or_else(|_no_such_dir| tempfile::tempdir()).unwrap();
+        let dir = scratch.path().to_owned();
+        let bench = Self { _scratch: Some(scratch), dir, version };
+        bench.make("w");
+        bench
+    }
+
+    /// One that another process has made.
+    pub(super) fn at(dir: &Path, version: Version) -> Self {
+        Self { _scratch: None, dir: dir.to_owned(), version }
+    }
+
+    pub(super) fn make(&self, workload: &str) {
+        let files: &[(&str, &str)] = match self.version {
+            Version::V2 => &[
+                ("cpu/cgroup.procs", ""),
+                ("cpu/cpu.max", "100000 100000\n"),
+                ("cpu/cpu.max.burst", "90000\n"),
+                ("memory/cgroup.procs", ""),
+                ("memory/memory.max", "67108864\n"),
+                ("memory/memory.high", "33554432\n"),
+                ("memory/memory.current", "1048576\n"),
+            ],
+            Version::V1 => &[
+                ("cpu/cgroup.procs", ""),
+                ("cpu/cpu.cfs_quota_us", "100000\n"),
+                ("cpu/cpu.cfs_period_us", "100000\n"),
+                ("cpu/cpu.cfs_burst_us", "90000\n"),
+                ("memory/cgroup.procs", ""),
+                ("memory/memory.limit_in_bytes", "67108864\n"),
+                ("memory/memory.usage_in_bytes", "1048576\n"),
+            ],
+        };
+        for (file, text) in files {
+            let (tree, name) = file.split_once('/').unwrap();
+            let dir = self.dir.join(tree).join(workload);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(name), text).unwrap();
+        }
+    }
+
+    pub(super) fn remove(&self, workload: &str) {
+        for tree in ["cpu", "memory"] {
+            fs::remove_dir_all(self.dir.join(tree).join(workload)).unwrap();
+        }
+    }
+
+    pub(super) fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.dir.join(file)).unwrap().trim_end().to_owned()
+    }
+
+    pub(super) fn write(&self, file: &str, text: &str) {
+        fs::write(self.dir.join(file), text).unwrap();
+    }
+
+    /// Every file of the trees, by path.
+    pub(super) fn snapshot(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        let mut dirs = vec![self.dir.join("cpu"), self.dir.join("memory")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else {
+                    let text = fs::read_to_string(&path).unwrap().trim_end().to_owned();
+                    found.insert(path, text);
+                }
+            }
+        }
+        found
+    }
+
+    pub(super) fn put_back(&self, snapshot: &BTreeMap<PathBuf, String>) {
+        for (path, text) in snapshot {
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    pub(super) fn engine(&self, policy: &str) -> (Engine<Unwatched>, Found) {
+        let root = |tree| Root::open(&self.dir.join(tree), self.version).unwrap();
+        self.engine_on(policy, Hierarchies::at(root("cpu"), root("memory")), Unwatched)
+    }
+
+    pub(super) fn engine_on<S: Steps>(
+        &self,
+        policy: &str,
+        hierarchies: Hierarchies,
+        steps: S,
+    ) -> (Engine<S>, Found) {
+        let config = GuardConfig {
+            kill_switch: self.dir.join("disable"),
+            state_dir: self.dir.join("state"),
+            ..GuardConfig::from_toml(policy).unwrap()
+        };
+        let capacity = Capacity { cpus: 64.0, memory_bytes: 1e12 };
+        let (journal, found) = Journal::open(&config.state_dir, BOOT).unwrap();
+        let policy = Policy::new(&config, capacity, Vec::new());
+        let page_bytes = 4096;
+        let parts = Parts { config, policy, hierarchies, journal, page_bytes, steps };
+        (Engine::new(parts), found)
+    }
+
+    /// What an engine started on what is there gives back.
+    pub(super) fn recover(&self) -> Engine<Unwatched> {
+        let (mut engine, found) = self.engine(RAISE);
+        engine.recover(found.open, Duration::ZERO);
+        engine
+    }
+}
+
+pub(super) fn request(workload: &str, knob: Knob, limit: f64, lease_s: f64) -> Request {
+    let (workload, reason) = (workload.to_owned(), "a test".to_owned());
+    Request::Apply { workload, knob, limit: Limit::At(limit), lease_s, reason }
+}
+
+pub(super) fn applied(response: Response) -> Applied {
+    match response {
+        Response::Applied(applied) => applied,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn refused(response: Response) -> String {
+    match response {
+        Response::Refused { rule, .. } => rule,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn failed(response: Response) -> (Failure, String) {
+    match response {
+        Response::Failed { kind, text } => (kind, text),
+        other => panic!("{other:?}"),
+    }
+}

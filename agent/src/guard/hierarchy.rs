@@ -1,0 +1,260 @@
+//! Where the files of the knobs are, and access to those of one workload through a descriptor of
+//! its directory, so that nothing outside the hierarchy is reached whatever a path says.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use headroom_allocate::Knob;
+use headroom_telemetry::Resource;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use thiserror::Error;
+
+use super::path::CgroupPath;
+use crate::observe::cgroup::{Layout, Version};
+
+/// More than any file of a knob holds, bytes.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// Why a knob could not be read or changed.
+#[derive(Debug, Error)]
+pub enum KnobError {
+    /// The cgroup does not exist, or not any more.
+    #[error("cgroup {path} does not exist")]
+    Gone {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The host has no such knob for this workload.
+    #[error("no {knob}: {reason}")]
+    NoKnob {
+        /// The knob.
+        knob: Knob,
+        /// Why there is none.
+        reason: String,
+    },
+    /// The kernel refused to open or read.
+    #[error("reading {path}: {source}")]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file does not say what it should.
+    #[error("reading {path}: unexpected content {text:?}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
+    /// The kernel refused the value.
+    #[error("writing {value:?} to {path}: {source}{hint}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// What the kernel said.
+        source: io::Error,
+        /// What is known about the cause, beginning with a blank; empty if nothing.
+        hint: String,
+    },
+}
+
+/// The root of a hierarchy.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+    path: PathBuf,
+    version: Version,
+}
+
+/// Where each resource is limited, or the reason why it cannot be.
+#[derive(Debug)]
+pub struct Hierarchies {
+    cpu: Result<Root, String>,
+    memory: Result<Root, String>,
+}
+
+/// The directory of one workload in one hierarchy, held open.
+#[derive(Debug)]
+pub struct WorkloadDir {
+    dir: OwnedFd,
+    path: PathBuf,
+    /// Inode of the directory, which tells a cgroup from a later one with the same path.
+    pub inode: u64,
+    /// Interface of the hierarchy.
+    pub version: Version,
+}
+
+impl Root {
+    /// Opens the root of a hierarchy.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn open(path: &Path, version: Version) -> Result<Self, KnobError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| KnobError::Read { path: path.to_owned(), source: error.into() })?;
+        Ok(Self { dir, path: path.to_owned(), version })
+    }
+
+    /// Its interface.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Opens the directory of `workload`; no symbolic link is followed and nothing outside the
+    /// root is reached.
+    ///
+    /// # Errors
+    /// [`KnobError::Gone`] when there is no such cgroup.
+    pub fn open_workload(&self, workload: &CgroupPath) -> Result<WorkloadDir, KnobError> {
+        let path = self.path.join(workload.relative());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let opened =
+            rustix::fs::openat2(&self.dir, workload.relative(), flags, Mode::empty(), resolve);
+        let dir = opened.map_err(|error| directory_error(&path, error))?;
+        let inode = rustix::fs::fstat(&dir).map_err(|error| directory_error(&path, error))?.st_ino;
+        Ok(WorkloadDir { dir, path, inode, version: self.version })
+    }
+}
+
+fn directory_error(path: &Path, error: rustix::io::Errno) -> KnobError {
+    match error {
+        rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NOTDIR => {
+            KnobError::Gone { path: path.to_owned() }
+        }
+        other => KnobError::Read { path: path.to_owned(), source: other.into() },
+    }
+}
+
+impl Hierarchies {
+    /// Finds the hierarchies of this host. One that is missing is a reason, not an error.
+    pub fn detect() -> Self {
+        match Layout::detect(Path::new("/")) {
+            Ok(layout) => Self::from_layout(&layout),
+            Err(error) => Self { cpu: Err(error.to_string()), memory: Err(error.to_string()) },
+        }
+    }
+
+    fn from_layout(layout: &Layout) -> Self {
+        let root = |controller: &str| {
+            let index = layout.home(controller).ok_or_else(|| {
+                format!("no mounted cgroup hierarchy has the {controller} controller")
+            })?;
+            let home = &layout.hierarchies[index];
+            Root::open(&home.dir, home.version).map_err(|error| error.to_string())
+        };
+        Self { cpu: root("cpu"), memory: root("memory") }
+    }
+
+    /// Hierarchies at given places.
+    pub fn at(cpu: Root, memory: Root) -> Self {
+        Self { cpu: Ok(cpu), memory: Ok(memory) }
+    }
+
+    /// The root where `knob` is found.
+    ///
+    /// # Errors
+    /// When the host has none.
+    pub fn root(&self, knob: Knob) -> Result<&Root, KnobError> {
+        let root = match knob.resource() {
+            Resource::Memory => &self.memory,
+            _ => &self.cpu,
+        };
+        root.as_ref().map_err(|reason| KnobError::NoKnob { knob, reason: reason.clone() })
+    }
+
+    /// Opens the directory of `workload` where `knob` is found.
+    ///
+    /// # Errors
+    /// When the host has no such hierarchy, or the cgroup does not exist in it.
+    pub fn open(&self, workload: &CgroupPath, knob: Knob) -> Result<WorkloadDir, KnobError> {
+        self.root(knob)?.open_workload(workload)
+    }
+
+    /// Where CPU and memory limits are changed, or why they cannot be; for people.
+    pub fn describe(&self) -> (String, String) {
+        let describe = |root: &Result<Root, String>| match root {
+            Ok(root) => {
+                let version = if root.version == Version::V1 { "v1" } else { "v2" };
+                format!("{version} at {}", root.path.display())
+            }
+            Err(reason) => format!("absent ({reason})"),
+        };
+        (describe(&self.cpu), describe(&self.memory))
+    }
+}
+
+impl WorkloadDir {
+    /// Path of one of its files, for people.
+    pub fn file_path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Reads a file; `None` when the cgroup lives but has no such file.
+    ///
+    /// # Errors
+    /// [`KnobError::Gone`] when the cgroup has been removed.
+    pub fn read(&self, name: &str) -> Result<Option<String>, KnobError> {
+        let failed = |source| KnobError::Read { path: self.file_path(name), source };
+        let file = match self.open(name, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) if self.is_alive() => return Ok(None),
+            Err(error) => return Err(self.gone_or(error.into(), failed)),
+        };
+        let mut text = String::new();
+        File::from(file)
+            .take(FILE_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(|error| self.gone_or(error, failed))?;
+        Ok(Some(text.trim_end().to_owned()))
+    }
+
+    /// Writes a file in one call.
+    ///
+    /// # Errors
+    /// [`KnobError::Gone`] when the cgroup has been removed, otherwise what the kernel said.
+    pub fn write(&self, name: &str, value: &str) -> Result<(), KnobError> {
+        let failed = |source| KnobError::Write {
+            path: self.file_path(name),
+            value: value.to_owned(),
+            source,
+            hint: String::new(),
+        };
+        // With O_NONBLOCK newer kernels take a lower memory limit without reclaiming in this
+        // thread; older ones ignore it.
+        let file = self
+            .open(name, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK)
+            .map_err(|error| self.gone_or(error.into(), failed))?;
+        File::from(file).write_all(value.as_bytes()).map_err(|error| self.gone_or(error, failed))
+    }
+
+    fn open(&self, name: &str, access: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.dir, name, flags, Mode::empty())
+    }
+
+    /// Whether the cgroup exists: every living one has a list of its processes.
+    fn is_alive(&self) -> bool {
+        rustix::fs::statat(&self.dir, "cgroup.procs", AtFlags::empty()).is_ok()
+    }
+
+    fn gone_or(&self, error: io::Error, other: impl FnOnce(io::Error) -> KnobError) -> KnobError {
+        let code = rustix::io::Errno::from_io_error(&error);
+        match code {
+            Some(rustix::io::Errno::NODEV | rustix::io::Errno::NOENT) if !self.is_alive() => {
+                KnobError::Gone { path: self.path.clone() }
+            }
+            _ => other(error),
+        }
+    }
+}
