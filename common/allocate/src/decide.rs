@@ -4,6 +4,7 @@ use headroom_predict::{Forecast, Source};
 use headroom_telemetry::{Feature, Resource};
 
 use crate::{
+    cache,
     facts::{HostCapacity, KnobMemory, WorkloadFacts},
     plan::{Action, Decision, Knob, Limit, Rail, Reason},
     policy::{Controller, Mode, WorkloadPolicy},
@@ -54,6 +55,8 @@ pub fn decide(
         }
         Mode::Raise | Mode::Reclaim => act(target, rail, current, knob, policy, memory, now_s),
     };
+    let changes = matches!(action, Action::Set { .. } | Action::Release);
+    let rail = if reason.rail == Rail::Cache && !changes { Rail::Cache } else { rail };
     Some(decision(facts, knob, current, action, Reason { rail, ..reason }, now_s))
 }
 
@@ -94,7 +97,18 @@ fn wanted(
     {
         demand = demand.max(usage * CENSORED_FACTOR);
     }
-    Ok((demand * (1.0 + policy.margin), predictive_reason(policy, forecast, demand, usage)))
+    let want = demand * (1.0 + policy.margin);
+    let mut reason = predictive_reason(policy, forecast, demand, usage);
+    let limit = facts.limits.iter().find(|(listed, _)| *listed == knob).map(|(_, limit)| limit);
+    if knob.resource() == Resource::Memory
+        && let Some(Limit::At(limit)) = limit
+        && want > *limit
+        && cache::gives_way(facts.sample, demand, policy.margin, *limit)
+    {
+        reason.rail = Rail::Cache;
+        return Ok((*limit, reason));
+    }
+    Ok((want, reason))
 }
 
 fn predictive_reason(

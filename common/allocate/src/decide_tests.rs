@@ -150,6 +150,25 @@ fn a_throttled_sample_counts_as_more_than_was_used() {
 }
 
 #[test]
+fn page_cache_that_fills_its_limit_is_not_given_more() {
+    let mut full = sample(0.1, 1.0e8);
+    full.set(Feature::MemoryFileBytes, 8.0e7);
+    full.set(Feature::MemoryRefaults, 0.0);
+    full.set(Feature::PsiMemorySome, 0.0);
+    let forecasts = [forecast(Resource::Memory, 1.0e8)];
+    let limits = [(Knob::MemoryMax, Limit::At(1.0e8))];
+    let decided = |sample: &Sample| {
+        let facts = WorkloadFacts { path: "/w", sample, forecasts: &forecasts, limits: &limits };
+        let mut memory = KnobMemory::default();
+        decide(&facts, Knob::MemoryMax, &policy(Mode::Raise), &HOST, &mut memory, 0.0).unwrap()
+    };
+    let kept = decided(&full);
+    assert_eq!((kept.action, kept.reason.rail), (Action::Keep, Rail::Cache));
+    full.set(Feature::PsiMemorySome, 0.4);
+    assert!(matches!(decided(&full).action, Action::Set { .. }), "it is missed");
+}
+
+#[test]
 fn opting_out_gives_back_what_is_held() {
     let sample = sample(0.5, 1e6);
     let limits = [(Knob::CpuQuota, Limit::At(2.0))];

@@ -4,6 +4,7 @@
 //! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
 //! (the baseline it is compared with).
 
+mod cache;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;

@@ -170,6 +170,8 @@ pub enum Rail {
     Dwell,
     /// The host has no more.
     HostCapacity,
+    /// The growth is page cache that nobody misses: no reason to raise.
+    Cache,
     /// Nothing measured or nothing forecast: nothing is changed.
     NoFacts,
 }
