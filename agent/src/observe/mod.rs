@@ -3,10 +3,16 @@
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
 pub mod cgroup;
+pub mod gpu;
+pub mod host;
 pub mod kernel;
+pub mod pressure;
+pub mod sampler;
 
 use headroom_telemetry::Fact;
 use serde::Serialize;
+
+pub use self::sampler::{ObserveConfig, ObserveError, Sampler, Tick};
 
 /// Whether one source of facts works on this host.
 #[derive(Clone, Debug, PartialEq, Serialize)]

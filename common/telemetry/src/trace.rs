@@ -350,9 +350,7 @@ impl<W: io::Write> TraceWriter<W> {
     /// # Errors
     /// What the output answered.
     pub fn flush(&mut self) -> Result<(), TraceError> {
-        self.writer
-            .flush()
-            .map_err(|source| TraceError::Write { name: self.name.clone(), source })
+        self.writer.flush().map_err(|source| TraceError::Write { name: self.name.clone(), source })
     }
 }
 

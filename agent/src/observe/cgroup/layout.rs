@@ -167,9 +167,8 @@ impl Layout {
                 continue;
             }
             let is_whole = mount.root == "/";
-            let same = hierarchies
-                .iter_mut()
-                .find(|(known, _)| is_same(known, version, &controllers));
+            let same =
+                hierarchies.iter_mut().find(|(known, _)| is_same(known, version, &controllers));
             match same {
                 // A mount of the whole hierarchy is preferred to a mount of a part of it.
                 Some((known, was_whole)) if is_whole && !*was_whole => {

@@ -4,7 +4,6 @@
 //! [`parse`] (pure readers of file contents), [`read`] (held-open files of one workload).
 
 pub mod devices;
-pub use headroom_telemetry::glob;
 pub mod held;
 pub mod layout;
 pub mod parse;

@@ -151,8 +151,7 @@ impl WorkloadFiles {
         budget: &DescriptorBudget,
     ) {
         let dir = |h: usize| {
-            (inodes[h] != 0)
-                .then(|| layout.hierarchies[h].dir.join(path.trim_start_matches('/')))
+            (inodes[h] != 0).then(|| layout.hierarchies[h].dir.join(path.trim_start_matches('/')))
         };
         let has_cpuacct = layout.v1("cpuacct").and_then(dir).is_some();
         for Place(role, version, controller, names) in PLACES {

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use headroom_telemetry::Glob;
+
 use super::{
-    glob::Glob,
     layout::{HIERARCHIES_MAX, Layout},
     walk::{Root, join},
 };
@@ -144,8 +145,19 @@ impl Tree {
             self.walk_fully();
         } else if quick {
             self.look_quickly();
+        } else {
+            self.look_at_young();
         }
         self.settle(is_due)
+    }
+
+    /// A cgroup is made in one hierarchy after the other, and an event may tell of the first only.
+    fn look_at_young(&mut self) {
+        let young = self.nodes.iter().filter(|(_path, node)| node.looks < EAGER_LOOKS);
+        let young: Vec<String> = young.map(|(path, _node)| path.clone()).collect();
+        for path in young {
+            self.look_at(&path);
+        }
     }
 
     fn walk_fully(&mut self) {
@@ -247,6 +259,7 @@ impl Tree {
         self.workloads -= changes.gone.len();
         self.overflow = 0;
         for (path, node) in &mut self.nodes {
+            node.looks = node.looks.saturating_add(1);
             if node.is_workload {
                 if node.is_remade {
                     changes.gone.push(path.clone());
@@ -287,7 +300,6 @@ fn qualifies(
     config: &TreeConfig,
     ask_all: bool,
 ) -> bool {
-    node.looks = node.looks.saturating_add(1);
     if config.exclude.iter().any(|glob| glob.matches(path)) {
         return false;
     }
@@ -297,9 +309,8 @@ fn qualifies(
     let asks = ask_all || node.looks < EAGER_LOOKS || node.looks.is_multiple_of(EAGER_LOOKS);
     if !node.had_tasks && asks {
         let present = roots.iter().zip(node.inodes).filter(|(_root, ino)| *ino != 0);
-        node.had_tasks = present
-            .filter_map(|(root, _ino)| root.as_ref())
-            .any(|root| root.has_tasks(path));
+        node.had_tasks =
+            present.filter_map(|(root, _ino)| root.as_ref()).any(|root| root.has_tasks(path));
     }
     node.had_tasks
 }

@@ -1,0 +1,118 @@
+//! Pressure stall information of the host and of cgroups: whether it is there, and its totals.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use headroom_telemetry::Fact;
+
+use super::cgroup::{
+    Layout, Mode,
+    held::{DescriptorBudget, HeldFile},
+    layout::below,
+    parse::{self, PressureTotals},
+};
+
+/// What can be short, in the order of every list here.
+pub const PRESSURE_KINDS: [&str; 3] = ["cpu", "memory", "io"];
+
+/// Whether the host tells pressure: where from, or why not.
+pub fn host_pressure(root: &Path) -> Fact<String> {
+    probe(
+        &below(root, "/proc/pressure/cpu"),
+        "this kernel is built without pressure stall information",
+    )
+}
+
+/// Whether cgroups tell pressure: where from, or why not. `host` is [`host_pressure`].
+pub fn cgroup_pressure(layout: &Layout, host: &Fact<String>) -> Fact<String> {
+    let Some(v2) = layout.v2() else {
+        return Fact::absent("only the v2 tree tells pressure per cgroup, and none is mounted");
+    };
+    let dir = layout.hierarchies[v2].dir.display();
+    match (host, layout.mode) {
+        (Fact::Known(_), Mode::Hybrid) => Fact::Known(format!(
+            "*.pressure below {dir}, for workloads whose tasks are in the v2 tree too"
+        )),
+        (Fact::Known(_), _) => Fact::Known(format!("*.pressure below {dir}")),
+        (other, _) => other.clone(),
+    }
+}
+
+fn probe(path: &Path, why_missing: &str) -> Fact<String> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_n_read) if parse::pressure(&bytes).is_some() => Fact::Known(path.display().to_string()),
+        Ok(_n_read) => Fact::unknown(format!("{} has no line of totals", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Fact::absent(why_missing),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Fact::absent(
+            "pressure stall information is built in but off; it needs psi=1 on the kernel's command line",
+        ),
+        Err(error) => Fact::unknown(format!("reading {}: {error}", path.display())),
+    }
+}
+
+/// The host's pressure files, held open.
+#[derive(Debug)]
+pub struct HostPressure([Option<HeldFile>; 3]);
+
+impl HostPressure {
+    /// Opens the files that are there.
+    pub fn open(root: &Path, budget: &DescriptorBudget) -> Self {
+        let dir = below(root, "/proc/pressure");
+        Self(PRESSURE_KINDS.map(|kind| HeldFile::open(dir.join(kind), budget).ok()))
+    }
+
+    /// Totals for CPU, memory and I/O; `None` where not told.
+    pub fn read(&self, buffer: &mut Vec<u8>) -> [Option<PressureTotals>; 3] {
+        let mut read =
+            |file: &Option<HeldFile>| file.as_ref()?.read(buffer).ok().and_then(parse::pressure);
+        [read(&self.0[0]), read(&self.0[1]), read(&self.0[2])]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::{HostPressure, cgroup_pressure, host_pressure};
+    use crate::observe::cgroup::{
+        Layout, Mode,
+        held::DescriptorBudget,
+        layout::{Hierarchy, Version},
+    };
+
+    #[test]
+    fn pressure_is_known_absent_or_unknown() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(host_pressure(root.path()).reason().unwrap().contains("without"));
+        let dir = root.path().join("proc/pressure");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("cpu"), "odd\n").unwrap();
+        assert!(host_pressure(root.path()).reason().unwrap().contains("no line"));
+        fs::write(dir.join("cpu"), "some avg10=0.00 avg60=0.00 avg300=0.00 total=7\n").unwrap();
+        assert!(host_pressure(root.path()).is_known());
+        let files = HostPressure::open(root.path(), &DescriptorBudget::new(8));
+        let totals = files.read(&mut Vec::new());
+        assert_eq!(totals[0].unwrap().some_us, 7);
+        assert_eq!(totals[1], None);
+    }
+
+    #[test]
+    fn a_host_without_a_v2_tree_has_no_pressure_per_cgroup() {
+        let hierarchy = Hierarchy {
+            version: Version::V1,
+            dir: Path::new("/c").to_path_buf(),
+            controllers: vec!["cpu".to_owned()],
+        };
+        let layout = Layout {
+            mode: Mode::Legacy,
+            hierarchies: vec![hierarchy],
+            other_controllers: Vec::new(),
+        };
+        let host = headroom_telemetry::Fact::Known("/proc/pressure/cpu".to_owned());
+        assert!(cgroup_pressure(&layout, &host).reason().is_some());
+    }
+}

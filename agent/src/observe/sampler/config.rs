@@ -1,0 +1,97 @@
+//! How observation is set up, and why it cannot start.
+
+use std::{io, path::PathBuf};
+
+use headroom_telemetry::Glob;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::observe::{cgroup::LayoutError, kernel::KernelConfig};
+
+/// What is observed, and how.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObserveConfig {
+    /// Time between samples, seconds.
+    pub period_s: f64,
+    /// Below this directory the host's `/proc` and `/sys` are; `/` unless the host is mounted
+    /// elsewhere.
+    pub root: PathBuf,
+    /// Cgroup paths that are workloads, tasks or not. `*` stays within a path component, `**` does
+    /// not. Empty: every cgroup that has or had tasks directly inside.
+    pub include: Vec<Glob>,
+    /// Cgroup paths that are never workloads; stronger than `include`.
+    pub exclude: Vec<Glob>,
+    /// The most workloads; further cgroups are counted and told as overflow.
+    pub max_workloads: usize,
+    /// Time between full walks of the cgroup tree, seconds.
+    pub full_walk_s: f64,
+    /// The most files held open; beyond it files are opened anew every period. The process's own
+    /// limit is raised towards this as far as the system allows.
+    pub max_open_files: usize,
+    /// Whether kernel programs are loaded. Without them everything comes from files.
+    pub probes: bool,
+    /// How the kernel programs are loaded.
+    pub kernel: KernelConfig,
+    /// Whether GPUs are watched through NVML.
+    pub gpu: bool,
+    /// Time between looks at the GPUs, seconds.
+    pub gpu_period_s: f64,
+}
+
+impl Default for ObserveConfig {
+    fn default() -> Self {
+        Self {
+            period_s: 1.0,
+            root: PathBuf::from("/"),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            max_workloads: 4_096,
+            full_walk_s: 30.0,
+            max_open_files: 16_384,
+            probes: true,
+            kernel: KernelConfig::default(),
+            gpu: true,
+            gpu_period_s: 1.0,
+        }
+    }
+}
+
+/// Why observation cannot start.
+#[derive(Debug, Error)]
+pub enum ObserveError {
+    /// There is nothing to observe cgroups by.
+    #[error("find the cgroup hierarchies: {0}")]
+    Layout(#[from] LayoutError),
+    /// A time in the configuration is not one.
+    #[error("{field} = {value}: must be a positive number of seconds, at most a day")]
+    Time {
+        /// The field.
+        field: &'static str,
+        /// What it was set to.
+        value: f64,
+    },
+    /// The thread that watches GPUs could not be started.
+    #[error("start the thread that watches GPUs: {0}")]
+    GpuThread(#[source] io::Error),
+}
+
+impl ObserveConfig {
+    /// Refuses times that are not.
+    ///
+    /// # Errors
+    /// Names the first field that is wrong.
+    pub fn check(&self) -> Result<(), ObserveError> {
+        let times = [
+            ("period_s", self.period_s),
+            ("full_walk_s", self.full_walk_s),
+            ("gpu_period_s", self.gpu_period_s),
+        ];
+        for (field, value) in times {
+            if !(value > 0.0 && value <= 86_400.0) {
+                return Err(ObserveError::Time { field, value });
+            }
+        }
+        Ok(())
+    }
+}

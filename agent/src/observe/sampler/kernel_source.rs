@@ -1,0 +1,184 @@
+//! Kernel counters by workload: probes speak of inode numbers, workloads are paths.
+
+use std::collections::HashMap;
+
+use headroom_telemetry::Fact;
+
+use super::{config::ObserveConfig, rates::KernelView};
+use crate::observe::{
+    ProbeState,
+    cgroup::{Layout, Tree, tree::Inodes},
+    kernel::{CgroupId, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats, Topic},
+};
+
+/// Ticks between looks at what the probes lost; the look asks the kernel about every program.
+const STATS_EVERY_TICKS: u64 = 10;
+
+/// The probes, if they could be loaded, with what was read last.
+pub(super) struct KernelSource {
+    probes: Option<KernelProbes>,
+    /// Why there are no probes.
+    why_none: String,
+    latest: HashMap<CgroupId, KernelCounters>,
+    read_error: Option<String>,
+    stats: Option<KernelStats>,
+    /// Whether events went uncounted lately: a cgroup without counters may then have had some.
+    is_short_of_slots: bool,
+    ticks: u64,
+}
+
+/// Ids of one workload: of its tasks, its block I/O and its sockets.
+type Ids = [Option<CgroupId>; 3];
+
+impl KernelSource {
+    pub(super) fn load(config: &ObserveConfig) -> Self {
+        let loaded = if config.probes {
+            KernelProbes::load(&config.kernel).map_err(|error| error.to_string())
+        } else {
+            Err("switched off by observe.probes".to_owned())
+        };
+        let (probes, why_none) = match loaded {
+            Ok(probes) => (Some(probes), String::new()),
+            Err(reason) => (None, reason),
+        };
+        Self {
+            probes,
+            why_none,
+            latest: HashMap::new(),
+            read_error: None,
+            stats: None,
+            is_short_of_slots: false,
+            ticks: 0,
+        }
+    }
+
+    /// Why `topic` is not counted; `None` when it is.
+    pub(super) fn why_not(&self, topic: Topic) -> Option<String> {
+        let Some(probes) = &self.probes else { return Some(self.why_none.clone()) };
+        if probes.has(topic) {
+            return None;
+        }
+        let states = probes.states();
+        let found = states.into_iter().find(|state| state.name == topic.name());
+        Some(found.and_then(|state| state.state.reason().map(str::to_owned)).unwrap_or_default())
+    }
+
+    pub(super) fn has(&self, topic: Topic) -> bool {
+        self.probes.as_ref().is_some_and(|probes| probes.has(topic))
+    }
+
+    pub(super) fn stats(&self) -> Option<&KernelStats> {
+        self.stats.as_ref()
+    }
+
+    /// State of every topic; every one is absent for the same reason when nothing was loaded.
+    pub(super) fn states(&self) -> Vec<ProbeState> {
+        let Some(probes) = &self.probes else {
+            let absent = |topic: Topic| ProbeState {
+                name: topic.name(),
+                state: Fact::absent(&self.why_none),
+            };
+            return Topic::ALL.into_iter().map(absent).collect();
+        };
+        let mut states = probes.states();
+        if let Some(error) = &self.read_error {
+            for state in &mut states {
+                state.state = Fact::unknown(error);
+            }
+        }
+        states
+    }
+
+    /// Tells `tree` of cgroups that were made and removed.
+    pub(super) fn feed(&mut self, tree: &mut Tree) {
+        let Some(probes) = &mut self.probes else { return };
+        for event in probes.drain_events() {
+            match event {
+                KernelEvent::CgroupMade { path, .. } | KernelEvent::CgroupRemoved { path, .. } => {
+                    tree.look_at(&path);
+                }
+                KernelEvent::Exec { .. } => {}
+            }
+        }
+        self.ticks += 1;
+        if self.ticks % STATS_EVERY_TICKS == 1 {
+            let stats = probes.stats();
+            if let Some(before) = &self.stats {
+                if stats.lost_cgroup_events > before.lost_cgroup_events {
+                    tree.distrust();
+                }
+                self.is_short_of_slots = stats.slotless_events > before.slotless_events;
+            }
+            self.stats = Some(stats);
+        }
+    }
+
+    /// Reads all counters. When that fails, every kernel counter is missing until it works again.
+    pub(super) fn read(&mut self) {
+        self.latest.clear();
+        let Some(probes) = &mut self.probes else { return };
+        match probes.read() {
+            Ok(counters) => {
+                self.latest.extend(counters);
+                self.read_error = None;
+            }
+            Err(error) => self.read_error = Some(error.to_string()),
+        }
+    }
+
+    /// Gives back the slots of a workload that is gone, after its last counters were read.
+    pub(super) fn retire(&mut self, layout: &Layout, inodes: &Inodes) {
+        let ids = self.ids(layout, inodes);
+        let Some(probes) = &mut self.probes else { return };
+        for id in ids.into_iter().flatten() {
+            probes.retire(id);
+        }
+    }
+
+    fn ids(&self, layout: &Layout, inodes: &Inodes) -> Ids {
+        let Some(probes) = &self.probes else { return [None; 3] };
+        let names = probes.layout();
+        [names.task, names.block, names.network].map(|hierarchy| {
+            let index = match hierarchy {
+                Hierarchy::Unified => layout.v2(),
+                Hierarchy::Cpu => layout.v1("cpu"),
+                Hierarchy::Blkio => layout.v1("blkio"),
+            };
+            let inode = inodes[index?];
+            (inode != 0).then_some(CgroupId { hierarchy, inode })
+        })
+    }
+
+    /// Counters of the workload with `inodes`.
+    ///
+    /// A cgroup the probes have no counters for had no events, unless slots ran out.
+    pub(super) fn view(&self, layout: &Layout, inodes: &Inodes) -> KernelView {
+        const TOPICS: [&[Topic]; 3] = [
+            &[Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits],
+            &[Topic::BlockIo],
+            &[Topic::Network],
+        ];
+        let mut view = KernelView::default();
+        if self.read_error.is_some() {
+            return view;
+        }
+        let ids = self.ids(layout, inodes);
+        for (index, (id, topics)) in ids.into_iter().zip(TOPICS).enumerate() {
+            let Some(id) = id else { continue };
+            let found = self.latest.get(&id);
+            if found.is_none() && self.is_short_of_slots {
+                continue;
+            }
+            // Two signals may be named by the same id, whose counters are then merged once.
+            if let Some(counters) = found
+                && !ids[..index].contains(&Some(id))
+            {
+                view.counters.merge(counters);
+            }
+            for topic in topics.iter().filter(|topic| self.has(**topic)) {
+                view.allow(*topic);
+            }
+        }
+        view
+    }
+}

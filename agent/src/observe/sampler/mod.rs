@@ -1,0 +1,365 @@
+//! One sample per workload per tick, joined from kernel counters, cgroup files, pressure and GPUs.
+
+mod config;
+mod kernel_source;
+mod quantile;
+mod rates;
+mod states;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use headroom_allocate::plan::{Knob, Limit};
+use headroom_telemetry::{Fact, Feature, Sample, Workload};
+use serde::Serialize;
+
+pub use self::config::{ObserveConfig, ObserveError};
+use self::{kernel_source::KernelSource, rates::Observed};
+use super::{
+    ProbeState,
+    cgroup::{
+        Layout, Reading, Tree, TreeConfig, Version, WorkloadFiles, devices::StackedDevices,
+        held::DescriptorBudget, tree::Inodes,
+    },
+    gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
+    host::{HostFacts, HostSample, HostSampler},
+    kernel::{KernelStats, Topic},
+};
+
+/// Descriptors left to the rest of the process.
+const DESCRIPTORS_SPARED: u64 = 256;
+
+/// Ticks between tries to open files a workload did not have, and between quick looks at the tree
+/// while kernel events tell of changes.
+const SLOW_EVERY_TICKS: u64 = 30;
+const QUICK_EVERY_TICKS: u64 = 5;
+
+/// Everything seen in one period.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tick {
+    /// End of the period, seconds since the Unix epoch, as given by the caller.
+    pub t_s: f64,
+    /// The host as a whole.
+    pub host: HostSample,
+    /// Every workload with its sample, by path.
+    pub workloads: Vec<(Workload, Sample)>,
+    /// Paths of workloads that ended since the last tick.
+    pub gone: Vec<String>,
+    /// Limits in force by path.
+    pub limits: BTreeMap<String, LimitsInForce>,
+}
+
+/// Limits of one workload's own cgroup. `None`: the host has no such knob for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LimitsInForce {
+    /// CPU quota, cores.
+    pub cpu_quota: Option<Limit>,
+    /// Hard memory limit, bytes.
+    pub memory_max: Option<Limit>,
+    /// Soft memory limit, bytes; v2 only.
+    pub memory_high: Option<Limit>,
+}
+
+impl LimitsInForce {
+    /// The limit of `knob`, if the host has that knob for the workload.
+    pub fn of(&self, knob: Knob) -> Option<Limit> {
+        match knob {
+            Knob::CpuQuota => self.cpu_quota,
+            Knob::MemoryMax => self.memory_max,
+            Knob::MemoryHigh => self.memory_high,
+        }
+    }
+
+    /// Every knob there is, with its limit.
+    pub fn list(&self) -> Vec<(Knob, Limit)> {
+        let pair = |knob: Knob| self.of(knob).map(|limit| (knob, limit));
+        Knob::ALL.into_iter().filter_map(pair).collect()
+    }
+}
+
+/// Counts of what went wrong without stopping anything, since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct ObserveCounts {
+    /// Counters that went backwards; their rate was missing once.
+    pub backward_counters: u64,
+    /// Files that could not be read although their cgroup was there.
+    pub failed_reads: u64,
+    /// Workloads left out because there were too many, at the last tick.
+    pub overflow: usize,
+    /// Cgroups left out because their name is not UTF-8, at the last full walk.
+    pub unnamed: usize,
+}
+
+struct Tracked {
+    workload: Workload,
+    inodes: Inodes,
+    files: WorkloadFiles,
+    before: Option<Observed>,
+    /// Spreads slow work over ticks.
+    born_tick: u64,
+}
+
+/// Reads this host, tick by tick.
+pub struct Sampler {
+    facts: HostFacts,
+    tree: Tree,
+    tracked: BTreeMap<String, Tracked>,
+    kernel: KernelSource,
+    gpu: Option<GpuMonitor>,
+    host: HostSampler,
+    devices: StackedDevices,
+    budget: DescriptorBudget,
+    buffer: Vec<u8>,
+    root: std::path::PathBuf,
+    started: Instant,
+    ticks: u64,
+    counts: ObserveCounts,
+}
+
+impl Sampler {
+    /// Finds the hierarchies, loads the kernel programs, starts the GPU's thread.
+    ///
+    /// What the host lacks is no error: its features are missing, see [`Sampler::feature_states`].
+    ///
+    /// # Errors
+    /// When no cgroup hierarchy can be found, a time in `config` is not one, or a thread cannot be
+    /// started.
+    pub fn start(config: &ObserveConfig) -> Result<Self, ObserveError> {
+        config.check()?;
+        let layout = Layout::detect(&config.root)?;
+        let budget = DescriptorBudget::new(descriptors(config.max_open_files));
+        let tree_config = TreeConfig {
+            include: config.include.clone(),
+            exclude: config.exclude.clone(),
+            workloads_max: config.max_workloads,
+            full_walk_s: config.full_walk_s,
+        };
+        let gpu = if config.gpu {
+            let cgroups = ProcessCgroups {
+                root: config.root.clone(),
+                controller: layout.v1("cpu").map(|_index| "cpu"),
+            };
+            let period = Duration::from_secs_f64(config.gpu_period_s);
+            Some(GpuMonitor::start(period, cgroups).map_err(ObserveError::GpuThread)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            tree: Tree::new(&layout, tree_config),
+            tracked: BTreeMap::new(),
+            kernel: KernelSource::load(config),
+            gpu,
+            host: HostSampler::open(&config.root, &budget),
+            devices: StackedDevices::read(&config.root),
+            facts: HostFacts::read(&config.root, layout),
+            budget,
+            buffer: Vec::new(),
+            root: config.root.clone(),
+            started: Instant::now(),
+            ticks: 0,
+            counts: ObserveCounts::default(),
+        })
+    }
+
+    /// One tick. `now_s` is the wall time the samples are stamped with; rates are over the time
+    /// that really passed for each workload.
+    pub fn sample(&mut self, now_s: f64) -> Tick {
+        let started = self.started;
+        self.sample_by(now_s, &mut || started.elapsed().as_secs_f64())
+    }
+
+    /// As [`Sampler::sample`], with the clock that rates are measured by.
+    fn sample_by(&mut self, now_s: f64, clock: &mut dyn FnMut() -> f64) -> Tick {
+        let mut gone = self.follow_tree(clock());
+        if self.ticks.is_multiple_of(SLOW_EVERY_TICKS) {
+            self.devices = StackedDevices::read(&self.root);
+        }
+        self.kernel.read();
+        let gpu = self.gpu.as_ref().map(GpuMonitor::latest);
+        let host = self.host.sample(clock(), &mut self.buffer);
+        let mut workloads = Vec::with_capacity(self.tracked.len());
+        let mut limits = BTreeMap::new();
+        let mut vanished = Vec::new();
+        for (path, tracked) in &mut self.tracked {
+            let Ok(reading) = tracked.files.read(&self.devices, &mut self.buffer) else {
+                vanished.push(path.clone());
+                continue;
+            };
+            let kernel = self.kernel.view(&self.facts.layout, &tracked.inodes);
+            let now = Observed { at_s: clock(), reading, kernel };
+            let mut sample = Sample::empty(now_s);
+            let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
+            fill_gpu(&mut sample, gpu.as_ref(), path);
+            self.counts.backward_counters += u64::from(backward);
+            self.counts.failed_reads += u64::from(now.reading.failed_reads);
+            limits.insert(path.clone(), limits_of(&now.reading));
+            workloads.push((tracked.workload.clone(), sample));
+            tracked.before = Some(now);
+        }
+        for path in vanished {
+            self.tree.look_at(&path);
+            self.end(&path);
+            gone.push(path);
+        }
+        self.ticks += 1;
+        Tick { t_s: now_s, host, workloads, gone, limits }
+    }
+
+    /// Brings the set of workloads up to date; returns those that ended.
+    fn follow_tree(&mut self, at_s: f64) -> Vec<String> {
+        self.kernel.feed(&mut self.tree);
+        let quick =
+            !self.kernel.has(Topic::CgroupEvents) || self.ticks.is_multiple_of(QUICK_EVERY_TICKS);
+        let changes = self.tree.refresh(at_s, quick);
+        self.counts.overflow = self.tree.overflow();
+        self.counts.unnamed = self.tree.unnamed();
+        let gone: Vec<String> = changes.gone.into_iter().filter(|path| self.end(path)).collect();
+        let layout = &self.facts.layout;
+        for path in changes.made.into_iter().chain(changes.moved) {
+            let Some(inodes) = self.tree.inodes(&path).copied() else { continue };
+            if let Some(tracked) = self.tracked.get_mut(&path) {
+                tracked.inodes = inodes;
+                tracked.files.open_missing(layout, &path, &inodes, &self.budget);
+                continue;
+            }
+            let tracked = Tracked {
+                workload: Workload::from_path(&path),
+                inodes,
+                files: WorkloadFiles::open(layout, &path, &inodes, &self.budget),
+                before: None,
+                born_tick: self.ticks,
+            };
+            self.tracked.insert(path, tracked);
+        }
+        for (path, tracked) in &mut self.tracked {
+            let age = self.ticks - tracked.born_tick;
+            if age == 1 || (age > 0 && age.is_multiple_of(SLOW_EVERY_TICKS)) {
+                let inodes = tracked.inodes;
+                tracked.files.open_missing(layout, path, &inodes, &self.budget);
+            }
+        }
+        gone
+    }
+
+    /// Forgets a workload; false when it was not known.
+    fn end(&mut self, path: &str) -> bool {
+        let Some(tracked) = self.tracked.remove(path) else { return false };
+        self.kernel.retire(&self.facts.layout, &tracked.inodes);
+        true
+    }
+
+    /// What the host is.
+    pub fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+
+    /// What went wrong so far.
+    pub fn counts(&self) -> ObserveCounts {
+        self.counts
+    }
+
+    /// How the kernel programs do; `None` when there are none or nothing was asked yet.
+    pub fn kernel_stats(&self) -> Option<&KernelStats> {
+        self.kernel.stats()
+    }
+
+    /// What the GPU's thread saw last; `None` when GPUs are not watched.
+    pub fn gpu(&self) -> Option<GpuSnapshot> {
+        self.gpu.as_ref().map(GpuMonitor::latest)
+    }
+
+    fn gpu_state(&self) -> Fact<String> {
+        self.gpu().map_or_else(|| Fact::absent("switched off by observe.gpu"), |seen| seen.state)
+    }
+
+    /// State of every source of facts: kernel topics, cgroup files, pressure, GPUs.
+    pub fn probe_states(&self) -> Vec<ProbeState> {
+        let mut states = self.kernel.states();
+        let layout = &self.facts.layout;
+        let mut cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
+        if self.counts.overflow > 0 {
+            cgroups += &format!(", {} more left out (max_workloads)", self.counts.overflow);
+        }
+        if self.counts.unnamed > 0 {
+            cgroups += &format!(", {} left out for names that are not UTF-8", self.counts.unnamed);
+        }
+        states.push(ProbeState { name: "files.cgroup", state: Fact::Known(cgroups) });
+        let pressure = self.facts.pressure.clone();
+        states.push(ProbeState { name: "files.pressure", state: pressure });
+        let cgroup_pressure = self.facts.cgroup_pressure.clone();
+        states.push(ProbeState { name: "files.cgroup_pressure", state: cgroup_pressure });
+        states.push(ProbeState { name: "gpu.nvml", state: self.gpu_state() });
+        states
+    }
+
+    /// Where every feature comes from on this host, or why it is missing for every workload.
+    pub fn feature_states(&self) -> Vec<(Feature, Fact<&'static str>)> {
+        let gpu = self.gpu_state();
+        let state = |&feature: &Feature| {
+            (feature, states::of_host(feature, &self.facts, &self.kernel, &gpu))
+        };
+        Feature::ALL.iter().map(state).collect()
+    }
+
+    /// Why the features missing from `sample` of the workload at `path` are.
+    pub fn missing_reasons(&self, path: &str, sample: &Sample) -> Vec<(Feature, String)> {
+        let inodes = self.tracked.get(path).map(|tracked| tracked.inodes).unwrap_or_default();
+        let missing = self.feature_states().into_iter().filter(|(f, _)| sample.get(*f).is_none());
+        let layout = &self.facts.layout;
+        missing
+            .map(|(feature, state)| {
+                let reason = state.reason().map(str::to_owned).unwrap_or_else(|| {
+                    states::of_workload(feature, layout, &inodes, &self.kernel).to_owned()
+                });
+                (feature, reason)
+            })
+            .collect()
+    }
+
+    /// The interface version of the hierarchy that accounts CPU use.
+    pub fn cpu_version(&self) -> Option<Version> {
+        let layout = &self.facts.layout;
+        layout.home("cpu").map(|index| layout.hierarchies[index].version)
+    }
+}
+
+fn limits_of(reading: &Reading) -> LimitsInForce {
+    LimitsInForce {
+        cpu_quota: reading.cpu_quota,
+        memory_max: reading.memory_max,
+        memory_high: reading.memory_high,
+    }
+}
+
+/// A workload without a process on any GPU uses none: zero, provided the driver tells use at all.
+fn fill_gpu(sample: &mut Sample, gpu: Option<&GpuSnapshot>, path: &str) {
+    let Some(seen) = gpu.filter(|seen| seen.state.is_known()) else { return };
+    let used = seen.workloads.get(path);
+    if seen.tells_utilisation {
+        let share = used.and_then(|used| used.utilisation).unwrap_or(0.0);
+        sample.set(Feature::GpuUtilisation, share);
+    }
+    let bytes = used.map_or(Some(0), |used| used.memory_bytes);
+    sample.set_some(Feature::GpuMemoryBytes, bytes.map(|bytes| bytes as f64));
+}
+
+/// Raises the process's limit of open files towards `wanted` and returns how many may be held.
+fn descriptors(wanted: usize) -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let needed = wanted as u64 + DESCRIPTORS_SPARED;
+    let allowed = limit.maximum.map_or(needed, |hard| hard.min(needed));
+    if limit.current.is_some_and(|soft| soft < allowed) {
+        let before = limit.current;
+        limit.current = Some(allowed);
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            limit.current = before;
+        }
+    }
+    let usable = limit.current.unwrap_or(needed).saturating_sub(DESCRIPTORS_SPARED);
+    usize::try_from(usable).unwrap_or(wanted).min(wanted)
+}

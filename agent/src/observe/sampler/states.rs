@@ -1,0 +1,167 @@
+//! Where each feature comes from on this host, or why it is missing.
+
+use headroom_telemetry::{Fact, Feature};
+
+use super::{kernel_source::KernelSource, rates::SYSCALL_FEATURES};
+use crate::observe::{
+    cgroup::{Layout, tree::Inodes},
+    host::HostFacts,
+    kernel::Topic,
+};
+
+/// The kernel topic that counts `feature`, if one does.
+fn topic_of(feature: Feature) -> Option<Topic> {
+    Some(match feature {
+        Feature::RunqWaitRatio
+        | Feature::RunqWaitP50
+        | Feature::RunqWaitP99
+        | Feature::ContextSwitches => Topic::RunQueue,
+        Feature::DiskLatencyP50 | Feature::DiskLatencyP99 => Topic::BlockIo,
+        Feature::DiskReadBps
+        | Feature::DiskWriteBps
+        | Feature::DiskReadIops
+        | Feature::DiskWriteIops => Topic::BlockIo,
+        Feature::NetRxBps | Feature::NetTxBps | Feature::NetRxPps | Feature::NetTxPps => {
+            Topic::Network
+        }
+        Feature::Execs => Topic::Execs,
+        Feature::Exits => Topic::Exits,
+        other if SYSCALL_FEATURES.contains(&other) => Topic::Syscalls,
+        _ => return None,
+    })
+}
+
+/// Controller whose files tell `feature`, with the file's name in v1 and in v2.
+fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str)> {
+    Some(match feature {
+        Feature::CpuCores => ("cpuacct", "cpuacct.usage", "cpu.stat"),
+        Feature::CpuThrottledRatio | Feature::CpuThrottledPeriods => {
+            ("cpu", "cpu.stat (v1)", "cpu.stat")
+        }
+        Feature::CpuLimitCores => ("cpu", "cpu.cfs_quota_us", "cpu.max"),
+        Feature::MemoryBytes => ("memory", "memory.usage_in_bytes", "memory.current"),
+        Feature::MemoryLimitBytes => {
+            ("memory", "memory.limit_in_bytes", "memory.max and memory.high")
+        }
+        Feature::MemoryLimitHits => ("memory", "memory.failcnt", "memory.events"),
+        Feature::MemoryAnonBytes
+        | Feature::MemoryFileBytes
+        | Feature::PageFaults
+        | Feature::MajorFaults
+        | Feature::MemoryRefaults => ("memory", "memory.stat (v1)", "memory.stat"),
+        Feature::DiskReadBps | Feature::DiskWriteBps => {
+            ("blkio", "blkio.throttle.io_service_bytes", "io.stat")
+        }
+        Feature::DiskReadIops | Feature::DiskWriteIops => {
+            ("blkio", "blkio.throttle.io_serviced", "io.stat")
+        }
+        Feature::Tasks => ("pids", "pids.current", "pids.current"),
+        _ => return None,
+    })
+}
+
+fn topic_source(topic: Topic) -> &'static str {
+    match topic {
+        Topic::Syscalls => "kernel probe on system call entry",
+        Topic::RunQueue => "kernel probe on task switches",
+        Topic::BlockIo => "kernel probe on block request completion",
+        Topic::Network => "kernel probe on packets of cgroups",
+        Topic::Execs => "kernel probe on exec",
+        Topic::Exits => "kernel probe on task exit",
+        Topic::CgroupEvents => "kernel probe on cgroup changes",
+    }
+}
+
+/// Where `feature` comes from on this host, for workloads that are in the hierarchy it needs.
+pub(super) fn of_host(
+    feature: Feature,
+    facts: &HostFacts,
+    kernel: &KernelSource,
+    gpu: &Fact<String>,
+) -> Fact<&'static str> {
+    match feature {
+        Feature::PsiCpuSome | Feature::PsiMemorySome | Feature::PsiIoSome => {
+            return facts.cgroup_pressure.clone().map(|_where| "pressure file of the cgroup");
+        }
+        Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
+            return gpu.clone().map(|_driver| "NVML");
+        }
+        _ => {}
+    }
+    let topic = topic_of(feature);
+    if let Some(topic) = topic.filter(|topic| kernel.has(*topic)) {
+        return Fact::Known(topic_source(topic));
+    }
+    let from_file = file_of(feature).and_then(|file| file_source(&facts.layout, file));
+    match (from_file, topic) {
+        (Some(source), _) => Fact::Known(source),
+        (None, Some(topic)) => Fact::absent(kernel.why_not(topic).unwrap_or_default()),
+        (None, None) => Fact::absent("no mounted cgroup hierarchy has the controller"),
+    }
+}
+
+fn file_source(
+    layout: &Layout,
+    (controller, v1, v2): (&'static str, &'static str, &'static str),
+) -> Option<&'static str> {
+    if layout.v1(controller).is_some() {
+        return Some(v1);
+    }
+    // v2 accounts CPU time even where its cpu controller is off.
+    let is_accounted = controller == "cpuacct" && layout.v2().is_some();
+    if is_accounted || layout.home(controller).is_some() {
+        return Some(v2);
+    }
+    (controller == "pids").then_some("list of tasks")
+}
+
+/// Why `feature` is missing for one workload although the host has a source for it, judged from
+/// the hierarchies the workload is in.
+pub(super) fn of_workload(
+    feature: Feature,
+    layout: &Layout,
+    inodes: &Inodes,
+    kernel: &KernelSource,
+) -> &'static str {
+    let is_in = |index: Option<usize>| index.is_some_and(|index| inodes[index] != 0);
+    if let Some(topic) = topic_of(feature).filter(|topic| kernel.has(*topic)) {
+        return match topic {
+            Topic::Network if !is_in(layout.network_ids()) => {
+                "the workload has no cgroup in the v2 tree"
+            }
+            Topic::BlockIo if !is_in(layout.block_ids()) => {
+                "the workload has no cgroup where block I/O is accounted"
+            }
+            Topic::Network | Topic::BlockIo => "nothing to measure in this period",
+            _ if !is_in(layout.task_ids()) => {
+                "the workload has no cgroup in the hierarchy that names its tasks"
+            }
+            _ => "nothing to measure in this period",
+        };
+    }
+    match feature {
+        Feature::PsiCpuSome | Feature::PsiMemorySome | Feature::PsiIoSome => {
+            if is_in(layout.v2()) {
+                "the cgroup has no such pressure file"
+            } else {
+                "the workload has no cgroup in the v2 tree"
+            }
+        }
+        Feature::CpuLimitCores | Feature::MemoryLimitBytes => "no limit is set, or no such file",
+        Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
+            "the driver does not tell it per process"
+        }
+        Feature::DiskReadBps
+        | Feature::DiskWriteBps
+        | Feature::DiskReadIops
+        | Feature::DiskWriteIops => {
+            "the block I/O files list no device: no I/O yet, or this kernel does not count there"
+        }
+        other => match file_of(other) {
+            Some((controller, ..)) if !is_in(layout.home(controller)) => {
+                "the workload has no cgroup in the hierarchy of the controller"
+            }
+            _ => "the cgroup has no such file, or its counter has no earlier value",
+        },
+    }
+}
