@@ -89,7 +89,8 @@ fn run(controller: Controller, period_s: f64, seed: u64, steps: usize) -> Outcom
         if step < LEARN_STEPS {
             continue;
         }
-        outcome.throttled_s += f64::from(sample.get(Feature::CpuThrottledRatio).unwrap());
+        outcome.throttled_s +=
+            f64::from(sample.get(Feature::CpuThrottledRatio).expect("set by the service"));
         outcome.mean_limit_cores += limit.amount() / (steps - LEARN_STEPS) as f64;
         let limits = [(Knob::CpuQuota, limit)];
         let facts = WorkloadFacts {
@@ -98,7 +99,8 @@ fn run(controller: Controller, period_s: f64, seed: u64, steps: usize) -> Outcom
             forecasts: &forecasts,
             limits: &limits,
         };
-        let decision = decide(&facts, Knob::CpuQuota, &policy, &host, &mut memory, t_s).unwrap();
+        let decision = decide(&facts, Knob::CpuQuota, &policy, &host, &mut memory, t_s)
+            .expect("the knob is listed and the policy is not off");
         match decision.action {
             Action::Set { limit: new, .. } => {
                 limit = new;
