@@ -369,3 +369,107 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RegistryError>
 fn sync_folder(path: &Path) -> Result<(), RegistryError> {
     fs::File::open(path).and_then(|folder| folder.sync_all()).map_err(at("sync", path))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use headroom_predict::SequenceModel;
+
+    use super::{Registry, RegistryError};
+    use crate::{
+        rollout::{Hold, SigningKey, Verdict, gate::Rival},
+        train::tests::candidate,
+    };
+
+    const PROMOTE: Verdict = Verdict::Promote { gain: 0.5, over: Rival::Persistence };
+
+    fn open(folder: &Path) -> (Registry, SigningKey) {
+        let key = SigningKey::open_or_create(&folder.join("model.key")).unwrap();
+        (Registry::open(folder, &key).unwrap(), key)
+    }
+
+    #[test]
+    fn versions_and_the_current_one_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut registry, key) = open(folder.path());
+        assert!(registry.current().is_none());
+        assert_eq!(registry.publish(candidate(1), PROMOTE, &key, 10.0).unwrap(), 1);
+        let hold = Verdict::Hold(vec![Hold::NotANumber]);
+        assert_eq!(registry.publish(candidate(2), hold, &key, 20.0).unwrap(), 2);
+        // What a crash in the middle of publishing leaves behind.
+        fs::create_dir(folder.path().join("models/v000003.new")).unwrap();
+
+        let (again, key) = open(folder.path());
+        for (found, kept) in again.versions().iter().zip(registry.versions()) {
+            assert_eq!(found.manifest, kept.manifest);
+            assert_eq!((&found.verdict, found.promoted), (&kept.verdict, kept.promoted));
+            assert_eq!(found.report.workloads.len(), 3);
+        }
+        assert_eq!(again.versions().len(), 2);
+        assert!(again.problems().is_empty(), "{:?}", again.problems());
+        assert_eq!(again.current().unwrap().manifest.version, 1);
+        assert!(!folder.path().join("models/v000003.new").exists());
+        let model = SequenceModel::load(&again.bundle(1).unwrap(), key.public()).unwrap();
+        assert_eq!((model.version(), model.manifest().created_s), (1, 10.0));
+        assert!(matches!(again.bundle(9), Err(RegistryError::Unknown { version: 9 })));
+    }
+
+    #[test]
+    fn rolling_back_goes_forward_in_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut registry, key) = open(folder.path());
+        assert!(matches!(registry.roll_back(&key, 0.0), Err(RegistryError::NothingEarlier)));
+        for seed in 1..=3 {
+            registry.publish(candidate(seed), PROMOTE, &key, 0.0).unwrap();
+        }
+        let digest = |registry: &Registry, version: u64| {
+            registry.find(version).unwrap().manifest.onnx_sha256
+        };
+        assert_eq!(registry.roll_back(&key, 1.0).unwrap(), 4);
+        assert_eq!(digest(&registry, 4), digest(&registry, 2));
+        // Once more goes on to the first model, not back to the third.
+        assert_eq!(registry.roll_back(&key, 2.0).unwrap(), 5);
+        assert_eq!(digest(&registry, 5), digest(&registry, 1));
+        assert!(matches!(registry.roll_back(&key, 3.0), Err(RegistryError::NothingEarlier)));
+        assert_eq!(open(folder.path()).0.current().unwrap().manifest.version, 5);
+    }
+
+    #[test]
+    fn a_held_version_can_be_promoted_by_hand() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut registry, key) = open(folder.path());
+        registry.publish(candidate(1), PROMOTE, &key, 0.0).unwrap();
+        registry.publish(candidate(2), Verdict::Hold(Vec::new()), &key, 0.0).unwrap();
+        assert_eq!(registry.promote(2, &key, 1.0).unwrap(), 2);
+        assert_eq!(registry.current().unwrap().manifest.version, 2);
+        assert_eq!(registry.promote(1, &key, 2.0).unwrap(), 3, "older ones get a new number");
+        assert!(registry.promote(42, &key, 3.0).is_err());
+        assert!(registry.versions()[1].promoted);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_its_number_stays_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut registry, key) = open(folder.path());
+        registry.publish(candidate(1), PROMOTE, &key, 0.0).unwrap();
+        registry.publish(candidate(2), PROMOTE, &key, 0.0).unwrap();
+        fs::write(folder.path().join("models/v000002/bundle.msgpack"), b"torn").unwrap();
+        fs::write(folder.path().join("current.json"), b"{").unwrap();
+        fs::create_dir(folder.path().join("models/notes")).unwrap();
+        let (mut again, key) = open(folder.path());
+        assert_eq!(again.problems().len(), 3, "{:?}", again.problems());
+        assert_eq!(again.current().unwrap().manifest.version, 1, "the newest that can be read");
+        assert_eq!(again.publish(candidate(3), PROMOTE, &key, 0.0).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_version_signed_by_another_key_is_not_offered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut registry, key) = open(folder.path());
+        registry.publish(candidate(1), PROMOTE, &key, 0.0).unwrap();
+        fs::remove_file(folder.path().join("model.key")).unwrap();
+        let (again, _key) = open(folder.path());
+        assert!(again.current().is_none() && again.problems().len() == 1);
+    }
+}

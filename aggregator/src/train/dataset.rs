@@ -4,6 +4,8 @@
 //! windows are the newest: all their outcomes lie after everything training has seen, inputs and
 //! outcomes alike.
 
+use std::borrow::Cow;
+
 use headroom_fingerprint::{Encoded, WINDOW, WINDOW_MIN, Window, targets};
 use headroom_predict::forecast::{HORIZON_STEPS, HORIZONS};
 use headroom_telemetry::{ModelKey, Resource, Sample};
@@ -92,6 +94,7 @@ impl Dataset {
     /// # Errors
     /// Too few windows to train or to judge on.
     pub fn build(series: &[Series], config: &TrainConfig) -> Result<Self, TrainError> {
+        let series = &*in_order(series, config.step_s);
         let origins = origins(series, config);
         let (from_s, to_s) = span(series);
         let too_few = |purpose, found, needed| TrainError::TooFewWindows {
@@ -153,6 +156,29 @@ fn gap_s(span_s: f64, step_s: f64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a window is 64 steps")]
     let apart_s = reach_s + WINDOW as f64 * step_s;
     if span_s >= 8.0 * apart_s { apart_s } else { reach_s }
+}
+
+/// The series without samples that do not follow the one before: a window would refuse them, and
+/// outcomes are looked up by time.
+fn in_order(series: &[Series], step_s: f64) -> Cow<'_, [Series]> {
+    let follows = |a: f64, b: f64| b.is_finite() && b - a >= 0.5 * step_s;
+    let is_in_order = |one: &Series| {
+        one.samples.first().is_none_or(|sample| sample.t_s.is_finite())
+            && one.samples.windows(2).all(|pair| follows(pair[0].t_s, pair[1].t_s))
+    };
+    if series.iter().all(is_in_order) {
+        return Cow::Borrowed(series);
+    }
+    let mut series = series.to_vec();
+    for one in &mut series {
+        let mut newest_s = f64::NEG_INFINITY;
+        one.samples.retain(|sample| {
+            let keep = follows(newest_s, sample.t_s);
+            newest_s = if keep { sample.t_s } else { newest_s };
+            keep
+        });
+    }
+    Cow::Owned(series)
 }
 
 /// Every index that can end a window: enough samples before it, something known after it.
@@ -271,6 +297,7 @@ fn encode(
         let mut window = Window::new(config.step_s);
         let mut wanted = wanted.into_iter().peekable();
         for (index, sample) in one.samples.iter().enumerate().skip(lead_in) {
+            // What does not follow was left out before.
             let fits = window.push(sample).is_ok();
             if wanted.next_if_eq(&index).is_none() || !fits {
                 continue;
@@ -314,4 +341,105 @@ fn outcomes(
 #[expect(clippy::cast_possible_truncation, reason = "models compute in single precision")]
 fn relative(used: f64, scale: f64) -> f32 {
     ((used.max(0.0) / scale) as f32).min(OUTCOME_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_predict::forecast::HORIZON_STEPS;
+    use headroom_telemetry::{Feature, Sample};
+
+    use super::{Dataset, OUTCOME_MAX, Outcome, Series};
+    use crate::train::{
+        TrainConfig,
+        tests::{history, idle, ramp, small, steady},
+    };
+
+    fn build(series: &[Series]) -> Dataset {
+        Dataset::build(series, &small()).unwrap()
+    }
+
+    fn newest_s(examples: &[super::Example]) -> f64 {
+        examples.iter().map(|one| one.origin_t_s).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    fn oldest_s(examples: &[super::Example]) -> f64 {
+        examples.iter().map(|one| one.origin_t_s).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn nothing_judged_was_seen_in_training() {
+        // Short history keeps the farthest horizon apart, long history a window more.
+        for (seconds, apart_s) in [(150, 12.0), (1_200, 76.0)] {
+            let data = build(&history(seconds, &[ramp, steady]));
+            assert!((data.gap_s - apart_s).abs() < 1e-9, "{}", data.gap_s);
+            let learnt_s = newest_s(&data.train).max(newest_s(&data.validation));
+            assert!(learnt_s + data.gap_s < oldest_s(&data.held_back), "{seconds}");
+            assert!(newest_s(&data.train) + 12.0 < oldest_s(&data.validation));
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_cannot_change_what_is_learnt() {
+        // The leak test proper: other held-back samples, the same training windows.
+        let series = history(300, &[ramp, steady]);
+        let data = build(&series);
+        let cut_s = oldest_s(&data.held_back);
+        let mut changed = series;
+        for sample in changed.iter_mut().flat_map(|one| &mut one.samples) {
+            if sample.t_s >= cut_s {
+                sample.set(Feature::CpuCores, 77.0);
+            }
+        }
+        let other = build(&changed);
+        assert_eq!(data.train.len(), other.train.len());
+        for (a, b) in
+            data.train.iter().zip(&other.train).chain(data.validation.iter().zip(&other.validation))
+        {
+            assert_eq!(a.encoded, b.encoded);
+            assert_eq!(a.outcomes, b.outcomes);
+        }
+        assert_ne!(data.held_back[0].encoded, other.held_back[0].encoded);
+    }
+
+    #[test]
+    fn the_cap_keeps_the_newest_and_shares_out() {
+        let series = history(600, &[ramp, steady, idle]);
+        let config = TrainConfig { max_windows: 300, ..TrainConfig::default() };
+        let data = Dataset::build(&series, &config).unwrap();
+        let all = data.train.len() + data.validation.len() + data.held_back.len();
+        assert!(all <= 300 && all > 250, "{all}");
+        let of = |group: usize| data.held_back.iter().filter(|one| one.group == group).count();
+        assert!(of(0).abs_diff(of(1)) <= 2, "{} {}", of(0), of(1));
+        // Idle in every resource but memory's noise: a tenth of the others' share.
+        assert!(of(2) * 5 < of(0), "{} {}", of(2), of(0));
+        assert!((newest_s(&data.held_back) - (data.to_s - 1.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn gaps_are_missing_and_throttled_outcomes_are_bounds() {
+        let mut series = history(200, &[steady]);
+        let samples = &mut series[0].samples;
+        samples.drain(100..104);
+        samples[60].set(Feature::CpuThrottledRatio, 0.4);
+        samples[70].set(Feature::CpuCores, 1e6);
+        let data = build(&series);
+        let from_s = data.from_s;
+        let at = |second: f64| {
+            let mut all = data.train.iter().chain(&data.validation).chain(&data.held_back);
+            all.find(|one| (one.origin_t_s - from_s - second).abs() < 1e-9).unwrap()
+        };
+        let horizon = |steps: u32| HORIZON_STEPS.iter().position(|one| *one == steps).unwrap();
+        assert_eq!(at(98.0).outcomes[horizon(2)], Outcome::Missing);
+        assert!(matches!(at(98.0).outcomes[horizon(8)], Outcome::Exactly(_)));
+        assert!(matches!(at(59.0).outcomes[0], Outcome::AtLeast(_)));
+        assert_eq!(at(69.0).outcomes[0], Outcome::Exactly(OUTCOME_MAX));
+    }
+
+    #[test]
+    fn samples_out_of_order_are_left_out() {
+        let mut series = history(200, &[steady]);
+        let stray = Sample::empty(series[0].samples[10].t_s);
+        series[0].samples.insert(50, stray);
+        assert_eq!(build(&series).train.len(), build(&history(200, &[steady])).train.len());
+    }
 }

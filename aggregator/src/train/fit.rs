@@ -67,14 +67,23 @@ pub trait Trainer {
     fn answers(&self, weights: &Weights, windows: &[&[f32]]) -> Result<Vec<Vec<f32>>, TrainError>;
 }
 
-/// The best trainer this program has on this machine.
-pub fn trainer() -> Box<dyn Trainer> {
+/// Fits on the best device this program can use on this machine; on the CPU when the GPU breaks.
+///
+/// # Errors
+/// As [`Trainer::fit`] on the CPU, and a diverged fit anywhere.
+pub fn fit(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Fitted, TrainError> {
     #[cfg(feature = "gpu")]
-    match super::gpu::trainer() {
-        Ok(trainer) => return trainer,
-        Err(reason) => tracing::info!(%reason, "no GPU to train on, using the CPU"),
+    match super::gpu::fit(dataset, config, progress) {
+        Err(TrainError::Backend { backend, text }) => {
+            tracing::warn!(backend, text, "not training on a GPU, using the CPU");
+        }
+        outcome => return outcome,
     }
-    Box::new(cpu())
+    cpu().fit(dataset, config, progress)
 }
 
 /// The trainer that is always there.

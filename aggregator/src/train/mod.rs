@@ -2,9 +2,9 @@
 //! never saw.
 //!
 //! Reading order: [`dataset`] (what is learnt from), [`weights`] and `network` (what is learnt),
-//! [`fit`] (how), [`onnx`] (how it leaves), [`prove`] and [`evaluate`] (how good it is). Everything here blocks
-//! and computes: callers keep it off the async runtime. Whether a candidate is used is decided in
-//! [`crate::rollout`].
+//! [`fit`] (how), [`onnx`] (how it leaves), [`prove`] and [`evaluate`] (how good it is). Everything
+//! here blocks and computes: callers keep it off the async runtime. Whether a candidate is used is
+//! decided in [`crate::rollout`].
 
 use std::time::Instant;
 
@@ -21,6 +21,8 @@ use thiserror::Error;
 pub mod dataset;
 pub mod evaluate;
 pub mod fit;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod network;
 pub mod onnx;
 pub mod prove;
@@ -78,7 +80,7 @@ impl Default for TrainConfig {
             hidden: 32,
             lag_hidden: 64,
             batch: 64,
-            max_epochs: 40,
+            max_epochs: 30,
             patience_epochs: 12,
             max_train_s: 20.0,
             learning_rate: 4e-3,
@@ -196,8 +198,7 @@ pub fn run(
         prepared_s = started.elapsed().as_secs_f64(),
         "windows ready"
     );
-    let trainer = fit::trainer();
-    let fitted = trainer.fit(&dataset, config, progress)?;
+    let fitted = fit::fit(&dataset, config, progress)?;
     let describe = |onnx: &[u8]| manifest(&dataset, &fitted, onnx, config);
     // Golden vectors in plain single precision: a GPU may round its products more coarsely.
     let export = prove::export(&fit::cpu(), &fitted, &dataset, describe)?;
@@ -280,4 +281,4 @@ impl TrainConfig {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

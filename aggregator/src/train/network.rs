@@ -48,6 +48,11 @@ impl<B: Backend> GateModule<B> {
         x.matmul(self.input.val()) + self.input_bias.val()
     }
 
+    /// Both parts of a gate that is not reset. One bias serves; the state's stays zero.
+    fn both(&self, x: Tensor<B, 2>, h: Tensor<B, 2>) -> Tensor<B, 2> {
+        x.matmul(self.input.val()) + h.matmul(self.state.val()) + self.input_bias.val()
+    }
+
     fn of_state(&self, h: Tensor<B, 2>) -> Tensor<B, 2> {
         h.matmul(self.state.val()) + self.state_bias.val()
     }
@@ -160,12 +165,8 @@ impl<B: Backend> Network<B> {
         let [hidden, _] = self.head.val().dims();
         let mut h = Tensor::zeros([rows, hidden], &self.head.val().device());
         for x in steps {
-            let z = activation::sigmoid(
-                self.update.of_input(x.clone()) + self.update.of_state(h.clone()),
-            );
-            let r = activation::sigmoid(
-                self.reset.of_input(x.clone()) + self.reset.of_state(h.clone()),
-            );
+            let z = activation::sigmoid(self.update.both(x.clone(), h.clone()));
+            let r = activation::sigmoid(self.reset.both(x.clone(), h.clone()));
             let n = activation::tanh(
                 self.candidate.of_input(x) + r * self.candidate.of_state(h.clone()),
             );
