@@ -313,6 +313,24 @@ fn decode_samples(columns: &Columns, t0_ms: i64) -> Result<Vec<(u32, Sample)>, B
     Ok(samples)
 }
 
+fn source_key(source: &Source) -> Result<u64, BatchError> {
+    match source {
+        Source::Base => Ok(0),
+        Source::Reactive => Ok(1),
+        Source::Model(version) => version
+            .checked_add(2)
+            .ok_or_else(|| BatchError::Value { what: "model version", value: version.to_string() }),
+    }
+}
+
+fn source_from(key: u64) -> Source {
+    match key {
+        0 => Source::Base,
+        1 => Source::Reactive,
+        next => Source::Model(next - 2),
+    }
+}
+
 /// Keys: workload and resource, origin, step, source. Values: per forecast its quantiles, level by
 /// level along the horizons (neighbours are close, which compresses), then the confidence.
 fn encode_forecasts(forecasts: &[(u32, Forecast)], t0_ms: i64) -> Result<Columns, BatchError> {
@@ -324,12 +342,7 @@ fn encode_forecasts(forecasts: &[(u32, Forecast)], t0_ms: i64) -> Result<Columns
         keys[row] = u64::from(*index) * Resource::COUNT as u64 + resource;
         keys[n + row] = column::zigzag(milliseconds(forecast.origin_t_s)? - t0_ms);
         keys[2 * n + row] = milliseconds(forecast.step_s)?.unsigned_abs();
-        keys[3 * n + row] = match forecast.source {
-            Source::Base => 0,
-            Source::Model(version) => version
-                .checked_add(1)
-                .ok_or(BatchError::Value { what: "model version", value: version.to_string() })?,
-        };
+        keys[3 * n + row] = source_key(&forecast.source)?;
         for level in 0..LEVELS {
             values.extend(forecast.quantiles.iter().map(|of_horizon| {
                 column::to_half(of_horizon[level].clamp(0.0, f64::from(f32::MAX) / 2.0))
@@ -360,10 +373,7 @@ fn decode_forecasts(columns: &Columns, t0_ms: i64) -> Result<Vec<(u32, Forecast)
             origin_t_s: seconds(t0_ms, column::unzigzag(keys[n + row]))?,
             step_s: seconds(0, step_ms)?,
             quantiles,
-            source: match keys[3 * n + row] {
-                0 => Source::Base,
-                next => Source::Model(next - 1),
-            },
+            source: source_from(keys[3 * n + row]),
             confidence: if confidence.is_finite() { confidence.clamp(0.0, 1.0) } else { 0.0 },
         };
         forecasts.push((index(keys[row] / resources)?, forecast));
