@@ -1,2 +1,148 @@
-//! stub
-fn main() {}
+//! `headroom-aggregator`: `init` and `issue` make certificates, `serve` runs.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use headroom_aggregator::{app::App, config::AggregatorConfig, pki};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// A configuration or command line that cannot be used.
+const EXIT_CONFIG: u8 = 64;
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Gathers fingerprints, trains and rolls out models, shows the fleet")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a certificate authority, the aggregator's certificate and the key that signs models.
+    Init {
+        /// Directory to keep them in; the one `serve` uses.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Host names and addresses agents reach the aggregator by.
+        #[arg(long, value_delimiter = ',', default_value = "localhost,127.0.0.1")]
+        name: Vec<String>,
+    },
+    /// Make a certificate for the agent on one host.
+    Issue {
+        /// Directory made by `init`.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Name of the host; the agent's `node.name`.
+        #[arg(long)]
+        node: String,
+        /// Directory to put the agent's files in.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Run.
+    Serve(Serve),
+}
+
+#[derive(Args, Debug)]
+struct Serve {
+    /// Configuration file; flags override it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Directory of certificates, history and models.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// UDP address agents connect to [default: 127.0.0.1:7443].
+    #[arg(long)]
+    listen_quic: Option<SocketAddr>,
+    /// TCP address of dashboard, API and metrics [default: 127.0.0.1:7480].
+    #[arg(long)]
+    listen_http: Option<SocketAddr>,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_question = !error.use_stderr();
+            if let Err(error) = error.print() {
+                tracing::debug!(%error, "cannot print");
+            }
+            return if is_question { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) };
+        }
+    };
+    let result = match cli.command {
+        Command::Init { dir, name } => init(&dir, &name),
+        Command::Issue { dir, node, out } => issue(&dir, &node, &out),
+        Command::Serve(options) => match configure(&options) {
+            Ok(config) => serve(config),
+            Err(error) => {
+                eprintln!("headroom-aggregator: {error:#}");
+                return ExitCode::from(EXIT_CONFIG);
+            }
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headroom-aggregator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn init(dir: &std::path::Path, names: &[String]) -> anyhow::Result<()> {
+    let files = pki::init(dir, names)?;
+    println!("certificate authority  {}", files.ca.display());
+    println!("aggregator certificate {} for {}", files.cert.display(), names.join(", "));
+    println!("model key              {}", files.model_key.display());
+    println!();
+    println!("next, for each host:");
+    println!("  headroom-aggregator issue --dir {} --node NAME --out DIR", dir.display());
+    Ok(())
+}
+
+fn issue(dir: &std::path::Path, node: &str, out: &std::path::Path) -> anyhow::Result<()> {
+    pki::issue(dir, node, out)?;
+    println!("ca.pem, agent.pem, agent.key and model.pub for `{node}` are in {}", out.display());
+    Ok(())
+}
+
+fn configure(options: &Serve) -> anyhow::Result<AggregatorConfig> {
+    let mut config = match &options.config {
+        Some(path) => AggregatorConfig::read(path)?,
+        None => AggregatorConfig::default(),
+    };
+    if let Some(dir) = &options.dir {
+        config.dir.clone_from(dir);
+    }
+    config.listen.quic = options.listen_quic.unwrap_or(config.listen.quic);
+    config.listen.http = options.listen_http.unwrap_or(config.listen.http);
+    config.check()?;
+    Ok(config)
+}
+
+fn serve(config: AggregatorConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let app = App::build(config).await?;
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let (quic, http) = app.addresses().context("cannot tell the addresses")?;
+        tracing::info!(%quic, dashboard = %format!("http://{http}/"), "ready");
+        app.run(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+        Ok(())
+    })
+}

@@ -1,0 +1,193 @@
+//! Puts the parts together: from a checked configuration to a running aggregator and its end.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use headroom_wire::tls::{self, TlsError, TlsFiles};
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{
+    api::{self, View},
+    config::AggregatorConfig,
+    fleet::Fleet,
+    history::{History, HistoryError, Writer},
+    ingest::{IngestConfig, IngestError, IngestServer, Services},
+    learn::{LearnError, Learner},
+    metrics::{self, IngestMetrics},
+    pki::PkiFiles,
+    rollout::{Registry, RegistryError, SigningKey, keys::KeyError},
+};
+
+/// How often retention removes what is too old.
+const RETAIN_EVERY: Duration = Duration::from_secs(600);
+/// How long connections and requests may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why the aggregator cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// History.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The QUIC server.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// Models.
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    /// The registry of models.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The key that signs models.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The HTTP server.
+    #[error("cannot listen on TCP {address}: {source}")]
+    Http {
+        /// Where.
+        address: SocketAddr,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The history thread.
+    #[error("cannot start the history thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A built aggregator: sockets are bound, nothing runs yet.
+#[derive(Debug)]
+pub struct App {
+    config: AggregatorConfig,
+    ingest: IngestServer,
+    http: TcpListener,
+    view: View,
+    history_thread: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl App {
+    /// Opens history and models and binds the sockets.
+    ///
+    /// # Errors
+    ///
+    /// When any of it fails; nothing has started then.
+    pub async fn build(config: AggregatorConfig) -> Result<Self, StartError> {
+        let files = PkiFiles::of(&config.dir);
+        // Before anything is written: without certificates the directory is left as it is.
+        let tls = tls::server(&TlsFiles { ca: files.ca, cert: files.cert, key: files.key })?;
+        let key = SigningKey::open_or_create(&files.model_key)?;
+        let registry = Registry::open(&config.dir.join("rollout"), &key)?;
+        let history = Arc::new(History::open(&config.dir.join("history"))?);
+        let (writer, history_thread) =
+            Writer::start(Arc::clone(&history)).map_err(StartError::Thread)?;
+        let fleet = Arc::new(Fleet::default());
+        let ingest_metrics = IngestMetrics::default();
+        let learner =
+            Arc::new(Learner::new(config.train.clone(), Arc::clone(&history), registry, key)?);
+        let services = Services {
+            history: Arc::clone(&history),
+            writer: writer.clone(),
+            fleet: Arc::clone(&fleet),
+            metrics: ingest_metrics.clone(),
+            model: learner.offers(),
+        };
+        let ingest_config = IngestConfig {
+            listen: config.listen.quic,
+            tls,
+            agents_max: config.ingest.agents_max,
+            clock_skew_s_max: config.ingest.clock_skew_s_max,
+        };
+        let ingest = IngestServer::bind(ingest_config, services)?;
+        let http = TcpListener::bind(config.listen.http)
+            .await
+            .map_err(|source| StartError::Http { address: config.listen.http, source })?;
+        let registry = metrics::registry(
+            &ingest_metrics,
+            Arc::clone(&fleet),
+            Arc::clone(&history),
+            writer.clone(),
+            Arc::clone(&learner),
+        );
+        let (stop, _) = watch::channel(false);
+        let view = View {
+            fleet,
+            history,
+            writer,
+            learner,
+            ingest: ingest_metrics,
+            metrics: Arc::new(registry),
+            names: config.listen.http_names.clone().into(),
+            stop: stop.subscribe(),
+        };
+        Ok(Self { config, ingest, http, view, history_thread, stop })
+    }
+
+    /// Where agents connect and where the dashboard is.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not tell.
+    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.ingest.local_addr()?, self.http.local_addr()?))
+    }
+
+    /// What the API shows; for tests that look inside.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Runs until `shutdown` resolves, then ends every part and closes history.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self { config, ingest, http, view, history_thread, stop } = self;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ingest.run(stop.subscribe()));
+        tasks.spawn(Arc::clone(&view.learner).run_by_clock(stop.subscribe()));
+        let retention_s = config.history.retention_days * 86_400.0;
+        tasks.spawn(retain(Arc::clone(&view.history), retention_s, stop.subscribe()));
+        tasks.spawn(api::serve(http, view, stop.subscribe()));
+        shutdown.await;
+        tracing::info!("stopping");
+        stop.send_replace(true);
+        let drained = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!(after_s = DRAIN.as_secs(), "some connections did not end in time");
+            tasks.shutdown().await;
+        }
+        drop(tasks);
+        // The writer's queue closes with the last connection task; those may outlive the endpoint by
+        // a moment.
+        let joined = tokio::task::spawn_blocking(move || history_thread.join());
+        match tokio::time::timeout(DRAIN, joined).await {
+            Ok(Ok(Ok(()))) => tracing::info!("stopped"),
+            _ => tracing::warn!("history did not close in time; what was acknowledged is durable"),
+        }
+    }
+}
+
+async fn retain(history: Arc<History>, retention_s: f64, mut stop: watch::Receiver<bool>) {
+    loop {
+        let worker = Arc::clone(&history);
+        let now_s =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let removed =
+            tokio::task::spawn_blocking(move || worker.retain_from(now_s - retention_s)).await;
+        match removed {
+            Ok(Ok(0)) => {}
+            Ok(Ok(samples)) => tracing::info!(samples, "retention"),
+            Ok(Err(error)) => tracing::error!(%error, "retention"),
+            Err(error) => tracing::error!(%error, "retention broke"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETAIN_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}

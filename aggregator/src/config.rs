@@ -1,0 +1,206 @@
+//! The aggregator's configuration: one TOML file, each table owned by its part.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::learn::LearnConfig;
+
+/// Configuration of `headroom-aggregator serve`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AggregatorConfig {
+    /// Where certificates, history and models are kept.
+    pub dir: PathBuf,
+    /// Addresses.
+    pub listen: ListenConfig,
+    /// What is taken in.
+    pub ingest: IngestLimits,
+    /// How long history is kept.
+    pub history: HistoryConfig,
+    /// Training.
+    pub train: LearnConfig,
+}
+
+impl Default for AggregatorConfig {
+    fn default() -> Self {
+        Self {
+            dir: "/var/lib/headroom-aggregator".into(),
+            listen: ListenConfig::default(),
+            ingest: IngestLimits::default(),
+            history: HistoryConfig::default(),
+            train: LearnConfig::default(),
+        }
+    }
+}
+
+/// Addresses.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    /// UDP address agents connect to.
+    pub quic: SocketAddr,
+    /// TCP address of dashboard, API and metrics. They ask for no login: keep it local, or put a
+    /// proxy that does in front.
+    pub http: SocketAddr,
+    /// Host names, besides addresses and `localhost`, under which the dashboard may be opened.
+    pub http_names: Vec<String>,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            quic: SocketAddr::from(([127, 0, 0, 1], 7443)),
+            http: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            http_names: Vec::new(),
+        }
+    }
+}
+
+/// What is taken in.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestLimits {
+    /// Agents connected at once at most.
+    pub agents_max: usize,
+    /// Largest difference between an agent's clock and ours, seconds.
+    pub clock_skew_s_max: f64,
+}
+
+impl Default for IngestLimits {
+    fn default() -> Self {
+        Self { agents_max: 10_000, clock_skew_s_max: 300.0 }
+    }
+}
+
+/// How long history is kept.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistoryConfig {
+    /// Days of samples and actions.
+    pub retention_days: f64,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { retention_days: 14.0 }
+    }
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("configuration {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A setting makes no sense.
+    #[error("configuration: {setting} is {value}, it must be {rule}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// What it says.
+        value: String,
+        /// What it may be.
+        rule: &'static str,
+    },
+}
+
+impl AggregatorConfig {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, holds an unknown setting, or one that makes no sense.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that makes no sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |setting, value: &dyn ToString, rule| {
+            Err(ConfigError::Setting { setting, value: value.to_string(), rule })
+        };
+        if !(0.01..=3_650.0).contains(&self.history.retention_days) {
+            let days = &self.history.retention_days;
+            return refuse("history.retention_days", days, "0.01 to 3650 days");
+        }
+        if !(1.0..=86_400.0).contains(&self.ingest.clock_skew_s_max) {
+            let skew_s = &self.ingest.clock_skew_s_max;
+            return refuse("ingest.clock_skew_s_max", skew_s, "1 second to a day");
+        }
+        if self.ingest.agents_max == 0 {
+            return refuse("ingest.agents_max", &0, "at least 1");
+        }
+        if !(1.0..=1.0e7).contains(&self.train.every_s) {
+            return refuse("train.every_s", &self.train.every_s, "1 to 10000000 seconds");
+        }
+        if !(60.0..=1.0e9).contains(&self.train.window_s) {
+            return refuse("train.window_s", &self.train.window_s, "at least a minute");
+        }
+        if let Err(error) = self.train.model.check() {
+            return refuse("train.model", &error, "within its bounds");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AggregatorConfig;
+
+    #[test]
+    fn an_empty_file_is_the_default_and_unknown_settings_are_refused() {
+        let empty: AggregatorConfig = toml::from_str("").unwrap();
+        assert_eq!(empty, AggregatorConfig::default());
+        let unknown =
+            toml::from_str::<AggregatorConfig>("[history]\nretention_dayz = 1").unwrap_err();
+        assert!(unknown.to_string().contains("retention_dayz"), "{unknown}");
+    }
+
+    #[test]
+    fn the_default_survives_writing_and_reading() {
+        let text = toml::to_string(&AggregatorConfig::default()).unwrap();
+        assert_eq!(toml::from_str::<AggregatorConfig>(&text).unwrap(), AggregatorConfig::default());
+        AggregatorConfig::default().check().unwrap();
+    }
+
+    #[test]
+    fn settings_are_accepted_up_to_their_bounds() {
+        for (days, is_accepted) in
+            [(0.01, true), (0.009, false), (3_650.0, true), (3_651.0, false), (f64::NAN, false)]
+        {
+            let mut config = AggregatorConfig::default();
+            config.history.retention_days = days;
+            assert_eq!(config.check().is_ok(), is_accepted, "{days}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Counts and gauges in OpenMetrics. Gauges of the fleet are computed when they are scraped, so that
+//! a workload that is gone leaves no series behind.
+
+use std::sync::Arc;
+
+use headroom_allocate::{Knob, Limit};
+use headroom_predict::forecast::{HORIZONS, QUANTILES};
+use headroom_telemetry::{Feature, Resource};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    fleet::Fleet,
+    history::{History, Writer},
+    learn::Learner,
+};
+
+/// Levels exported per forecast; the others can be had from the API.
+const EXPORTED_LEVELS: [usize; 3] = [1, 2, 4];
+/// Horizons exported per forecast: the nearest and the farthest.
+const EXPORTED_HORIZONS: [usize; 2] = [0, HORIZONS - 1];
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReasonLabels {
+    reason: String,
+}
+
+/// What taking in counts. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct IngestMetrics {
+    vectors: Counter,
+    batches: Counter,
+    repeats: Counter,
+    dropped: Counter,
+    bytes_received: Counter,
+    bytes_sent: Counter,
+    refused: Family<ReasonLabels, Counter>,
+}
+
+impl IngestMetrics {
+    pub(crate) fn ingested(&self, vectors: usize) {
+        self.batches.inc();
+        self.vectors.inc_by(vectors as u64);
+    }
+
+    pub(crate) fn dropped(&self, vectors: usize) {
+        self.dropped.inc_by(vectors as u64);
+    }
+
+    pub(crate) fn repeated(&self) {
+        self.repeats.inc();
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.bytes_received.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.bytes_sent.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn refused(&self, reason: &str) {
+        self.refused.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
+    }
+
+    /// Samples made durable.
+    pub fn vectors(&self) -> u64 {
+        self.vectors.get()
+    }
+
+    /// Frames and connections refused for `reason`.
+    pub fn refusals(&self, reason: &str) -> u64 {
+        self.refused.get_or_create(&ReasonLabels { reason: reason.to_owned() }).get()
+    }
+
+    /// Batches that came again.
+    pub fn repeats(&self) -> u64 {
+        self.repeats.get()
+    }
+}
+
+/// Everything that is exported.
+pub fn registry(
+    ingest: &IngestMetrics,
+    fleet: Arc<Fleet>,
+    history: Arc<History>,
+    writer: Writer,
+    learner: Arc<Learner>,
+) -> Registry {
+    let mut registry = Registry::with_prefix("headroom");
+    registry.register("ingest_vectors", "Samples made durable", ingest.vectors.clone());
+    registry.register("ingest_batches", "Batches made durable", ingest.batches.clone());
+    registry.register("ingest_repeats", "Batches that came again", ingest.repeats.clone());
+    registry.register(
+        "ingest_vectors_dropped",
+        "Samples that could not be read, or named no workload or no plausible time",
+        ingest.dropped.clone(),
+    );
+    registry.register_with_unit(
+        "ingest_received",
+        "Frames from agents",
+        Unit::Bytes,
+        ingest.bytes_received.clone(),
+    );
+    registry.register_with_unit(
+        "ingest_sent",
+        "Frames to agents",
+        Unit::Bytes,
+        ingest.bytes_sent.clone(),
+    );
+    registry.register(
+        "frames_refused",
+        "Connections, frames and batches refused",
+        ingest.refused.clone(),
+    );
+    let build: Family<Vec<(&'static str, &'static str)>, ConstOne> = Family::default();
+    drop(build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]));
+    registry.register("build_info", "The aggregator program", build);
+    registry.register_collector(Box::new(FleetCollector { fleet, history, writer, learner }));
+    registry
+}
+
+/// A gauge that is always one: its labels are the information.
+#[derive(Clone, Debug, Default)]
+struct ConstOne;
+
+impl TypedMetric for ConstOne {
+    const TYPE: MetricType = MetricType::Gauge;
+}
+
+impl EncodeMetric for ConstOne {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_gauge(&1_i64)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+#[derive(Debug)]
+struct FleetCollector {
+    fleet: Arc<Fleet>,
+    history: Arc<History>,
+    writer: Writer,
+    learner: Arc<Learner>,
+}
+
+type Rows = Vec<(Vec<(&'static str, String)>, f64)>;
+
+/// Gauges per workload, as name, help and rows.
+struct WorkloadRows {
+    demand: [Rows; Resource::COUNT],
+    limit: [Rows; Resource::COUNT],
+    forecast: [Rows; Resource::COUNT],
+    throttled: Rows,
+}
+
+impl Collector for FleetCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.encode_hosts(&mut encoder)?;
+        let rows = self.workload_rows();
+        for resource in Resource::ALL {
+            let i = resource.index();
+            let unit = match resource {
+                Resource::Cpu => "cores",
+                Resource::Memory => "memory_bytes",
+                Resource::Disk => "disk_bytes_per_second",
+                Resource::Network => "network_bytes_per_second",
+            };
+            let name = |kind: &str| format!("{kind}_{unit}");
+            gauges(&mut encoder, &name("demand"), "Use in the last period", &rows.demand[i])?;
+            gauges(&mut encoder, &name("limit"), "Limit in force; +Inf is none", &rows.limit[i])?;
+            gauges(&mut encoder, &name("forecast"), "Forecast demand", &rows.forecast[i])?;
+        }
+        let help = "Time with runnable tasks and no quota left, per second";
+        gauges(&mut encoder, "throttled_ratio", help, &rows.throttled)
+    }
+}
+
+impl FleetCollector {
+    fn encode_hosts(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (mut connected, mut used, mut cpus, mut workloads) =
+            (0.0, Rows::new(), Rows::new(), Rows::new());
+        self.fleet.read(|hosts| {
+            for (name, host) in hosts {
+                connected += f64::from(u8::from(host.connected));
+                let labels = || vec![("host", name.clone())];
+                workloads.push((labels(), host.workloads.len() as f64));
+                if let Some((_, report)) = &host.report {
+                    cpus.push((labels(), f64::from(report.cpus)));
+                    used.extend(report.cpu_used_cores.map(|cores| (labels(), cores)));
+                }
+            }
+        });
+        gauge(encoder, "agents_connected", "Agents connected", connected)?;
+        gauges(encoder, "host_cpu_used_cores", "CPU time used on the host", &used)?;
+        gauges(encoder, "host_cpus", "CPUs online", &cpus)?;
+        gauges(encoder, "host_workloads", "Workloads reported", &workloads)?;
+        gauge(encoder, "history_series", "Series in history", self.history.n_series() as f64)?;
+        if let Some(bytes) = self.history.disk_bytes() {
+            gauge(encoder, "history_disk_bytes", "History on disk", bytes as f64)?;
+        }
+        let health = self.writer.health();
+        let commit_s = health.last_commit_s;
+        gauge(encoder, "history_last_commit_seconds", "Time of the last flush", commit_s)?;
+        let rows: Rows = self
+            .learner
+            .current_version()
+            .map(|version| (vec![("version", version.to_string())], 1.0))
+            .into_iter()
+            .collect();
+        gauges(encoder, "model_info", "The model the fleet should run", &rows)
+    }
+
+    fn workload_rows(&self) -> WorkloadRows {
+        let mut rows = WorkloadRows {
+            demand: Default::default(),
+            limit: Default::default(),
+            forecast: Default::default(),
+            throttled: Rows::new(),
+        };
+        self.fleet.read(|hosts| {
+            for (name, host) in hosts {
+                for (path, live) in &host.workloads {
+                    let labels = || vec![("host", name.clone()), ("workload", path.clone())];
+                    let Some(sample) = &live.sample else { continue };
+                    if let Some(ratio) = sample.get(Feature::CpuThrottledRatio) {
+                        rows.throttled.push((labels(), f64::from(ratio)));
+                    }
+                    for resource in Resource::ALL {
+                        let i = resource.index();
+                        rows.demand[i]
+                            .extend(resource.usage(sample).map(|usage| (labels(), usage)));
+                    }
+                    let knobs =
+                        [(Resource::Cpu, Knob::CpuQuota), (Resource::Memory, Knob::MemoryMax)];
+                    for (resource, knob) in knobs {
+                        let amount = live.limit(knob).map(Limit::amount);
+                        rows.limit[resource.index()]
+                            .extend(amount.map(|amount| (labels(), amount)));
+                    }
+                    for (resource, forecast) in &live.forecasts {
+                        for horizon in EXPORTED_HORIZONS {
+                            for level in EXPORTED_LEVELS {
+                                let mut labels = labels();
+                                labels.push(("quantile", QUANTILES[level].to_string()));
+                                labels.push((
+                                    "horizon_seconds",
+                                    forecast.horizon_s(horizon).to_string(),
+                                ));
+                                rows.forecast[resource.index()]
+                                    .push((labels, forecast.quantiles[horizon][level]));
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        rows
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: f64,
+) -> Result<(), std::fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric)
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: &Rows,
+) -> Result<(), std::fmt::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in rows {
+        let of_row = metric.encode_family(labels)?;
+        ConstGauge::new(*value).encode(of_row)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! The program as it is run: certificates, exit codes, a clean end, and `kill -9` between
+//! acknowledgement and restart.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use headroom_telemetry::{Feature, Sample, Workload, schema::SchemaHash};
+use headroom_wire::{
+    BootId, Contents, Hello, Message, frame,
+    limits::PROTOCOL,
+    message::Definitions,
+    tls::{self, TlsFiles},
+};
+use quinn::{ClientConfig, Endpoint, crypto::rustls::QuicClientConfig};
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_headroom-aggregator"))
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A running aggregator and where it listens.
+struct Running {
+    child: Child,
+    quic: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Running {
+    fn start(dir: &Path) -> Self {
+        let quic = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut child = program()
+            .args(["serve", "--dir", text(dir), "--listen-http", "127.0.0.1:0"])
+            .args(["--listen-quic", &quic.to_string()])
+            .env("RUST_LOG", "info")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("ready") {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
+        }
+        let plain: String = line
+            .split('\u{1b}')
+            .map(|part| {
+                part.trim_start_matches(|c: char| "[0123456789;".contains(c))
+                    .trim_start_matches('m')
+            })
+            .collect();
+        let after = plain.split("http://").nth(1).unwrap();
+        let http = after.split('/').next().unwrap().parse().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, quic, http }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.request("GET", path, "")
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http).unwrap();
+        let host = self.http;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer[9..12].parse().unwrap();
+        (status, answer)
+    }
+
+    fn signal(&mut self, name: &str) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+fn now_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Sends one batch of one sample and waits for its acknowledgement. Returns what the aggregator said
+/// is durable already.
+fn send(quic: SocketAddr, files: &Path, seq: u64, cores: f64) -> Option<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let tls = tls::client(&TlsFiles {
+            ca: files.join("ca.pem"),
+            cert: files.join("agent.pem"),
+            key: files.join("agent.key"),
+        })
+        .unwrap();
+        let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let connection = endpoint.connect_with(config, quic, "localhost").unwrap().await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        let mut sample = Sample::empty(now_s());
+        sample.set(Feature::CpuCores, cores);
+        let contents = Contents { samples: vec![(0, sample)], ..Contents::default() };
+        let boot = BootId(1);
+        let hello = Hello {
+            protocol: PROTOCOL,
+            schema: SchemaHash::current(),
+            node: "host-1".to_owned(),
+            boot,
+            agent_version: "test".to_owned(),
+            kernel: "test".to_owned(),
+            model_version: None,
+            now_s: now_s(),
+        };
+        let workload = Workload::from_path("/demo/web.service");
+        for message in [
+            Message::Hello(hello),
+            Message::Workloads(Definitions { boot, entries: vec![(0, workload)] }),
+            Message::Batch(contents.encode(boot, seq).unwrap()),
+        ] {
+            send.write_all(&frame::encode(&message).unwrap()).await.unwrap();
+        }
+        let mut durable = None;
+        loop {
+            let mut header = [0; 4];
+            receive.read_exact(&mut header).await.unwrap();
+            let mut body = vec![0; frame::body_bytes(header).unwrap()];
+            receive.read_exact(&mut body).await.unwrap();
+            match frame::decode(&body).unwrap() {
+                Message::Welcome(welcome) => durable = welcome.durable_seq,
+                Message::Ack { seq: acked, .. } if acked == seq => return durable,
+                other => panic!("{}", other.kind()),
+            }
+        }
+    })
+}
+
+fn set_up(dir: &Path) -> std::path::PathBuf {
+    let state = dir.join("state");
+    assert!(run(&["init", "--dir", text(&state)]).status.success());
+    let agent = dir.join("agent");
+    let issued = run(&["issue", "--dir", text(&state), "--node", "host-1", "--out", text(&agent)]);
+    assert!(issued.status.success());
+    state
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = set_up(dir.path());
+    let files = dir.path().join("agent");
+    let mut running = Running::start(&state);
+    for seq in 1..=5 {
+        send(running.quic, &files, seq, seq as f64);
+    }
+    running.signal("-9");
+    let mut running = Running::start(&state);
+    let durable = send(running.quic, &files, 6, 6.0);
+    assert_eq!(durable, Some(5), "the numbering is durable with the samples");
+    let (status, body) = running.get("/api/workload?host=host-1&path=/demo/web.service&seconds=60");
+    assert_eq!(status, 200);
+    for cores in ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0"] {
+        assert!(body.contains(cores), "{cores} is not in {body}");
+    }
+    assert_eq!(running.signal("-TERM"), Some(0), "SIGTERM is a clean end");
+}
+
+#[test]
+fn the_pages_answer_and_strangers_do_not_get_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = set_up(dir.path());
+    let running = Running::start(&state);
+    send(running.quic, &dir.path().join("agent"), 1, 0.5);
+    for path in [
+        "/",
+        "/app.js",
+        "/charts.js",
+        "/style.css",
+        "/vendor/uPlot.iife.min.js",
+        "/vendor/uPlot.min.css",
+        "/favicon.ico",
+        "/healthz",
+        "/readyz",
+        "/api/hosts",
+        "/api/workloads?host=host-1",
+        "/api/models",
+        "/api/train",
+    ] {
+        let (status, body) = running.get(path);
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(body.contains("content-security-policy: default-src 'none'"), "{path}");
+    }
+    let (status, metrics) = running.get("/metrics");
+    assert_eq!(status, 200);
+    for line in [
+        "headroom_ingest_vectors_total 1",
+        "headroom_demand_cores{host=\"host-1\",workload=\"/demo/web.service\"} 0.5",
+        "headroom_history_series 1",
+        "headroom_build_info{version=",
+        "# EOF",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert_eq!(running.get("/api/workload?host=host-1&path=/none").0, 404);
+    assert_eq!(running.get("/api/workload?host=host-1&path=/none&seconds=0").0, 400);
+    let other_site = "origin: http://evil.example\r\ncontent-length: 0\r\n";
+    assert_eq!(running.request("POST", "/api/train", other_site).0, 403);
+    assert_eq!(running.request("POST", "/api/train", "content-length: 0\r\n").0, 202);
+}
+
+#[test]
+fn exit_codes_say_whose_fault_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("aggregator.toml");
+    std::fs::write(&config, "[listen]\nquick = \"127.0.0.1:1\"\n").unwrap();
+    let unknown = run(&["serve", "--config", text(&config)]);
+    assert_eq!(unknown.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("quick"));
+    assert_eq!(run(&["serve", "--config", "/nonexistent"]).status.code(), Some(64));
+    assert_eq!(run(&["swerve"]).status.code(), Some(64));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+    let no_certificates =
+        run(&["serve", "--dir", text(dir.path()), "--listen-http", "127.0.0.1:0"]);
+    assert_eq!(no_certificates.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&no_certificates.stderr).into_owned();
+    assert!(said.contains("ca.pem") && said.contains("headroom-aggregator init"), "{said}");
+    let state = dir.path().join("state");
+    assert!(run(&["init", "--dir", text(&state)]).status.success());
+    assert_eq!(run(&["init", "--dir", text(&state)]).status.code(), Some(1));
+}
