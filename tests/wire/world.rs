@@ -1,0 +1,202 @@
+//! A certificate authority, an aggregator on loopback and agents, all for one test.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use headroom_agent::uplink::{Identity, Uplink, UplinkConfig, UplinkHandle};
+use headroom_aggregator::{api::View, app::App, config::AggregatorConfig, pki};
+use headroom_allocate::{Knob, Limit};
+use headroom_predict::{
+    Forecast, Source,
+    forecast::{HORIZONS, LEVELS},
+};
+use headroom_telemetry::{Fact, Feature, Resource, Sample, Workload};
+use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// When the reports of [`tick`] begin, seconds since the Unix epoch.
+pub(crate) const T0_S: f64 = 1_760_000_000.0;
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "not within {} s: {what}", PATIENCE.as_secs());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Period `i` of `n` workloads: steady use, a forecast that equals it, and now and then an action.
+pub(crate) fn tick(i: u32, n: u32) -> TickReport {
+    let t_s = T0_S + f64::from(i);
+    let workload = |w: u32| {
+        let mut sample = Sample::empty(t_s);
+        sample.set(Feature::CpuCores, f64::from(w) + 0.5);
+        sample.set(Feature::MemoryBytes, 1.0e8);
+        WorkloadReport {
+            workload: Workload::from_path(&format!("/w/{w}")),
+            sample,
+            forecasts: vec![Forecast {
+                resource: Resource::Cpu,
+                origin_t_s: t_s,
+                step_s: 1.0,
+                quantiles: [[f64::from(w) + 0.5; LEVELS]; HORIZONS],
+                source: Source::Base,
+                confidence: 1.0,
+            }],
+            limits: vec![(Knob::CpuQuota, Limit::At(2.0)), (Knob::MemoryMax, Limit::Unlimited)],
+            actions: (i % 10 == 0)
+                .then(|| AppliedAction {
+                    knob: Knob::CpuQuota,
+                    before: Limit::At(1.0),
+                    after: Limit::At(2.0),
+                    at_s: t_s - 0.5,
+                    reason: "p99 ahead of use".to_owned(),
+                })
+                .into_iter()
+                .collect(),
+        }
+    };
+    TickReport {
+        t_s,
+        host: HostReport { cpus: 2, ..HostReport::default() },
+        workloads: (0..n).map(workload).collect(),
+        probes: vec![
+            ProbeReport { name: "sched".to_owned(), state: Fact::Known("tracepoint".to_owned()) },
+            ProbeReport { name: "pmu".to_owned(), state: Fact::absent("no PMU in this guest") },
+        ],
+    }
+}
+
+/// Certificates and addresses.
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    quic: SocketAddr,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        pki::init(&dir.path().join("aggregator"), &["localhost".to_owned()]).unwrap();
+        Self { dir, quic: SocketAddr::from(([127, 0, 0, 1], 0)) }
+    }
+
+    pub(crate) fn aggregator_dir(&self) -> PathBuf {
+        self.dir.path().join("aggregator")
+    }
+
+    /// Later servers and agents use the address of `server`.
+    pub(crate) fn keep_address(&mut self, server: &Server) {
+        self.quic = server.quic;
+    }
+
+    pub(crate) fn serve(&self) -> Server {
+        let mut config =
+            AggregatorConfig { dir: self.aggregator_dir(), ..AggregatorConfig::default() };
+        config.listen.quic = self.quic;
+        config.listen.http = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.train.enabled = false;
+        // Reports of these tests carry times of long ago.
+        config.history.retention_days = 3_650.0;
+        let server = Server::start(config);
+        std::fs::write(self.dir.path().join("quic"), server.quic.to_string()).unwrap();
+        server
+    }
+
+    /// Files for an agent, made once.
+    pub(crate) fn issue(&self, node: &str) -> PathBuf {
+        let out = self.dir.path().join(node);
+        if !out.exists() {
+            pki::issue(&self.aggregator_dir(), node, &out).unwrap();
+        }
+        out
+    }
+
+    /// An agent on the newest server's address.
+    pub(crate) fn agent(&self, node: &str, spool_dir: Option<PathBuf>) -> UplinkHandle {
+        self.agent_with(node, &self.issue(node), spool_dir)
+    }
+
+    pub(crate) fn agent_with(
+        &self,
+        node: &str,
+        files: &Path,
+        spool_dir: Option<PathBuf>,
+    ) -> UplinkHandle {
+        let config = UplinkConfig {
+            server: std::fs::read_to_string(self.dir.path().join("quic")).unwrap(),
+            server_name: "localhost".to_owned(),
+            ca: files.join("ca.pem"),
+            cert: files.join("agent.pem"),
+            key: files.join("agent.key"),
+            batch_s: 0.05,
+            spool_dir,
+            ..UplinkConfig::default()
+        };
+        let identity = Identity {
+            node: node.to_owned(),
+            agent_version: "test".to_owned(),
+            kernel: "test".to_owned(),
+        };
+        Uplink::start(config, identity).unwrap()
+    }
+}
+
+/// An aggregator in a thread of its own.
+pub(crate) struct Server {
+    pub(crate) quic: SocketAddr,
+    view: View,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(config: AggregatorConfig) -> Self {
+        let (ready, started) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let app = App::build(config).await.unwrap();
+                ready.send((app.addresses().unwrap().0, app.view())).unwrap();
+                app.run(async {
+                    drop(stopped.await);
+                })
+                .await;
+            });
+        });
+        let (quic, view) = started.recv().unwrap();
+        Self { quic, view, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Ends it; history is closed when this returns.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            drop(stop.send(()));
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
