@@ -29,11 +29,11 @@ const KNOBS: [Knob; 5] = [
         gain: "CPU granted before it is needed",
     },
     Knob {
-        name: "CPU burst",
+        name: "CPU burst (not used)",
         controller: "cpu",
         v1: Some("cpu.cfs_burst_us"),
         v2: "cpu.max.burst",
-        gain: "nothing in this version, which moves the quota only",
+        gain: "",
     },
     Knob {
         name: "memory limit",
@@ -50,11 +50,11 @@ const KNOBS: [Knob; 5] = [
         gain: "memory taken back gently, without the risk of killing; needs the v2 tree",
     },
     Knob {
-        name: "disk limit",
+        name: "disk limit (not used)",
         controller: "blkio",
         v1: Some("blkio.throttle.read_bps_device"),
         v2: "io.max",
-        gain: "nothing in this version, which moves no disk limit",
+        gain: "",
     },
 ];
 
@@ -167,8 +167,8 @@ mod tests {
         assert!(state("memory limit").starts_with("memory.limit_in_bytes"));
         assert!(state("soft memory limit").contains("v1 hierarchy, which has no memory.high"));
         assert!(state("CPU quota").starts_with("cpu.max"));
-        assert!(state("CPU burst").contains("no cgroup in"));
-        assert!(state("disk limit").contains("not enabled"));
+        assert!(state("CPU burst (not used)").contains("no cgroup in"));
+        assert!(state("disk limit (not used)").contains("not enabled"));
         assert!(state("pressure per cgroup").contains("without pressure stall"));
     }
 }

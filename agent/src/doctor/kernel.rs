@@ -38,17 +38,9 @@ pub(super) fn gather(config: &DoctorConfig) -> Vec<Finding> {
     ];
     findings.extend(programs(config));
     findings.extend([
-        find(
-            "tracefs",
-            tracefs(root),
-            "nothing here: raw tracepoints are attached without it, it helps people only",
-        ),
-        find("kprobes", event_source(root, "kprobe"), "nothing in this version, which uses none"),
-        find(
-            "hardware counters (PMU)",
-            hardware_counters(),
-            "nothing in this version, which reads none",
-        ),
+        find("tracefs (not needed)", tracefs(root), ""),
+        find("kprobes (not needed)", event_source(root, "kprobe"), ""),
+        find("hardware counters (not used)", hardware_counters(), ""),
     ]);
     findings
 }

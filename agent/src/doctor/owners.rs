@@ -22,16 +22,12 @@ const RUNTIMES: [(&str, &[&str]); 4] = [
 
 pub(super) fn gather(config: &DoctorConfig) -> Vec<Finding> {
     let root = &config.root;
-    let mut findings = vec![Finding::new(
-        Area::Owners,
-        "systemd",
-        systemd(root),
-        "nothing: workloads that systemd does not run are found as plain cgroups",
-    )];
-    findings.extend(RUNTIMES.iter().map(|(name, sockets)| {
-        let gain = "nothing in this version: containers are told by their cgroup's name";
-        Finding::new(Area::Owners, *name, runtime(root, sockets), gain)
-    }));
+    let mut findings = vec![Finding::new(Area::Owners, "systemd", systemd(root), "")];
+    findings.extend(
+        RUNTIMES
+            .iter()
+            .map(|(name, sockets)| Finding::new(Area::Owners, *name, runtime(root, sockets), "")),
+    );
     findings
 }
 

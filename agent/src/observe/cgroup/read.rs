@@ -127,7 +127,15 @@ pub struct WorkloadFiles {
     held: Vec<(Role, HeldFile)>,
     /// Thread lists to count where no pids controller does.
     task_list: Option<PathBuf>,
+    /// Whether block I/O is read from files.
+    wants_io: bool,
+    reads: u32,
+    period: Vec<u8>,
+    last: Reading,
 }
+
+/// Reads between two of a file that hardly ever changes.
+const SLOW_EVERY_READS: u32 = 8;
 
 /// The cgroup is gone; not an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,9 +143,23 @@ pub struct Gone;
 
 impl WorkloadFiles {
     /// Opens the files of `path` in the hierarchies where `inodes` says it exists. Files that are
-    /// not there (a controller that is not enabled) are left out.
-    pub fn open(layout: &Layout, path: &str, inodes: &Inodes, budget: &DescriptorBudget) -> Self {
-        let mut files = Self { held: Vec::new(), task_list: None };
+    /// not there (a controller that is not enabled) are left out, and those of block I/O unless
+    /// `wants_io`.
+    pub fn open(
+        layout: &Layout,
+        path: &str,
+        inodes: &Inodes,
+        wants_io: bool,
+        budget: &DescriptorBudget,
+    ) -> Self {
+        let mut files = Self {
+            held: Vec::new(),
+            task_list: None,
+            wants_io,
+            reads: 0,
+            period: Vec::new(),
+            last: Reading::default(),
+        };
         files.open_missing(layout, path, inodes, budget);
         files
     }
@@ -157,7 +179,9 @@ impl WorkloadFiles {
         for Place(role, version, controller, names) in PLACES {
             // v1 accounting already has CPU time; on a hybrid host v2 would say the same again.
             let is_double = *role == Role::CpuStatV2 && has_cpuacct;
-            if is_double || self.held.iter().any(|(held, _file)| held == role) {
+            let is_io = matches!(role, Role::BlkioBytesV1 | Role::BlkioOpsV1 | Role::IoStatV2);
+            let is_unwanted = is_double || (is_io && !self.wants_io);
+            if is_unwanted || self.held.iter().any(|(held, _file)| held == role) {
                 continue;
             }
             let home = match version {
@@ -202,35 +226,71 @@ impl WorkloadFiles {
         buffer: &mut Vec<u8>,
     ) -> Result<Reading, Gone> {
         let mut reading = Reading::default();
-        let mut period = Vec::new();
         let mut blkio = (None, None);
-        let had_files = !self.held.is_empty();
-        self.held.retain(|(role, file)| match file.read(buffer) {
-            Ok(bytes) => {
-                match role {
-                    Role::CpuPeriodV1 => period.extend_from_slice(bytes),
-                    Role::CpuQuotaV1 => reading.cpu_quota = parse::cfs_quota(bytes, &period),
-                    Role::BlkioBytesV1 => blkio.0 = parse::blkio(bytes, |d| devices.counts(d)),
-                    Role::BlkioOpsV1 => blkio.1 = parse::blkio(bytes, |d| devices.counts(d)),
-                    role => take(*role, bytes, devices, &mut reading),
+        let Self { held, task_list, reads, period, last, .. } = self;
+        let is_thorough = reads.is_multiple_of(SLOW_EVERY_READS);
+        *reads = reads.wrapping_add(1);
+        let had_files = !held.is_empty();
+        held.retain(|(role, file)| {
+            if !is_thorough && may_skip(*role, &reading, last) {
+                if matches!(role, Role::MemoryStatV1 | Role::MemoryStatV2) {
+                    keep_memory_stat(last, &mut reading);
                 }
-                true
+                return true;
             }
-            Err(error) if is_gone(&error) => false,
-            Err(error) => {
-                reading.failed_reads += 1;
-                // Pressure that is switched off stays off: asking every tick is waste.
-                error.kind() != io::ErrorKind::Unsupported
+            match file.read(buffer) {
+                Ok(bytes) => {
+                    match role {
+                        Role::CpuPeriodV1 => bytes.clone_into(period),
+                        Role::CpuQuotaV1 => reading.cpu_quota = parse::cfs_quota(bytes, period),
+                        Role::BlkioBytesV1 => blkio.0 = parse::blkio(bytes, |d| devices.counts(d)),
+                        Role::BlkioOpsV1 => blkio.1 = parse::blkio(bytes, |d| devices.counts(d)),
+                        role => take(*role, bytes, devices, &mut reading),
+                    }
+                    true
+                }
+                Err(error) if is_gone(&error) => false,
+                Err(error) => {
+                    reading.failed_reads += 1;
+                    // Pressure that is switched off stays off: asking every tick is waste.
+                    error.kind() != io::ErrorKind::Unsupported
+                }
             }
         });
         if let (Some((read_bytes, write_bytes)), Some((read_ops, write_ops))) = blkio {
             reading.io = Some(IoTotals { read_bytes, write_bytes, read_ops, write_ops });
         }
-        if let Some(path) = &self.task_list {
+        if let Some(path) = task_list {
             reading.tasks = std::fs::read(path).ok().map(|bytes| parse::line_count(&bytes));
         }
-        if had_files && self.held.is_empty() { Err(Gone) } else { Ok(reading) }
+        last.clone_from(&reading);
+        if had_files && held.is_empty() { Err(Gone) } else { Ok(reading) }
     }
+}
+
+/// Whether the file of `role` says what it said `last`, judged from what is in `now` already.
+///
+/// The period of a quota hardly ever changes. The costliest file is that of memory's parts: they
+/// stay as they are while no task of the cgroup runs and its memory as a whole stays the same.
+fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
+    match role {
+        Role::CpuPeriodV1 => true,
+        Role::MemoryStatV1 | Role::MemoryStatV2 => {
+            now.cpu_usage_ns.is_some()
+                && now.memory_bytes.is_some()
+                && now.cpu_usage_ns == last.cpu_usage_ns
+                && now.memory_bytes == last.memory_bytes
+        }
+        _ => false,
+    }
+}
+
+fn keep_memory_stat(last: &Reading, now: &mut Reading) {
+    now.memory_anon_bytes = last.memory_anon_bytes;
+    now.memory_file_bytes = last.memory_file_bytes;
+    now.page_faults = last.page_faults;
+    now.major_faults = last.major_faults;
+    now.memory_refaults = last.memory_refaults;
 }
 
 /// Puts what the file of `role` says into `reading`.

@@ -190,7 +190,7 @@ impl Tree {
                 changed.push("/".to_owned());
             }
             for (path, node) in &mut self.nodes {
-                if node.inodes[h] == 0 {
+                if node.inodes[h] == 0 || !is_due(node, h) {
                     continue;
                 }
                 let Some(now) = root.stat(path) else {
@@ -284,6 +284,15 @@ impl Tree {
         }
         changes
     }
+}
+
+/// Whether a quick look includes `node`: a cgroup without children changes seldom, and when it is
+/// removed, reading its files tells.
+fn is_due(node: &Node, h: usize) -> bool {
+    const CHILDLESS_LINKS: u64 = 2;
+    node.links[h] != CHILDLESS_LINKS
+        || node.looks < EAGER_LOOKS
+        || node.looks.is_multiple_of(EAGER_LOOKS)
 }
 
 fn set(node: &mut Node, h: usize, ino: u64) {

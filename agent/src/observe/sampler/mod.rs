@@ -219,6 +219,8 @@ impl Sampler {
         self.counts.unnamed = self.tree.unnamed();
         let gone: Vec<String> = changes.gone.into_iter().filter(|path| self.end(path)).collect();
         let layout = &self.facts.layout;
+        // Completions counted by the kernel are better than files, and the files cost a read each.
+        let wants_io = !self.kernel.has(Topic::BlockIo);
         for path in changes.made.into_iter().chain(changes.moved) {
             let Some(inodes) = self.tree.inodes(&path).copied() else { continue };
             if let Some(tracked) = self.tracked.get_mut(&path) {
@@ -229,7 +231,7 @@ impl Sampler {
             let tracked = Tracked {
                 workload: Workload::from_path(&path),
                 inodes,
-                files: WorkloadFiles::open(layout, &path, &inodes, &self.budget),
+                files: WorkloadFiles::open(layout, &path, &inodes, wants_io, &self.budget),
                 before: None,
                 born_tick: self.ticks,
             };
