@@ -54,14 +54,7 @@ impl Running {
             line.clear();
             assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
         }
-        let plain: String = line
-            .split('\u{1b}')
-            .map(|part| {
-                part.trim_start_matches(|c: char| "[0123456789;".contains(c))
-                    .trim_start_matches('m')
-            })
-            .collect();
-        let after = plain.split("http://").nth(1).unwrap();
+        let after = line.split("http://").nth(1).unwrap();
         let http = after.split('/').next().unwrap().parse().unwrap();
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self { child, quic, http }
