@@ -1,8 +1,14 @@
-//! The per-host agent: observe, fingerprint, predict, allocate, and the guard that applies.
+//! The per-host agent: observe, predict, allocate, and the guard that applies.
 //!
-//! Reading order follows the data: `observe` reads facts, `app` runs the live loop over the pure
-//! crates, `guard` is the separate process that alone changes limits, `uplink` talks to the
-//! aggregator.
+//! Reading order follows the data: [`observe`] reads facts, [`app`] runs the live loop over the pure
+//! crates, [`guard`] is the separate process that alone changes limits, [`uplink`] talks to the
+//! aggregator. [`doctor`], [`snapshot`] and [`record`] show what is observed.
 
-
+pub mod app;
+pub mod config;
+pub mod doctor;
+pub mod guard;
 pub mod observe;
+pub mod record;
+pub mod snapshot;
+pub mod uplink;

@@ -4,6 +4,9 @@ use std::path::Path;
 
 use super::{stage::OWN_LIMIT_CORES, workload::MEMORY_PEAK_BYTES};
 
+/// Name of the demo's host in its certificate.
+pub(super) const NODE: &str = "demo-host";
+
 /// Who may be acted on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Mode {
@@ -41,10 +44,16 @@ memory = {{ ceiling = {memory_ceiling} }}
 pub(super) fn agent_toml(dir: &Path, node: &Path, server: &str, act: bool) -> String {
     let (dir, node) = (dir.display(), node.display());
     let act = if act { format!("[act]\nsocket = \"{dir}/guard.sock\"\n") } else { String::new() };
-    let include =
-        if act.is_empty() { String::new() } else { "include = [\"/headroom-demo/*\"]\n".to_owned() };
+    let include = if act.is_empty() {
+        String::new()
+    } else {
+        "include = [\"/headroom-demo/*\"]\n".to_owned()
+    };
     format!(
-        r#"[observe]
+        r#"[node]
+name = "{NODE}"
+
+[observe]
 period_s = 1.0
 {include}
 [policy]

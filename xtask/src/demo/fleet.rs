@@ -84,7 +84,9 @@ impl Fleet {
             .body_mut()
             .read_to_string()?;
         text.lines()
-            .find_map(|line| line.strip_prefix("headroom_ingest_vectors_total ")?.trim().parse().ok())
+            .find_map(|line| {
+                line.strip_prefix("headroom_ingest_vectors_total ")?.trim().parse().ok()
+            })
             .context("/metrics has no headroom_ingest_vectors_total")
     }
 
@@ -105,7 +107,9 @@ impl Fleet {
                     .as_f64()
                     .unwrap_or(f64::NAN),
                 pinball_incumbent: model["evaluation"]["pinball_incumbent"].as_f64(),
-                accepted_by: model["accepted_by"].as_array().map_or(0, |agents| agents.len() as u64),
+                accepted_by: model["accepted_by"]
+                    .as_array()
+                    .map_or(0, |agents| agents.len() as u64),
             })
             .collect();
         models.sort_by_key(|model| model.version);

@@ -105,9 +105,7 @@ pub(crate) fn limit_rose_at(
         Some(_) => None,
         None => writes
             .iter()
-            .find(|write| {
-                write.t_s > demand_t_s && write.t_s <= until_s && write.limit >= needed
-            })
+            .find(|write| write.t_s > demand_t_s && write.t_s <= until_s && write.limit >= needed)
             .map(|write| write.t_s),
     }
 }

@@ -38,8 +38,11 @@ pub(crate) struct DemoArgs {
     /// Without root: agent and aggregator only, nothing is changed, no kernel programs.
     #[arg(long)]
     observe_only: bool,
+    /// Use agent and aggregator as they were built last.
+    #[arg(long)]
+    no_build: bool,
     /// Seconds of learning before the first limit moves.
-    #[arg(long, default_value_t = 110)]
+    #[arg(long, default_value_t = 125)]
     learn_s: u64,
     /// Ramps under each controller.
     #[arg(long, default_value_t = 4)]
@@ -69,7 +72,7 @@ pub(crate) fn run(root: &std::path::Path, args: &DemoArgs) -> Result<()> {
         return workload::play(role, args.epoch, log, args.scratch.as_ref());
     }
     let started = Instant::now();
-    let binaries = stage::build(root)?;
+    let binaries = if args.no_build { stage::built()? } else { stage::build(root)? };
     say(&format!("built in {:.0} s", started.elapsed().as_secs_f64()));
     if args.observe_only {
         return observe_only::run(root, &binaries);
@@ -87,6 +90,7 @@ pub(crate) fn run(root: &std::path::Path, args: &DemoArgs) -> Result<()> {
     if outcome.is_ok() && args.keep {
         keep(&mut stage)?;
     }
+    stage.clean = outcome.is_ok();
     let restored = stage.end();
     let mut summary = outcome?;
     summary.restored = restored.is_ok();
@@ -143,7 +147,7 @@ fn play_through(stage: &mut Stage, args: &DemoArgs, started: Instant) -> Result<
 fn learn(stage: &mut Stage, args: &DemoArgs) -> Result<()> {
     let started = Instant::now();
     let total = Duration::from_secs(args.learn_s);
-    let train_at = total.mul_f64(0.68);
+    let train_at = total.mul_f64(0.77);
     let mut asked = false;
     let mut told = 0;
     while started.elapsed() < total {
@@ -194,13 +198,8 @@ fn watch(
             })
             .collect();
         let writes: Vec<LimitAt> = stage.limit_writes(workload, "cpu_quota")?;
-        let reports = measure::ramps(
-            &events,
-            &writes,
-            stage::OWN_LIMIT_CORES,
-            PEAK_CORES,
-            &throttled,
-        );
+        let reports =
+            measure::ramps(&events, &writes, stage::OWN_LIMIT_CORES, PEAK_CORES, &throttled);
         for report in reports.iter().skip(printed) {
             say(&format!("  {}", report::ramp_line(report)));
             printed += 1;

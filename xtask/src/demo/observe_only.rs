@@ -4,7 +4,13 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use super::{configuration::{Mode, agent_toml, policy_toml}, fleet::Fleet, processes::Process, say, stage, stage::Binaries};
+use super::{
+    configuration::{Mode, NODE, agent_toml, policy_toml},
+    fleet::Fleet,
+    processes::Process,
+    say, stage,
+    stage::Binaries,
+};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const WATCH_S: u64 = 20;
@@ -20,7 +26,7 @@ pub(crate) fn run(_root: &Path, binaries: &Binaries) -> Result<()> {
     let (pki, node) = (dir.join("aggregator"), dir.join("node"));
     stage::tool(binaries, &["init", "--dir"], &[&pki])?;
     let out = Path::new("--out");
-    stage::tool(binaries, &["issue", "--node", "demo-host", "--dir"], &[&pki, out, &node])?;
+    stage::tool(binaries, &["issue", "--node", NODE, "--dir"], &[&pki, out, &node])?;
     let (http, quic) = (stage::free_tcp_address()?, stage::free_udp_address()?);
     let fleet = Fleet::new(http.clone());
     let config = dir.join("agent.toml");

@@ -101,7 +101,11 @@ impl fmt::Display for Summary {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0} {unit}"))
         };
         let (ours, theirs) = (&self.predictive, &self.reactive);
-        writeln!(f, "{:<42} {:>14} {:>14}", "the same service, the same ramps", "headroom", "reactive")?;
+        writeln!(
+            f,
+            "{:<42} {:>14} {:>14}",
+            "the same service, the same ramps", "headroom", "reactive"
+        )?;
         let mut row = |name: &str, a: String, b: String| writeln!(f, "{name:<42} {a:>14} {b:>14}");
         row(
             "ramps with the limit up before the demand",

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{
-    configuration::{Mode, agent_toml, guard_toml, policy_toml},
+    configuration::{Mode, NODE, agent_toml, guard_toml, policy_toml},
     fleet::Fleet,
     measure::{self, LimitAt},
     processes::Process,
@@ -32,7 +32,7 @@ use crate::{
 
 /// The service's own CPU limit, cores.
 pub(crate) const OWN_LIMIT_CORES: f64 = 1.0;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The programs of the demo.
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ pub(crate) struct Stage {
     aggregator: Option<Process>,
     stop: Arc<AtomicBool>,
     ended: bool,
+    /// Whether the logs go with the stage; a demo that failed leaves them for a look.
+    pub(crate) clean: bool,
 }
 
 /// Sets up the tools and builds kernel programs, agent and aggregator.
@@ -93,6 +95,14 @@ pub(crate) fn build(root: &Path) -> Result<Binaries> {
     if !status.success() {
         bail!("building agent and aggregator failed");
     }
+    built()
+}
+
+/// The programs beside this one, as they were built last.
+///
+/// # Errors
+/// When this program cannot be found.
+pub(crate) fn built() -> Result<Binaries> {
     let own = std::env::current_exe().context("find this program")?;
     let dir = own.parent().context("this program has no directory")?;
     Ok(Binaries { agent: dir.join("headroom-agent"), aggregator: dir.join("headroom-aggregator") })
@@ -105,7 +115,8 @@ pub(crate) fn build(root: &Path) -> Result<Binaries> {
 pub(crate) fn interrupted() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("install signal handlers")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("install signal handlers")?;
     }
     Ok(stop)
 }
@@ -153,6 +164,7 @@ impl Stage {
             aggregator: None,
             stop,
             ended: false,
+            clean: false,
         })
     }
 
@@ -165,7 +177,7 @@ impl Stage {
         tool(&self.binaries, &["init", "--dir"], &[&pki])?;
         let node = self.dir.join("node");
         let out = Path::new("--out");
-        tool(&self.binaries, &["issue", "--node", "demo-host", "--dir"], &[&pki, out, &node])?;
+        tool(&self.binaries, &["issue", "--node", NODE, "--dir"], &[&pki, out, &node])?;
         self.write_policy(Mode::Learning)?;
         let (guard, agent) = (self.dir.join("guard.toml"), self.dir.join("agent.toml"));
         fs::write(&guard, guard_toml(&self.dir))?;
@@ -346,8 +358,9 @@ impl Stage {
         }
         self.parent.remove();
         self.hierarchies.restore_controllers();
-        if verdict.is_ok() {
-            // The directory holds logs only; a failed demo keeps them for a look.
+        if !self.clean || verdict.is_err() {
+            say(&format!("logs are in {}", self.dir.display()));
+        } else {
             if let Err(error) = fs::remove_dir_all(&self.dir) {
                 say(&format!("left {} behind: {error}", self.dir.display()));
             }
