@@ -41,21 +41,33 @@ impl Host {
         cgroup.add(workload.id()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let host = Self { dir, cgroup, workload, children: Vec::new() };
-        host.write("guard.toml", &format!(
-            "socket = {:?}\nstate_dir = {:?}\nkill_switch = {:?}\n\
+        host.write(
+            "guard.toml",
+            &format!(
+                "socket = {:?}\nstate_dir = {:?}\nkill_switch = {:?}\n\
              [[allow]]\npath = {path:?}\nmode = \"raise\"\nchanges_per_minute = 600\n",
-            host.file("guard.sock"), host.file("state"), host.file("disable"),
-        ));
-        host.write("policy.toml", &format!(
-            "[[workloads]]\nmatch = {path:?}\nmode = \"raise\"\nlease_s = {LEASE_S}\n",
-        ));
-        host.write("agent.toml", &format!(
-            "[observe]\nperiod_s = 0.5\nprobes = false\ngpu = false\ninclude = [{path:?}]\n\
+                host.file("guard.sock"),
+                host.file("state"),
+                host.file("disable"),
+            ),
+        );
+        host.write(
+            "policy.toml",
+            &format!("[[workloads]]\nmatch = {path:?}\nmode = \"raise\"\nlease_s = {LEASE_S}\n",),
+        );
+        host.write(
+            "agent.toml",
+            &format!(
+                "[observe]\nperiod_s = 0.5\nprobes = false\ngpu = false\ninclude = [{path:?}]\n\
              [predict]\n[policy]\nfile = {:?}\n[act]\nsocket = {:?}\n\
              [model]\ndir = {:?}\n[audit]\nfile = {:?}\n[status]\nsocket = {:?}\n",
-            host.file("policy.toml"), host.file("guard.sock"), host.file("models"),
-            host.file("audit.jsonl"), host.file("agent.sock"),
-        ));
+                host.file("policy.toml"),
+                host.file("guard.sock"),
+                host.file("models"),
+                host.file("audit.jsonl"),
+                host.file("agent.sock"),
+            ),
+        );
         host
     }
 
@@ -99,10 +111,8 @@ impl Host {
         let started = Instant::now();
         while !done(self) {
             if started.elapsed() > PATIENCE {
-                let logs: String = ["guard.log", "run.log"]
-                    .iter()
-                    .map(|log| tail(&self.file(log)))
-                    .collect();
+                let logs: String =
+                    ["guard.log", "run.log"].iter().map(|log| tail(&self.file(log))).collect();
                 panic!("not within {PATIENCE:?}: {what}; limit {}\n{logs}", self.limit());
             }
             std::thread::sleep(Duration::from_millis(50));

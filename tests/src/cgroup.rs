@@ -218,8 +218,11 @@ impl Cgroup {
     pub fn throttled_s(&self) -> Result<f64> {
         let text = read_file(&join(&self.hierarchies.cpu, &self.path).join("cpu.stat"))?;
         // v1 counts nanoseconds, v2 microseconds.
-        let (key, per_second) =
-            if self.hierarchies.unified { ("throttled_usec", 1e6) } else { ("throttled_time", 1e9) };
+        let (key, per_second) = if self.hierarchies.unified {
+            ("throttled_usec", 1e6)
+        } else {
+            ("throttled_time", 1e9)
+        };
         let count = text
             .lines()
             .find_map(|line| line.strip_prefix(key)?.trim().parse::<f64>().ok())

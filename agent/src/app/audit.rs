@@ -144,6 +144,9 @@ mod tests {
             let read: AuditRecord = serde_json::from_str(line).unwrap();
             assert_eq!(read.outcome, Outcome::NotAsked);
         }
-        assert_eq!(std::fs::read_to_string(dir.path().join("audit.jsonl.1")).unwrap().lines().count(), 3);
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("audit.jsonl.1")).unwrap().lines().count(),
+            3
+        );
     }
 }

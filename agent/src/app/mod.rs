@@ -49,7 +49,8 @@ pub struct App {
 pub fn stop_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("install signal handlers")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("install signal handlers")?;
     }
     Ok(stop)
 }
@@ -61,7 +62,8 @@ impl App {
     /// When the configuration is wrong or something it names cannot be opened. What the host
     /// merely lacks is no error but an absence in the status.
     pub fn build(config: AgentConfig) -> anyhow::Result<Self> {
-        let AgentConfig { node, observe, predict, policy, act, uplink, model, audit, status } = config;
+        let AgentConfig { node, observe, predict, policy, act, uplink, model, audit, status } =
+            config;
         let period = Duration::try_from_secs_f64(observe.period_s)
             .ok()
             .filter(|period| *period >= Duration::from_millis(100))

@@ -76,10 +76,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn read(path: &Path) -> Result<Policy, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    Policy::from_toml(&text).map_err(|error| ConfigError::Invalid {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })
+    Policy::from_toml(&text)
+        .map_err(|error| ConfigError::Invalid { path: path.to_owned(), message: error.to_string() })
 }
 
 #[cfg(test)]

@@ -11,9 +11,14 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "headroom-agent {} on {}: {} ticks", self.version, self.node, self.ticks)?;
         let cpu = self.cpu_cores.map_or("?".to_owned(), |cores| format!("{:.2} %", cores * 100.0));
-        let memory =
-            self.memory_bytes.map_or("?".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1048576.0));
-        writeln!(f, "cost      {cpu} of a core, {memory} resident, {} late ticks", self.late_ticks)?;
+        let memory = self
+            .memory_bytes
+            .map_or("?".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1048576.0));
+        writeln!(
+            f,
+            "cost      {cpu} of a core, {memory} resident, {} late ticks",
+            self.late_ticks
+        )?;
         writeln!(f, "sample    {}", duration(self.sample))?;
         writeln!(f, "predict   {} per workload", duration(self.predict_per_workload))?;
         writeln!(f, "act       {} from sample to write", duration(self.sample_to_write))?;
@@ -35,7 +40,11 @@ impl fmt::Display for Status {
             None => writeln!(f, "uplink    absent (no [uplink] in the configuration)")?,
             Some(uplink) => {
                 let state = if uplink.connected { "connected" } else { "not connected" };
-                write!(f, "uplink    {state}, {} vectors in {} bytes", uplink.sent_vectors, uplink.sent_bytes)?;
+                write!(
+                    f,
+                    "uplink    {state}, {} vectors in {} bytes",
+                    uplink.sent_vectors, uplink.sent_bytes
+                )?;
                 if uplink.last_error.is_empty() {
                     writeln!(f)?;
                 } else {
@@ -47,7 +56,11 @@ impl fmt::Display for Status {
         for probe in &self.probes {
             writeln!(f, "  {:<14} {}", probe.name, probe.state)?;
         }
-        writeln!(f, "\n{:<44} {:>8} {:>10} {:>8} {:<10} limits", "workload", "cpu", "memory", "cpu p99", "source")?;
+        writeln!(
+            f,
+            "\n{:<44} {:>8} {:>10} {:>8} {:<10} limits",
+            "workload", "cpu", "memory", "cpu p99", "source"
+        )?;
         for row in &self.workloads {
             let number = |value: Option<f64>, scale: f64, unit: &str| {
                 value.map_or("-".to_owned(), |value| format!("{:.2}{unit}", value / scale))
