@@ -343,6 +343,16 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Unlocks by itself rather than by closing, because a process that is being started by another
+    /// thread has a copy of the descriptor for a moment.
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!("unlocking {}: {error}", self.dir.display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
