@@ -15,11 +15,11 @@ use crate::observe::{
     ObserveConfig, ProbeState, Sampler, Tick,
     gpu::GpuSnapshot,
     host::{HostFacts, HostSample},
-    sampler::ObserveCounts,
+    sampler::{LimitsInForce, ObserveCounts},
 };
 
 /// Arguments of `snapshot`.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Copy, Debug)]
 pub struct SnapshotArgs {
     /// Time to watch, seconds; rates are averages over it
     #[arg(long, default_value_t = 1.0)]
@@ -92,7 +92,7 @@ pub(crate) fn unix_s() -> f64 {
 
 fn everything<'a>(sampler: &'a Sampler, tick: &'a Tick, seconds: f64) -> Snapshot<'a> {
     let workloads = tick.workloads.iter().map(|(workload, sample)| {
-        let limits = tick.limits.get(&workload.path).map(|limits| limits.list());
+        let limits = tick.limits.get(&workload.path).map(LimitsInForce::list);
         let reasons = sampler.missing_reasons(&workload.path, sample);
         WorkloadEntry {
             workload,

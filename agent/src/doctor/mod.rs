@@ -17,7 +17,7 @@ pub use self::report::{Area, Finding, Report};
 use crate::observe::kernel::KernelConfig;
 
 /// Arguments of `doctor`.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub struct DoctorArgs {
     /// Print as JSON
     #[arg(long)]

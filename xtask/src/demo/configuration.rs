@@ -93,6 +93,7 @@ pub(super) fn policy_toml(mode: Mode) -> String {
 match = "/headroom-demo/service-reactive"
 mode = "{services}"
 controller = "reactive"
+dwell_s = 0
 floor_cores = 0.15
 ceiling_cores = {OWN_LIMIT_CORES:.1}
 
@@ -100,6 +101,8 @@ ceiling_cores = {OWN_LIMIT_CORES:.1}
 match = "/headroom-demo/service"
 mode = "{services}"
 objective = "latency_critical"
+look_ahead_s = 3
+dwell_s = 2
 floor_cores = 0.15
 ceiling_cores = {OWN_LIMIT_CORES:.1}
 

@@ -46,9 +46,9 @@ use Version::{V1, V2};
 /// In reading order; a role is taken from the first place that has its file.
 const PLACES: &[Place] = &[
     Place(Role::CpuUsageV1, V1, "cpuacct", &["cpuacct.usage"]),
-    Place(Role::CpuStatV1, V1, "cpu", &["cpu.stat"]),
     Place(Role::CpuPeriodV1, V1, "cpu", &["cpu.cfs_period_us"]),
     Place(Role::CpuQuotaV1, V1, "cpu", &["cpu.cfs_quota_us"]),
+    Place(Role::CpuStatV1, V1, "cpu", &["cpu.stat"]),
     Place(Role::CpuStatV2, V2, "", &["cpu.stat"]),
     Place(Role::CpuMaxV2, V2, "", &["cpu.max"]),
     Place(Role::MemoryUsage, V1, "memory", &["memory.usage_in_bytes"]),
@@ -233,9 +233,7 @@ impl WorkloadFiles {
         let had_files = !held.is_empty();
         held.retain(|(role, file)| {
             if !is_thorough && may_skip(*role, &reading, last) {
-                if matches!(role, Role::MemoryStatV1 | Role::MemoryStatV2) {
-                    keep_memory_stat(last, &mut reading);
-                }
+                keep(*role, last, &mut reading);
                 return true;
             }
             match file.read(buffer) {
@@ -270,27 +268,44 @@ impl WorkloadFiles {
 
 /// Whether the file of `role` says what it said `last`, judged from what is in `now` already.
 ///
-/// The period of a quota hardly ever changes. The costliest file is that of memory's parts: they
-/// stay as they are while no task of the cgroup runs and its memory as a whole stays the same.
+/// The period of a quota hardly ever changes, and nothing is throttled or refused without a limit.
+/// The costliest file is that of memory's parts: they stay as they are while no task of the cgroup
+/// runs and its memory as a whole stays the same.
 fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
+    let is_idle = now.cpu_usage_ns.is_some()
+        && now.memory_bytes.is_some()
+        && now.cpu_usage_ns == last.cpu_usage_ns
+        && now.memory_bytes == last.memory_bytes;
+    let is_free = |now, last| now == Some(Limit::Unlimited) && last == Some(Limit::Unlimited);
     match role {
         Role::CpuPeriodV1 => true,
-        Role::MemoryStatV1 | Role::MemoryStatV2 => {
-            now.cpu_usage_ns.is_some()
-                && now.memory_bytes.is_some()
-                && now.cpu_usage_ns == last.cpu_usage_ns
-                && now.memory_bytes == last.memory_bytes
-        }
+        Role::CpuStatV1 => is_free(now.cpu_quota, last.cpu_quota),
+        Role::MemoryFailuresV1 | Role::MemoryEventsV2 => is_free(now.memory_max, last.memory_max),
+        Role::MemoryStatV1 | Role::MemoryStatV2 | Role::Tasks => is_idle,
         _ => false,
     }
 }
 
-fn keep_memory_stat(last: &Reading, now: &mut Reading) {
-    now.memory_anon_bytes = last.memory_anon_bytes;
-    now.memory_file_bytes = last.memory_file_bytes;
-    now.page_faults = last.page_faults;
-    now.major_faults = last.major_faults;
-    now.memory_refaults = last.memory_refaults;
+/// Takes over from `last` what the file of `role` said.
+fn keep(role: Role, last: &Reading, now: &mut Reading) {
+    match role {
+        Role::CpuStatV1 => {
+            now.throttled_ns = last.throttled_ns;
+            now.throttled_periods = last.throttled_periods;
+        }
+        Role::MemoryFailuresV1 | Role::MemoryEventsV2 => {
+            now.memory_limit_hits = last.memory_limit_hits;
+        }
+        Role::MemoryStatV1 | Role::MemoryStatV2 => {
+            now.memory_anon_bytes = last.memory_anon_bytes;
+            now.memory_file_bytes = last.memory_file_bytes;
+            now.page_faults = last.page_faults;
+            now.major_faults = last.major_faults;
+            now.memory_refaults = last.memory_refaults;
+        }
+        Role::Tasks => now.tasks = last.tasks,
+        _ => {}
+    }
 }
 
 /// Puts what the file of `role` says into `reading`.

@@ -224,11 +224,27 @@ impl KernelProbes {
     }
 
     fn poll_rings(&mut self) {
+        let mut late = Vec::new();
         while let Some(record) = self.maps.cgroup_events.next().map(|item| decode_cgroup(&item)) {
             match record {
-                Some(record) => self.cgroup_record(record),
+                Some(CgroupRecord::SlotTaken { id, slot }) => {
+                    if self.book.take(id, slot) {
+                        late.push(id);
+                    }
+                }
+                Some(CgroupRecord::Made { number, inode, path }) => {
+                    self.cgroup_changed(number, inode, &path, true);
+                }
+                Some(CgroupRecord::Removed { number, inode, path }) => {
+                    self.cgroup_changed(number, inode, &path, false);
+                }
                 None => self.n_undecodable += 1,
             }
+        }
+        // Only now: taking a slot back is a system call, and if it is this process's own cgroup that
+        // was retired, each one would be answered by the next slot taken.
+        for id in late {
+            self.retire(id);
         }
         while let Some(event) = self.maps.exec_events.next().map(|item| decode_exec(&item)) {
             match event {
@@ -241,26 +257,15 @@ impl KernelProbes {
         }
     }
 
-    fn cgroup_record(&mut self, record: CgroupRecord) {
-        let (number, inode, path, is_made) = match record {
-            CgroupRecord::SlotTaken { id, slot } => return self.slot_taken(id, slot),
-            CgroupRecord::Made { number, inode, path } => (number, inode, path, true),
-            CgroupRecord::Removed { number, inode, path } => (number, inode, path, false),
-        };
+    fn cgroup_changed(&mut self, number: u32, inode: u64, path: &str, is_made: bool) {
         for hierarchy in self.layout.by_number(number).collect::<Vec<_>>() {
             let id = CgroupId { hierarchy, inode };
-            let path = path.clone();
+            let path = path.to_owned();
             self.push(if is_made {
                 KernelEvent::CgroupMade { id, path }
             } else {
                 KernelEvent::CgroupRemoved { id, path }
             });
-        }
-    }
-
-    fn slot_taken(&mut self, id: CgroupId, slot: u32) {
-        if self.book.take(id, slot) {
-            self.retire(id);
         }
     }
 
@@ -287,7 +292,9 @@ impl KernelProbes {
             }
         }
         for (id, slot) in found {
-            self.slot_taken(id, slot);
+            if self.book.take(id, slot) {
+                self.retire(id);
+            }
         }
         self.n_lost_resynced = n_lost;
         Ok(())

@@ -16,8 +16,9 @@ fn topic_of(feature: Feature) -> Option<Topic> {
         | Feature::RunqWaitP50
         | Feature::RunqWaitP99
         | Feature::ContextSwitches => Topic::RunQueue,
-        Feature::DiskLatencyP50 | Feature::DiskLatencyP99 => Topic::BlockIo,
-        Feature::DiskReadBps
+        Feature::DiskLatencyP50
+        | Feature::DiskLatencyP99
+        | Feature::DiskReadBps
         | Feature::DiskWriteBps
         | Feature::DiskReadIops
         | Feature::DiskWriteIops => Topic::BlockIo,

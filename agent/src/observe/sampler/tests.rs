@@ -148,7 +148,7 @@ fn a_legacy_host_counts_nanoseconds_and_huge_limits_as_none() {
         host.write(&format!("{cpu}/cpuacct.usage"), &format!("{usage_ns}\n"));
         let stat = format!("nr_periods 9\nnr_throttled 2\nthrottled_time {throttled_ns}\n");
         host.write(&format!("{cpu}/cpu.stat"), &stat);
-        host.write(&format!("{cpu}/cpu.cfs_quota_us"), "-1\n");
+        host.write(&format!("{cpu}/cpu.cfs_quota_us"), "200000\n");
         host.write(&format!("{cpu}/cpu.cfs_period_us"), "100000\n");
         let memory = "sys/fs/cgroup/memory/w";
         host.write(&format!("{memory}/memory.usage_in_bytes"), "4096\n");
@@ -171,7 +171,7 @@ fn a_legacy_host_counts_nanoseconds_and_huge_limits_as_none() {
     assert_eq!(seen.get(Feature::Tasks), Some(2.0));
     assert_eq!(seen.get(Feature::DiskReadBps), None, "a file without devices measures nothing");
     let limits = second.limits["/w"];
-    assert_eq!(limits.cpu_quota, Some(Limit::Unlimited));
+    assert_eq!(limits.cpu_quota, Some(Limit::At(2.0)));
     assert_eq!(limits.memory_max, Some(Limit::Unlimited));
     assert_eq!(limits.memory_high, None);
 }

@@ -1,0 +1,279 @@
+//! Workloads that do exactly what is said, in a child process.
+//!
+//! Between `fork` and its end a child makes raw system calls only; it allocates nothing and cannot
+//! panic. What goes wrong in it becomes its exit status.
+
+use std::{
+    alloc::{self, Layout},
+    fs::{self, File},
+    io::Write,
+    mem,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::world::Group;
+
+/// Bytes of one direct read or write.
+pub(crate) const BLOCK_BYTES: usize = 4096;
+
+/// A child that waits to be let go.
+pub(crate) struct Child {
+    pid: libc::pid_t,
+    gate: OwnedFd,
+}
+
+/// What the scheduler accounted to a task.
+pub(crate) struct Accounted {
+    /// Times it was put on a CPU.
+    pub(crate) switches: u64,
+    /// How long it waited for that in total, nanoseconds.
+    pub(crate) wait_ns: u64,
+}
+
+impl Child {
+    /// Forks a child that will run `body` and end.
+    pub(crate) fn fork(body: impl FnOnce()) -> Self {
+        let mut ends = [0; 2];
+        // SAFETY: `pipe2` fills two descriptors, which are ours alone then.
+        let (inner, gate) = unsafe {
+            assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+            (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))
+        };
+        // SAFETY: the child makes raw system calls only and leaves by `_exit`.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+        if pid == 0 {
+            let mut byte = 0_u8;
+            // SAFETY: one byte is read into one byte.
+            let n_read = unsafe { libc::read(inner.as_raw_fd(), (&raw mut byte).cast(), 1) };
+            check(n_read == 1);
+            body();
+            end(0);
+        }
+        let child = Self { pid, gate };
+        child.wait_until_asleep();
+        child
+    }
+
+    /// Moves the child into `cgroup`, lets it run to its end, and says what the scheduler
+    /// accounted to it meanwhile; `None` when this kernel does not account.
+    pub(crate) fn run_in(self, cgroup: &Group) -> Option<Accounted> {
+        cgroup.add(self.pid.unsigned_abs());
+        self.wait_until_asleep();
+        let before = self.accounted();
+        File::from(self.gate.try_clone().unwrap()).write_all(&[1]).unwrap();
+        // It stays readable until it is reaped.
+        self.wait(libc::WEXITED | libc::WNOWAIT);
+        let after = self.accounted();
+        assert_eq!(self.wait(libc::WEXITED), 0, "exit status of the child");
+        let (before, after) = (before?, after?);
+        Some(Accounted {
+            switches: after.switches - before.switches,
+            wait_ns: after.wait_ns - before.wait_ns,
+        })
+    }
+
+    fn wait(&self, options: i32) -> i32 {
+        // SAFETY: zeros are a valid `siginfo_t`, and the kernel fills it.
+        unsafe {
+            let mut info: libc::siginfo_t = mem::zeroed();
+            let id = self.pid.unsigned_abs();
+            assert_eq!(libc::waitid(libc::P_PID, id, &raw mut info, options), 0);
+            info.si_status()
+        }
+    }
+
+    fn accounted(&self) -> Option<Accounted> {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok()?;
+        let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
+        let (_ran, wait_ns, switches) = (fields.next()??, fields.next()??, fields.next()??);
+        (switches > 0).then_some(Accounted { switches, wait_ns })
+    }
+
+    fn wait_until_asleep(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+            let after_name = stat.rsplit(") ").next().unwrap_or_default();
+            if after_name.starts_with('S') {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the child does not sleep: {stat}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A busy thread of this process on the CPU that a child is confined to.
+pub(crate) struct Neighbour {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Neighbour {
+    /// Confines `child` and a new busy thread to one CPU.
+    pub(crate) fn on_cpu_of(child: &Child) -> Self {
+        // SAFETY: zeros are a valid `cpu_set_t`, whose size is passed.
+        let (first, size) = unsafe {
+            let mut allowed: libc::cpu_set_t = mem::zeroed();
+            let size = size_of::<libc::cpu_set_t>();
+            assert_eq!(libc::sched_getaffinity(0, size, &raw mut allowed), 0);
+            let mut first: libc::cpu_set_t = mem::zeroed();
+            let is_allowed = |cpu: &usize| libc::CPU_ISSET(*cpu, &allowed);
+            let cpu = (0..libc::CPU_SETSIZE as usize).rev().find(is_allowed).unwrap();
+            libc::CPU_SET(cpu, &mut first);
+            assert_eq!(libc::sched_setaffinity(child.pid, size, &raw const first), 0);
+            (first, size)
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            // SAFETY: the set lives as long as the call; 0 is the calling thread.
+            let confined = unsafe { libc::sched_setaffinity(0, size, &raw const first) };
+            assert_eq!(confined, 0);
+            while !told.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            assert!(thread.join().is_ok(), "the neighbour failed");
+        }
+    }
+}
+
+/// A file on a block device, read and written past the page cache.
+pub(crate) struct DirectFile {
+    file: File,
+    buffer: *mut u8,
+}
+
+impl DirectFile {
+    /// Makes a file of `n_blocks` that is on its device already. `Err` says why there can be none.
+    pub(crate) fn create(n_blocks: u64) -> Result<Self, String> {
+        let mut named = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+        let device = named.as_file().metadata().map_err(|error| error.to_string())?.dev();
+        if libc::major(device) == 0 {
+            return Err(format!("{} is not on a block device", named.path().display()));
+        }
+        let n_bytes = usize::try_from(n_blocks).unwrap() * BLOCK_BYTES;
+        named.write_all(&vec![7; n_bytes]).and_then(|()| named.as_file().sync_all()).unwrap();
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(named.path())
+            .map_err(|error| format!("O_DIRECT on {}: {error}", named.path().display()))?;
+        let layout = Layout::from_size_align(BLOCK_BYTES, BLOCK_BYTES).unwrap();
+        // SAFETY: the layout is not empty. Kept until the process ends.
+        let buffer = unsafe { alloc::alloc_zeroed(layout) };
+        assert!(!buffer.is_null());
+        Ok(Self { file, buffer })
+    }
+
+    /// Reads one block; for a child.
+    pub(crate) fn read(&self, block: u64) {
+        let offset = block as libc::off_t * BLOCK_BYTES as libc::off_t;
+        // SAFETY: the buffer holds a block.
+        let n_bytes =
+            unsafe { libc::pread(self.file.as_raw_fd(), self.buffer.cast(), BLOCK_BYTES, offset) };
+        check(n_bytes == BLOCK_BYTES as isize);
+    }
+
+    /// Overwrites one block; for a child.
+    pub(crate) fn write(&self, block: u64) {
+        let offset = block as libc::off_t * BLOCK_BYTES as libc::off_t;
+        // SAFETY: the buffer holds a block.
+        let n_bytes =
+            unsafe { libc::pwrite(self.file.as_raw_fd(), self.buffer.cast(), BLOCK_BYTES, offset) };
+        check(n_bytes == BLOCK_BYTES as isize);
+    }
+}
+
+/// Makes a system call that needs no arguments, or fails harmlessly on zeros; for a child.
+pub(crate) fn call(number: libc::c_long) {
+    // SAFETY: zeros are no pointers the kernel would write to.
+    unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
+}
+
+/// Sleeps for a millisecond; for a child.
+pub(crate) fn sleep_briefly() {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    // SAFETY: the time lives as long as the call.
+    unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
+}
+
+/// Uses the CPU for a moment; for a child.
+pub(crate) fn burn() {
+    for step in 0..200_000_u32 {
+        std::hint::black_box(step);
+    }
+}
+
+/// Sends datagrams to its own socket and takes each one in; for a child.
+pub(crate) fn talk_to_oneself(n_datagrams: u64, payload: &[u8]) {
+    // SAFETY: addresses and buffers live as long as the calls, with their sizes passed.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
+        check(socket >= 0);
+        let mut address: libc::sockaddr_in = mem::zeroed();
+        address.sin_family = libc::AF_INET as libc::sa_family_t;
+        address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+        let mut size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        let named = (&raw mut address).cast::<libc::sockaddr>();
+        check(libc::bind(socket, named, size) == 0);
+        check(libc::getsockname(socket, named, &raw mut size) == 0);
+        check(libc::connect(socket, named, size) == 0);
+        let mut buffer = [0_u8; 2048];
+        for _ in 0..n_datagrams {
+            let n_sent = libc::send(socket, payload.as_ptr().cast(), payload.len(), 0);
+            check(n_sent == payload.len() as isize);
+            let n_got = libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), 0);
+            check(n_got == payload.len() as isize);
+        }
+    }
+}
+
+/// Starts the program `true` and waits for its end; for a child.
+pub(crate) fn run_true() {
+    let arguments = [c"true".as_ptr(), ptr::null()];
+    // SAFETY: both lists are closed by a null, and the second child leaves by `_exit`.
+    unsafe {
+        let pid = libc::fork();
+        check(pid >= 0);
+        if pid == 0 {
+            libc::execve(c"/bin/true".as_ptr(), arguments.as_ptr(), [ptr::null()].as_ptr());
+            end(9);
+        }
+        let mut status = 0;
+        check(libc::waitpid(pid, &raw mut status, 0) == pid && status == 0);
+    }
+}
+
+/// Ends a child whose call failed.
+fn check(succeeded: bool) {
+    if !succeeded {
+        end(8);
+    }
+}
+
+fn end(status: i32) -> ! {
+    // SAFETY: ends the process without running anything else of it.
+    unsafe { libc::_exit(status) }
+}

@@ -1,0 +1,157 @@
+//! Loaded kernel programs and cgroups of our own.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use headroom_agent::observe::kernel::{
+    CgroupId, Hierarchy, KernelConfig, KernelCounters, KernelError, KernelProbes, Topic,
+};
+use headroom_tests::cgroup::{Cgroup, Hierarchies};
+
+/// Prints the skip that the test runner collects, unless `can` is true.
+pub(crate) fn skip_unless(can: bool, reason: &str) {
+    if !can {
+        println!("skipped: {reason}");
+    }
+}
+
+/// The kernel programs, and the hierarchies that cgroups are made in.
+pub(crate) struct World {
+    /// The programs.
+    pub(crate) probes: KernelProbes,
+    hierarchies: Hierarchies,
+}
+
+/// A cgroup in every hierarchy, with those above it that had to be made; removed when dropped.
+pub(crate) struct Group {
+    levels: Vec<Cgroup>,
+    path: String,
+}
+
+impl Group {
+    /// Moves a process in.
+    pub(crate) fn add(&self, pid: u32) {
+        if let Some(innermost) = self.levels.last() {
+            innermost.add(pid).unwrap();
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for level in self.levels.iter().rev() {
+            level.remove();
+        }
+    }
+}
+
+impl World {
+    /// Loads the programs. `None`, after saying why, where these tests cannot run; a topic that
+    /// does not attach where the rest does is a failure.
+    pub(crate) fn new(topics: &[Topic]) -> Option<Self> {
+        Self::with_slots(topics, KernelConfig::default().slots)
+    }
+
+    /// As [`World::new`], with a given number of slots.
+    pub(crate) fn with_slots(topics: &[Topic], slots: u32) -> Option<Self> {
+        if let Some(reason) = headroom_tests::cannot_run_as_root() {
+            skip_unless(false, &reason);
+            return None;
+        }
+        let object = std::env::var_os("HEADROOM_BPF_OBJECT").map(PathBuf::from);
+        let config = KernelConfig { object, slots, ..KernelConfig::default() };
+        let probes = match KernelProbes::load(&config) {
+            Ok(probes) => probes,
+            Err(error @ (KernelError::NoObject | KernelError::NotPermitted)) => {
+                skip_unless(false, &error.to_string());
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        for topic in topics {
+            assert!(probes.has(*topic), "{:#?}", probes.states());
+        }
+        let mut hierarchies = Hierarchies::detect().unwrap();
+        hierarchies.enable_controllers().unwrap();
+        Some(Self { probes, hierarchies })
+    }
+
+    /// A new, empty cgroup in every hierarchy.
+    pub(crate) fn cgroup(&self, name: &str) -> Group {
+        static N_MADE: AtomicU32 = AtomicU32::new(0);
+        let n_made = N_MADE.fetch_add(1, Ordering::Relaxed);
+        self.cgroup_at(&format!("/headroom-test-{}-{n_made}-{name}", std::process::id()))
+    }
+
+    /// As [`World::cgroup`], with a given path.
+    pub(crate) fn cgroup_at(&self, path: &str) -> Group {
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        let make = |end| Cgroup::create(&self.hierarchies, &path[..end]).unwrap();
+        Group { levels: ends.map(make).collect(), path: path.to_owned() }
+    }
+
+    /// Every id of a cgroup.
+    pub(crate) fn ids(&self, cgroup: &Group) -> Vec<CgroupId> {
+        let layout = self.probes.layout();
+        let mut used = vec![layout.task, layout.block, layout.network];
+        used.sort();
+        used.dedup();
+        used.into_iter().map(|hierarchy| self.id(cgroup, hierarchy)).collect()
+    }
+
+    /// The id under which tasks of a cgroup are counted.
+    pub(crate) fn task_id(&self, cgroup: &Group) -> CgroupId {
+        self.id(cgroup, self.probes.layout().task)
+    }
+
+    fn id(&self, cgroup: &Group, hierarchy: Hierarchy) -> CgroupId {
+        let mount = self.probes.layout().mount(hierarchy).unwrap();
+        let dir = mount.join(Path::new(&cgroup.path).strip_prefix("/").unwrap());
+        CgroupId { hierarchy, inode: std::fs::metadata(dir).unwrap().ino() }
+    }
+
+    /// What was counted for a cgroup in all hierarchies; `None` when it has no slot.
+    pub(crate) fn find(&mut self, cgroup: &Group) -> Option<KernelCounters> {
+        let ids = self.ids(cgroup);
+        let all = self.probes.read().unwrap();
+        let mut own = all.iter().filter(|(id, _)| ids.contains(id)).map(|(_, found)| found);
+        let mut total = own.next()?.clone();
+        own.for_each(|found| total.merge(found));
+        Some(total)
+    }
+
+    /// As [`World::find`], and nothing may have been lost meanwhile.
+    pub(crate) fn counters(&mut self, cgroup: &Group) -> KernelCounters {
+        let counters =
+            self.find(cgroup).unwrap_or_else(|| panic!("no counters for {}", cgroup.path));
+        let stats = self.probes.stats();
+        let lost = (stats.slotless_events, stats.lost_cgroup_events, stats.undecodable_records);
+        assert_eq!(lost, (0, 0, 0));
+        counters
+    }
+
+    /// Long enough for retired slots to be given again.
+    pub(crate) fn let_slots_rest(&mut self) {
+        thread::sleep(Duration::from_millis(60));
+        self.probes.read().unwrap();
+    }
+
+    /// Makes sure that the cgroup of this test had an event before any other that follows.
+    pub(crate) fn take_a_slot_ourselves(&mut self) {
+        thread::sleep(Duration::from_millis(1));
+        while self.probes.read().unwrap().is_empty() {
+            thread::yield_now();
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.hierarchies.restore_controllers();
+    }
+}

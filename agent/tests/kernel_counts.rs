@@ -1,0 +1,198 @@
+//! The kernel programs count exactly what a known workload does, for the cgroup that does it.
+//!
+//! Each test makes a cgroup in every mounted hierarchy and forks a child that waits outside of it,
+//! is moved in, and then does nothing but what the test says: no library code runs in the child
+//! that could add a system call. `HEADROOM_BPF_OBJECT` names another object to load, such as a
+//! deliberately wrong one, with which these tests must fail.
+
+mod kernel {
+    //! What the tests share.
+
+    pub(crate) mod workload;
+    pub(crate) mod world;
+}
+
+use headroom_abi::syscall::SyscallClass;
+use headroom_agent::observe::kernel::{KernelEvent, Topic};
+
+use kernel::{
+    workload::{self, Child},
+    world::{World, skip_unless},
+};
+
+#[test]
+fn system_calls_are_counted_by_class() {
+    const N_GETPPID: u64 = 12_345;
+    const N_CLOCK: u64 = 77;
+    let Some(mut world) = World::new(&[Topic::Syscalls]) else { return };
+    let cgroup = world.cgroup("syscalls");
+    let child = Child::fork(|| {
+        for _ in 0..N_GETPPID {
+            workload::call(libc::SYS_getppid);
+        }
+        for _ in 0..N_CLOCK {
+            // Through the kernel, not through the shared page that answers without it.
+            workload::call(libc::SYS_clock_gettime);
+        }
+    });
+    child.run_in(&cgroup);
+    let counters = world.counters(&cgroup);
+    let mut expected = [0; SyscallClass::COUNT];
+    expected[SyscallClass::Identity.index()] = N_GETPPID;
+    expected[SyscallClass::Time.index()] = N_CLOCK;
+    // Its end.
+    expected[SyscallClass::Process.index()] = 1;
+    assert_eq!(counters.syscalls, expected, "by class, in order");
+}
+
+#[test]
+fn waits_for_a_cpu_are_those_the_scheduler_accounts() {
+    const N_SLEEPS: u64 = 50;
+    let Some(mut world) = World::new(&[Topic::RunQueue]) else { return };
+    let cgroup = world.cgroup("runqueue");
+    let child = Child::fork(|| {
+        for _ in 0..N_SLEEPS {
+            workload::sleep_briefly();
+            workload::burn();
+        }
+    });
+    // On one CPU, so that no wait is split by a move between run queues, beside a neighbour that
+    // makes it wait.
+    let neighbour = workload::Neighbour::on_cpu_of(&child);
+    let Some(accounted) = child.run_in(&cgroup) else {
+        skip_unless(false, "this kernel accounts no waits (CONFIG_SCHED_INFO)");
+        return;
+    };
+    drop(neighbour);
+    let counters = world.counters(&cgroup);
+    assert!(accounted.switches >= N_SLEEPS);
+    assert_eq!(counters.switches, accounted.switches);
+    assert_eq!(counters.runq_wait_ns, accounted.wait_ns);
+    assert_eq!(counters.runq_hist.iter().sum::<u64>(), accounted.switches);
+}
+
+#[test]
+fn block_io_is_charged_to_the_cgroup_that_asked_for_it() {
+    const N_READS: u64 = 200;
+    const N_WRITES: u64 = 150;
+    let Some(mut world) = World::new(&[Topic::BlockIo]) else { return };
+    let file = match workload::DirectFile::create(N_READS) {
+        Ok(file) => file,
+        Err(reason) => return skip_unless(false, &reason),
+    };
+    let cgroup = world.cgroup("blockio");
+    let child = Child::fork(|| {
+        for block in 0..N_READS {
+            file.read(block);
+        }
+        for block in 0..N_WRITES {
+            file.write(block);
+        }
+    });
+    // Work elsewhere makes sure that completions meet other tasks.
+    let neighbour = workload::Neighbour::on_cpu_of(&child);
+    child.run_in(&cgroup);
+    drop(neighbour);
+    let block = world.counters(&cgroup).block;
+    let bytes = workload::BLOCK_BYTES as u64;
+    assert_eq!((block.read_ops, block.read_bytes), (N_READS, N_READS * bytes));
+    assert_eq!((block.write_ops, block.write_bytes), (N_WRITES, N_WRITES * bytes));
+    let timed: u64 = block.latency_hist.iter().sum();
+    assert!(timed == N_READS + N_WRITES || timed == 0, "{timed} of them timed");
+}
+
+#[test]
+fn datagrams_are_counted_on_both_ways() {
+    const N_DATAGRAMS: u64 = 300;
+    const PAYLOAD: u64 = 777;
+    /// IP and UDP headers.
+    const HEADERS: u64 = 20 + 8;
+    let Some(mut world) = World::new(&[Topic::Network]) else { return };
+    let cgroup = world.cgroup("network");
+    let payload = [7_u8; PAYLOAD as usize];
+    let child = Child::fork(|| workload::talk_to_oneself(N_DATAGRAMS, &payload));
+    child.run_in(&cgroup);
+    let net = world.counters(&cgroup).net;
+    let bytes = N_DATAGRAMS * (PAYLOAD + HEADERS);
+    assert_eq!((net.tx_packets, net.tx_bytes), (N_DATAGRAMS, bytes));
+    assert_eq!((net.rx_packets, net.rx_bytes), (N_DATAGRAMS, bytes));
+}
+
+#[test]
+fn programs_started_and_tasks_ended_are_counted_and_told() {
+    const N_EXECS: u64 = 20;
+    let Some(mut world) = World::new(&[Topic::Execs, Topic::Exits]) else { return };
+    let cgroup = world.cgroup("execs");
+    let child = Child::fork(|| {
+        for _ in 0..N_EXECS {
+            workload::run_true();
+        }
+    });
+    child.run_in(&cgroup);
+    let id = world.task_id(&cgroup);
+    let told = world.probes.drain_events();
+    let told = told.iter().filter(|event| {
+        matches!(event, KernelEvent::Exec { id: found, comm, pid }
+            if *found == id && comm == "true" && *pid > 0)
+    });
+    let n_told = told.count() as u64;
+    let counters = world.counters(&cgroup);
+    assert_eq!((counters.execs, n_told), (N_EXECS, N_EXECS));
+    assert_eq!(counters.exits, N_EXECS + 1, "and the child itself");
+}
+
+#[test]
+fn cgroups_are_told_with_their_whole_path() {
+    let Some(mut world) = World::new(&[Topic::CgroupEvents]) else { return };
+    let container = format!("cri-containerd-{}.scope", "b4d6".repeat(16));
+    let path = format!("/headroom-test-{}-paths/slice/pod/{container}", std::process::id());
+    let made = world.cgroup_at(&path);
+    let ids = world.ids(&made);
+    drop(made);
+    let events = world.probes.drain_events();
+    for id in ids {
+        let made = KernelEvent::CgroupMade { id, path: path.clone() };
+        let removed = KernelEvent::CgroupRemoved { id, path: path.clone() };
+        assert!(events.contains(&made), "{made:?} not among {events:?}");
+        assert!(events.contains(&removed), "{removed:?} not among {events:?}");
+    }
+}
+
+#[test]
+fn a_slot_given_again_counts_from_zero() {
+    const N_SLOTS: u32 = 32;
+    const N_ROUNDS: u64 = 40;
+    let Some(mut world) = World::with_slots(&[Topic::Syscalls], N_SLOTS) else { return };
+    for round in 1..=N_ROUNDS {
+        let cgroup = world.cgroup("reuse");
+        let child = Child::fork(|| {
+            for _ in 0..round {
+                workload::call(libc::SYS_getppid);
+            }
+        });
+        child.run_in(&cgroup);
+        let n_identity = world.counters(&cgroup).syscalls[SyscallClass::Identity.index()];
+        assert_eq!(n_identity, round, "in round {round}");
+        let id = world.task_id(&cgroup);
+        drop(cgroup);
+        world.probes.retire(id);
+        world.let_slots_rest();
+    }
+}
+
+#[test]
+fn without_a_free_slot_events_are_counted_as_such() {
+    const N_GETPPID: u64 = 1000;
+    // One slot to give, and at least this cgroup and that of the test itself to want it.
+    let Some(mut world) = World::with_slots(&[Topic::Syscalls], 2) else { return };
+    world.take_a_slot_ourselves();
+    let cgroup = world.cgroup("slotless");
+    let child = Child::fork(|| {
+        for _ in 0..N_GETPPID {
+            workload::call(libc::SYS_getppid);
+        }
+    });
+    child.run_in(&cgroup);
+    assert_eq!(world.find(&cgroup), None, "its events belong to no cgroup");
+    assert!(world.probes.stats().slotless_events >= N_GETPPID);
+}
