@@ -147,6 +147,7 @@ impl App {
     /// Runs until `shutdown` resolves, then ends every part and closes history.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { config, ingest, http, view, history_thread, stop } = self;
+        let writer = view.writer.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest.run(stop.subscribe()));
         tasks.spawn(Arc::clone(&view.learner).run_by_clock(stop.subscribe()));
@@ -162,8 +163,7 @@ impl App {
             tasks.shutdown().await;
         }
         drop(tasks);
-        // The writer's queue closes with the last connection task; those may outlive the endpoint by
-        // a moment.
+        writer.close().await;
         let joined = tokio::task::spawn_blocking(move || history_thread.join());
         match tokio::time::timeout(DRAIN, joined).await {
             Ok(Ok(Ok(()))) => tracing::info!("stopped"),

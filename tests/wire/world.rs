@@ -152,7 +152,7 @@ impl World {
 /// An aggregator in a thread of its own.
 pub(crate) struct Server {
     pub(crate) quic: SocketAddr,
-    view: View,
+    view: Option<View>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -173,11 +173,11 @@ impl Server {
             });
         });
         let (quic, view) = started.recv().unwrap();
-        Self { quic, view, stop: Some(stop), thread: Some(thread) }
+        Self { quic, view: Some(view), stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn view(&self) -> &View {
-        &self.view
+        self.view.as_ref().unwrap()
     }
 
     /// Ends it; history is closed when this returns.
@@ -186,8 +186,10 @@ impl Server {
     }
 
     fn end(&mut self) {
+        // The journal is locked for as long as anyone holds it.
+        self.view = None;
         if let Some(stop) = self.stop.take() {
-            drop(stop.send(()));
+            stop.send(()).unwrap_or_default();
         }
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();

@@ -95,6 +95,7 @@ pub(super) struct Link {
 
 /// An accepted connection.
 struct Open {
+    endpoint: Endpoint,
     connection: Connection,
     send: SendStream,
     messages: mpsc::Receiver<Result<Message, LinkError>>,
@@ -216,6 +217,10 @@ impl Link {
             self.farewell(outbox, &mut open).await;
         }
         open.connection.close(VarInt::from_u32(0), b"bye");
+        // The close is sent by a task that ends with the runtime: it is given the time to.
+        if timeout(FAREWELL, open.endpoint.wait_idle()).await.is_err() {
+            tracing::debug!("the aggregator may notice only later that this agent left");
+        }
         ended
     }
 
@@ -343,7 +348,7 @@ impl Link {
         match answer {
             Message::Welcome(welcome) => {
                 let messages = spawn_reader(receive);
-                Ok((Open { connection, send, messages }, welcome))
+                Ok((Open { endpoint, connection, send, messages }, welcome))
             }
             Message::Refused { reason } => {
                 connection.close(VarInt::from_u32(0), b"refused");

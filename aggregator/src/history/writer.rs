@@ -42,16 +42,23 @@ pub struct WriterHealth {
 
 type Waiting = (Arrival, oneshot::Sender<Result<(), CommitError>>);
 
+/// What the thread is asked.
+#[derive(Debug)]
+enum Request {
+    Commit(Waiting),
+    Close,
+}
+
 /// The queue in front of the journal.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<Request>,
     health: Arc<Mutex<WriterHealth>>,
 }
 
 impl Writer {
-    /// Starts the thread that commits. It ends when every clone of the writer is gone; the returned
-    /// handle then joins.
+    /// Starts the thread that commits. It ends with [`Self::close`], or when every clone of the
+    /// writer is gone; the returned handle then joins.
     ///
     /// # Errors
     ///
@@ -76,8 +83,15 @@ impl Writer {
         arrival: Arrival,
     ) -> Result<oneshot::Receiver<Result<(), CommitError>>, CommitError> {
         let (sender, receiver) = oneshot::channel();
-        self.queue.send((arrival, sender)).await.map_err(|_closed| CommitError::Closed)?;
+        let request = Request::Commit((arrival, sender));
+        self.queue.send(request).await.map_err(|_closed| CommitError::Closed)?;
         Ok(receiver)
+    }
+
+    /// Ends the thread once what was handed over before is durable; later arrivals are refused.
+    pub async fn close(&self) {
+        // A closed queue means that it has ended already.
+        drop(self.queue.send(Request::Close).await);
     }
 
     /// How the writer is doing.
@@ -86,13 +100,20 @@ impl Writer {
     }
 }
 
-fn work(history: &History, mut queue: mpsc::Receiver<Waiting>, health: &Mutex<WriterHealth>) {
-    while let Some(first) = queue.blocking_recv() {
+fn work(history: &History, mut queue: mpsc::Receiver<Request>, health: &Mutex<WriterHealth>) {
+    let mut is_open = true;
+    while is_open && let Some(Request::Commit(first)) = queue.blocking_recv() {
         let mut together = vec![first];
         while together.len() < TOGETHER_MAX
-            && let Ok(next) = queue.try_recv()
+            && let Ok(request) = queue.try_recv()
         {
-            together.push(next);
+            match request {
+                Request::Commit(next) => together.push(next),
+                Request::Close => {
+                    is_open = false;
+                    break;
+                }
+            }
         }
         let (arrivals, waiting): (Vec<_>, Vec<_>) = together.into_iter().unzip();
         let begun = Instant::now();
