@@ -65,6 +65,10 @@ static TASK_HIERARCHY: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static BLOCK_HIERARCHY: Global<u32> = Global::new(0);
 
+/// One bit per number of a hierarchy whose cgroups are told of; numbers from 64 on are told always.
+#[unsafe(no_mangle)]
+static HIERARCHIES_TOLD: Global<u64> = Global::new(0);
+
 /// Class of each system call number; filled by the loader.
 #[unsafe(no_mangle)]
 static SYSCALL_CLASS: Global<[u8; TABLE_LEN]> = Global::new([0; TABLE_LEN]);
@@ -109,6 +113,12 @@ pub(crate) fn syscall_class(number: u64) -> u64 {
     // SAFETY: the index is below the table's length. Volatile, because the loader rewrites the
     // table after the compiler saw zeros.
     u64::from(unsafe { core::ptr::read_volatile(table.add(index as usize)) })
+}
+
+/// Whether user space wants to hear of cgroups in the hierarchy with this number.
+#[inline(always)]
+pub(crate) fn is_told(hierarchy_id: u32) -> bool {
+    hierarchy_id >= u64::BITS || HIERARCHIES_TOLD.load() & (1 << hierarchy_id) != 0
 }
 
 /// A `struct cgroup`.

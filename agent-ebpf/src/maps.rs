@@ -9,7 +9,9 @@ use aya_ebpf::{
 use headroom_abi::{
     CGROUP_RING_BYTES, DEFAULT_SLOTS, EXEC_RING_BYTES,
     histogram::{BUCKETS, bucket},
-    record::{BlockCounters, CgroupKey, Losses, NetCounters, SlotCache, TaskCounters},
+    record::{
+        BlockCounters, CgroupChange, CgroupKey, Losses, NetCounters, SlotCache, TaskCounters,
+    },
 };
 
 /// Slot of each cgroup seen.
@@ -41,6 +43,10 @@ pub(crate) static NETS: PerCpuArray<NetCounters> = PerCpuArray::with_max_entries
 /// What could not be counted or sent.
 #[map]
 pub(crate) static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a record of varying length is put together.
+#[map]
+pub(crate) static CHANGE: PerCpuArray<CgroupChange> = PerCpuArray::with_max_entries(1, 0);
 
 /// Slots taken, cgroups made and removed.
 #[map]

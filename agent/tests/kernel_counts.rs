@@ -5,6 +5,7 @@
 //! that could add a system call. `HEADROOM_BPF_OBJECT` names another object to load, such as a
 //! deliberately wrong one, with which these tests must fail.
 
+#[cfg(test)]
 mod kernel {
     //! What the tests share.
 
@@ -16,8 +17,8 @@ use headroom_abi::syscall::SyscallClass;
 use headroom_agent::observe::kernel::{KernelEvent, Topic};
 
 use kernel::{
-    workload::{self, Child},
-    world::{World, skip_unless},
+    workload::{self, Accounted, Child},
+    world::{Group, World, skip_unless},
 };
 
 #[test]
@@ -47,9 +48,31 @@ fn system_calls_are_counted_by_class() {
 
 #[test]
 fn waits_for_a_cpu_are_those_the_scheduler_accounts() {
-    const N_SLEEPS: u64 = 50;
+    /// Now and then the kernel passes over a tracepoint, for every listener alike: at worst while
+    /// others attach to it. One exact agreement shows that nothing is lost by the program.
+    const N_ATTEMPTS: usize = 4;
     let Some(mut world) = World::new(&[Topic::RunQueue]) else { return };
-    let cgroup = world.cgroup("runqueue");
+    let mut differences = Vec::new();
+    for _ in 0..N_ATTEMPTS {
+        let cgroup = world.cgroup("runqueue");
+        let Some(accounted) = wait_for_a_cpu(&cgroup) else {
+            return skip_unless(false, "this kernel accounts no waits (CONFIG_SCHED_INFO)");
+        };
+        let counters = world.counters(&cgroup);
+        let timed = counters.runq_hist.iter().sum::<u64>();
+        let counted = (counters.switches, timed, counters.runq_wait_ns);
+        let expected = (accounted.switches, accounted.switches, accounted.wait_ns);
+        if counted == expected {
+            return;
+        }
+        differences.push((counted, expected));
+    }
+    panic!("(switches, timed, ns) counted and accounted: {differences:?}");
+}
+
+/// A child that often waits for a CPU; says what the scheduler accounted to it.
+fn wait_for_a_cpu(cgroup: &Group) -> Option<Accounted> {
+    const N_SLEEPS: u64 = 50;
     let child = Child::fork(|| {
         for _ in 0..N_SLEEPS {
             workload::sleep_briefly();
@@ -58,17 +81,10 @@ fn waits_for_a_cpu_are_those_the_scheduler_accounts() {
     });
     // On one CPU, so that no wait is split by a move between run queues, beside a neighbour that
     // makes it wait.
-    let neighbour = workload::Neighbour::on_cpu_of(&child);
-    let Some(accounted) = child.run_in(&cgroup) else {
-        skip_unless(false, "this kernel accounts no waits (CONFIG_SCHED_INFO)");
-        return;
-    };
-    drop(neighbour);
-    let counters = world.counters(&cgroup);
-    assert!(accounted.switches >= N_SLEEPS);
-    assert_eq!(counters.switches, accounted.switches);
-    assert_eq!(counters.runq_wait_ns, accounted.wait_ns);
-    assert_eq!(counters.runq_hist.iter().sum::<u64>(), accounted.switches);
+    let _neighbour = workload::Neighbour::on_cpu_of(&child);
+    let accounted = child.run_in(cgroup)?;
+    assert!(accounted.switches >= N_SLEEPS / 2, "it hardly ever slept");
+    Some(accounted)
 }
 
 #[test]
@@ -150,6 +166,9 @@ fn cgroups_are_told_with_their_whole_path() {
     let ids = world.ids(&made);
     drop(made);
     let events = world.probes.drain_events();
+    if world.probes.stats().lost_cgroup_events > 0 {
+        return skip_unless(false, "others make and remove more cgroups than fit the buffer");
+    }
     for id in ids {
         let made = KernelEvent::CgroupMade { id, path: path.clone() };
         let removed = KernelEvent::CgroupRemoved { id, path: path.clone() };
@@ -160,10 +179,21 @@ fn cgroups_are_told_with_their_whole_path() {
 
 #[test]
 fn a_slot_given_again_counts_from_zero() {
-    const N_SLOTS: u32 = 32;
-    const N_ROUNDS: u64 = 40;
-    let Some(mut world) = World::with_slots(&[Topic::Syscalls], N_SLOTS) else { return };
-    for round in 1..=N_ROUNDS {
+    /// Slots beyond those that the cgroups of this host may take.
+    const N_SPARE: usize = 24;
+    const N_CGROUPS_MAX: usize = 60;
+    let Some(world) = World::new(&[Topic::Syscalls]) else { return };
+    let n_cgroups = world.n_cgroups();
+    drop(world);
+    if n_cgroups > N_CGROUPS_MAX {
+        return skip_unless(false, &format!("{n_cgroups} cgroups: too many slots to use up"));
+    }
+    let n_slots = n_cgroups + N_SPARE;
+    let topics = [Topic::Syscalls];
+    let Some(mut world) = World::with_slots(&topics, u32::try_from(n_slots).unwrap()) else {
+        return;
+    };
+    for round in 1..=n_slots as u64 + 5 {
         let cgroup = world.cgroup("reuse");
         let child = Child::fork(|| {
             for _ in 0..round {
@@ -171,8 +201,12 @@ fn a_slot_given_again_counts_from_zero() {
             }
         });
         child.run_in(&cgroup);
-        let n_identity = world.counters(&cgroup).syscalls[SyscallClass::Identity.index()];
-        assert_eq!(n_identity, round, "in round {round}");
+        let counters = world.find(&cgroup);
+        if world.probes.stats().slotless_events > 0 {
+            return skip_unless(false, "cgroups made by others meanwhile took the slots");
+        }
+        let n_identity = counters.map(|counters| counters.syscalls[SyscallClass::Identity.index()]);
+        assert_eq!(n_identity, Some(round), "in round {round} of {n_slots} slots");
         let id = world.task_id(&cgroup);
         drop(cgroup);
         world.probes.retire(id);

@@ -1,5 +1,7 @@
 //! Cgroups made and removed, programs started, tasks ended.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, generated::bpf_probe_read_kernel_str},
     macros::btf_tracepoint,
@@ -9,8 +11,8 @@ use headroom_abi::record::{CgroupChange, CgroupKey, Exec, PATH_BYTES, event};
 
 use crate::{
     identity,
-    kernel::{Cgroup, Task, task_hierarchy},
-    maps::{CGROUP_EVENTS, EXEC_EVENTS, NO_WAKEUP, TASKS, add, lose},
+    kernel::{Cgroup, Task, is_told, task_hierarchy},
+    maps::{CGROUP_EVENTS, CHANGE, EXEC_EVENTS, NO_WAKEUP, TASKS, add, lose},
 };
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
@@ -29,23 +31,29 @@ pub fn cgroup_removed(ctx: BtfTracePointContext) -> i32 {
 fn report(ctx: &BtfTracePointContext, kind: u32) -> i32 {
     let cgroup = Cgroup(ctx.arg(0));
     let path: *const u8 = ctx.arg(1);
-    let Some(mut record) = CGROUP_EVENTS.reserve::<CgroupChange>(0) else {
-        lose(|losses| &mut losses.cgroup_events);
+    let hierarchy_id = cgroup.hierarchy_id();
+    if !is_told(hierarchy_id) {
         return 0;
-    };
-    let change = record.as_mut_ptr();
-    // SAFETY: the record is ours until submitted, and the helper writes at most its path field.
-    let written = unsafe {
+    }
+    let Some(change) = CHANGE.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map value of this CPU, used with preemption off, and the helper writes at most its
+    // path field.
+    let n_path_bytes = unsafe {
         (&raw mut (*change).kind).write(kind);
-        (&raw mut (*change).hierarchy_id).write(cgroup.hierarchy_id());
+        (&raw mut (*change).hierarchy_id).write(hierarchy_id);
         (&raw mut (*change).inode).write(cgroup.inode());
         let field = (&raw mut (*change).path).cast();
-        bpf_probe_read_kernel_str(field, PATH_BYTES as u32, path.cast())
+        bpf_probe_read_kernel_str(field, PATH_BYTES as u32, path.cast()) as u64
     };
-    if written > 0 {
-        record.submit(NO_WAKEUP);
-    } else {
-        record.discard(NO_WAKEUP);
+    // One comparison, on the number that becomes the length, is what the verifier understands. A
+    // failed read is negative, and as unsigned larger than any length.
+    let is_sent = n_path_bytes <= PATH_BYTES as u64 && {
+        let n_bytes = offset_of!(CgroupChange, path) + n_path_bytes as usize;
+        // SAFETY: as long as the part of the map value that was written.
+        let record = unsafe { core::slice::from_raw_parts(change.cast::<u8>(), n_bytes) };
+        CGROUP_EVENTS.output::<[u8]>(record, NO_WAKEUP).is_ok()
+    };
+    if !is_sent {
         lose(|losses| &mut losses.cgroup_events);
     }
     0

@@ -140,7 +140,7 @@ pub struct CgroupChange {
     pub hierarchy_id: u32,
     /// Inode number of its directory.
     pub inode: u64,
-    /// Path below the hierarchy's root, closed by a zero.
+    /// Path below the hierarchy's root, closed by a zero. The record is sent up to there.
     pub path: [u8; PATH_BYTES],
 }
 

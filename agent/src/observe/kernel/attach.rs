@@ -205,6 +205,7 @@ pub(super) fn detach(ebpf: &mut Ebpf, topic: Topic) {
 }
 
 /// One line for people; what the verifier said goes to the log.
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
 fn in_words(error: ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
         let log = verifier_log.to_string();

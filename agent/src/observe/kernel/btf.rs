@@ -338,12 +338,14 @@ impl<'a> Btf<'a> {
         let mut id = id;
         for _ in 0..DEPTH_MAX {
             let found = self.type_of(id)?;
-            match found.kind {
-                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    id = found.size_or_type
-                }
-                _ => return Ok(id),
+            let is_alias = matches!(
+                found.kind,
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG
+            );
+            if !is_alias {
+                return Ok(id);
             }
+            id = found.size_or_type;
         }
         Err(BtfError::OutOfBounds { offset: id as usize })
     }

@@ -101,6 +101,12 @@ impl Layout {
         found.map(|(_, dir)| dir.as_path())
     }
 
+    /// One bit per number of a hierarchy that counters refer to.
+    pub(super) fn numbers_told(&self) -> u64 {
+        let used = (0..u64::BITS).filter(|number| self.by_number(*number).next().is_some());
+        used.fold(0, |mask, number| mask | 1 << number)
+    }
+
     /// Hierarchies that counters refer to, by the kernel's number. One v1 hierarchy may hold both
     /// controllers and is then named twice.
     pub(super) fn by_number(&self, number: u32) -> impl Iterator<Item = Hierarchy> + '_ {
@@ -161,6 +167,7 @@ mod tests {
         assert_eq!(layout.by_number(1).collect::<Vec<_>>(), [Hierarchy::Cpu]);
         assert_eq!(layout.by_number(0).collect::<Vec<_>>(), [Hierarchy::Unified]);
         assert_eq!(layout.by_number(2).count(), 0);
+        assert_eq!(layout.numbers_told(), 1 << 7 | 1 << 1 | 1);
     }
 
     #[test]

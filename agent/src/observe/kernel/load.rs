@@ -108,11 +108,13 @@ fn load_object(
     // Without a table the topic is not attached, and the table's content does not matter.
     let classes = Architecture::current().map_or([0; TABLE_LEN], class_table);
     let (task_hierarchy, block_hierarchy) = (layout.task.code(), layout.block.code());
+    let hierarchies_told = layout.numbers_told();
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
         .override_global("SYSCALL_CLASS", &classes, true)
         .override_global("TASK_HIERARCHY", &task_hierarchy, true)
+        .override_global("HIERARCHIES_TOLD", &hierarchies_told, true)
         .override_global("BLOCK_HIERARCHY", &block_hierarchy, true);
     for (variable, offset) in &offsets.variables {
         loader.override_global(variable, offset, true);

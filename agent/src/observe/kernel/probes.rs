@@ -285,7 +285,7 @@ impl KernelProbes {
         }
         let known: HashSet<u32> = self.book.taken().map(|(_, slot)| slot).collect();
         let mut found = Vec::new();
-        for entry in self.maps.slots.iter() {
+        for entry in &self.maps.slots {
             let (Key(key), slot) = entry.map_err(in_map("SLOTS"))?;
             if let (false, Some(id)) = (known.contains(&slot), CgroupId::from_key(&key)) {
                 found.push((id, slot));
