@@ -1,6 +1,8 @@
 //! The program as it is run: certificates, exit codes, a clean end, and `kill -9` between
 //! acknowledgement and restart.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},

@@ -52,7 +52,8 @@ pub(crate) fn tick(i: u32, n: u32) -> TickReport {
                 confidence: 1.0,
             }],
             limits: vec![(Knob::CpuQuota, Limit::At(2.0)), (Knob::MemoryMax, Limit::Unlimited)],
-            actions: (i % 10 == 0)
+            actions: i
+                .is_multiple_of(10)
                 .then(|| AppliedAction {
                     knob: Knob::CpuQuota,
                     before: Limit::At(1.0),

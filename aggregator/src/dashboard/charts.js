@@ -55,6 +55,7 @@ const Charts = (() => {
       r.ahead.t.forEach((t) => { at(t).limit = r.limit_now; });
     }
     const sorted = [...rows.values()].sort((a, b) => a.t - b.t);
+    join(sorted, Math.max(10, 3 * (data.bucket_s ?? 1)));
     const level = (i) => sorted.map((row) => (row.band ? row.band[i] : null));
     return {
       rows: sorted,
@@ -65,11 +66,28 @@ const Charts = (() => {
     };
   }
 
+  // Forecasts come every few samples: rows between two of them get a value on the way. Where none
+  // came for longer than `longest` seconds the band has a gap.
+  function join(rows, longest) {
+    let last = -1;
+    rows.forEach((row, i) => {
+      if (row.band === null) return;
+      const from = rows[last];
+      if (last >= 0 && row.t - from.t <= longest) {
+        for (let k = last + 1; k < i; k += 1) {
+          const share = (rows[k].t - from.t) / (row.t - from.t);
+          rows[k].band = from.band.map((v, q) => v + share * (row.band[q] - v));
+        }
+      }
+      last = i;
+    });
+  }
+
   // Where there is no limit the step line breaks; a use that is not measured breaks its line.
   function options(width, unit, data, state) {
     const use = colour("use"), limit = colour("limit"), quiet = colour("quiet"), line = colour("line");
     const axis = { stroke: quiet, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
-    const bandLine = { stroke: "transparent", spanGaps: true, points: { show: false } };
+    const bandLine = { stroke: "transparent", points: { show: false } };
     return {
       width, height: 230, cursor: { points: { show: false } }, legend: { show: false },
       scales: {
@@ -80,8 +98,8 @@ const Charts = (() => {
       series: [
         {},
         bandLine, bandLine,
-        { stroke: faded(use, 0.75), width: 1, dash: [2, 4], spanGaps: true, points: { show: false } },
-        { stroke: faded(use, 0.9), width: 1.5, dash: [7, 4], spanGaps: true, points: { show: false } },
+        { stroke: faded(use, 0.75), width: 1, dash: [2, 4], points: { show: false } },
+        { stroke: faded(use, 0.9), width: 1.5, dash: [7, 4], points: { show: false } },
         { stroke: limit, width: 2, paths: uPlot.paths.stepped({ align: -1 }), points: { show: false } },
         { stroke: use, width: 2, points: { show: false } },
       ],

@@ -337,12 +337,15 @@ async fn converse(
     ended
 }
 
+/// Resolves when a batch is on disk.
+type Durable = oneshot::Receiver<Result<(), CommitError>>;
+
 /// A batch that will be acknowledged after those before it: one on its way to disk, or one that
 /// needs no writing.
 struct Pending {
     boot: BootId,
     seq: u64,
-    writing: Option<(Box<Delivery>, oneshot::Receiver<Result<(), CommitError>>)>,
+    writing: Option<(Box<Delivery>, Durable)>,
 }
 
 async fn read_all(

@@ -180,7 +180,8 @@ impl Session {
             });
         }
         let off_s = hello.now_s - now_s;
-        if !(off_s.abs() <= self.clock_skew_s_max) {
+        // A clock that is not a number is off as well.
+        if off_s.is_nan() || off_s.abs() > self.clock_skew_s_max {
             return Err(Refusal::Clock { off_s, max_s: self.clock_skew_s_max });
         }
         self.node = Some(hello.node.clone());

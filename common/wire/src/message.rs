@@ -20,6 +20,7 @@ impl fmt::Display for BootId {
 
 /// Any message, either way.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[expect(clippy::large_enum_variant, reason = "the largest, a batch, is also nearly all of them")]
 pub enum Message {
     /// Agent: who speaks and in which version. Always first.
     Hello(Hello),

@@ -1,5 +1,7 @@
 //! Frames go there and back, hold their limits on both sides, and survive hostile bytes.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{
     Bundle, Forecast, Source,

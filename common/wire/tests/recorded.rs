@@ -2,6 +2,8 @@
 //!
 //! With `HEADROOM_RECORD_FRAMES=1` in the environment the recording is written anew.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
 use std::{fs, path::PathBuf};
 
 use headroom_allocate::{Knob, Limit};
