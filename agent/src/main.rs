@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let refused = error.chain().any(|cause| cause.is::<ConfigError>());
+            let refused = error.is::<ConfigError>();
             if refused { ExitCode::from(EXIT_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }

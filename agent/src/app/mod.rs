@@ -100,7 +100,7 @@ impl App {
             status::serve(socket, Arc::clone(&shared))
                 .with_context(|| format!("listen on {}", socket.display()))?;
         }
-        let planner = Planner::new(predict, step_s);
+        let planner = Planner::new(&predict, step_s);
         let ticks = Loop::new(sampler, planner, policy, actuator, models, uplink, audit, shared);
         Ok(Self { period, ticks })
     }

@@ -33,8 +33,8 @@ pub struct Planner {
 
 impl Planner {
     /// Knows no workload yet. `step_s` is the sample period.
-    pub fn new(config: PredictorConfig, step_s: f64) -> Self {
-        let predictor = Predictor::new(PredictorConfig { step_s, ..config });
+    pub fn new(config: &PredictorConfig, step_s: f64) -> Self {
+        let predictor = Predictor::new(PredictorConfig { step_s, ..config.clone() });
         Self { predictor, memories: HashMap::new() }
     }
 

@@ -5,7 +5,10 @@ use std::fmt;
 use headroom_allocate::Limit;
 use headroom_telemetry::Resource;
 
-use super::{latency::DurationSummary, status::Status};
+use super::{
+    latency::DurationSummary,
+    status::{Status, WorkloadStatus},
+};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,39 +59,43 @@ impl fmt::Display for Status {
         for probe in &self.probes {
             writeln!(f, "  {:<14} {}", probe.name, probe.state)?;
         }
+        workload_table(f, &self.workloads)
+    }
+}
+
+fn workload_table(f: &mut fmt::Formatter<'_>, workloads: &[WorkloadStatus]) -> fmt::Result {
+    writeln!(
+        f,
+        "\n{:<44} {:>8} {:>10} {:>8} {:<10} limits",
+        "workload", "cpu", "memory", "cpu p99", "source"
+    )?;
+    for row in workloads {
+        let number = |value: Option<f64>, scale: f64, unit: &str| {
+            value.map_or("-".to_owned(), |value| format!("{:.2}{unit}", value / scale))
+        };
+        let limits: Vec<String> = row
+            .limits
+            .iter()
+            .filter_map(|(knob, limit)| match (limit, knob.resource()) {
+                (Limit::Unlimited, _) => None,
+                (Limit::At(at), Resource::Memory) => {
+                    Some(format!("{knob} {:.0} MiB", at / 1048576.0))
+                }
+                (Limit::At(at), _) => Some(format!("{knob} {at:.2}")),
+            })
+            .collect();
         writeln!(
             f,
-            "\n{:<44} {:>8} {:>10} {:>8} {:<10} limits",
-            "workload", "cpu", "memory", "cpu p99", "source"
+            "{:<44} {:>8} {:>10} {:>8} {:<10} {}",
+            row.path,
+            number(row.cpu_cores, 1.0, ""),
+            number(row.memory_bytes, 1048576.0, " MiB"),
+            number(row.cpu_p99_cores, 1.0, ""),
+            row.source.as_ref().map_or("-".to_owned(), ToString::to_string),
+            limits.join(", ")
         )?;
-        for row in &self.workloads {
-            let number = |value: Option<f64>, scale: f64, unit: &str| {
-                value.map_or("-".to_owned(), |value| format!("{:.2}{unit}", value / scale))
-            };
-            let limits: Vec<String> = row
-                .limits
-                .iter()
-                .filter_map(|(knob, limit)| match (limit, knob.resource()) {
-                    (Limit::Unlimited, _) => None,
-                    (Limit::At(at), Resource::Memory) => {
-                        Some(format!("{knob} {:.0} MiB", at / 1048576.0))
-                    }
-                    (Limit::At(at), _) => Some(format!("{knob} {at:.2}")),
-                })
-                .collect();
-            writeln!(
-                f,
-                "{:<44} {:>8} {:>10} {:>8} {:<10} {}",
-                row.path,
-                number(row.cpu_cores, 1.0, ""),
-                number(row.memory_bytes, 1048576.0, " MiB"),
-                number(row.cpu_p99_cores, 1.0, ""),
-                row.source.as_ref().map_or("-".to_owned(), ToString::to_string),
-                limits.join(", ")
-            )?;
-        }
-        Ok(())
     }
+    Ok(())
 }
 
 fn duration(summary: DurationSummary) -> String {

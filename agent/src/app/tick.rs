@@ -301,7 +301,10 @@ impl Loop {
                 let plan = planned.remove(&workload.path).unwrap_or_default();
                 WorkloadReport {
                     actions: actions.remove(&workload.path).unwrap_or_default(),
-                    limits: tick.limits.get(&workload.path).map_or_else(Vec::new, |l| l.list()),
+                    limits: tick
+                        .limits
+                        .get(&workload.path)
+                        .map_or_else(Vec::new, LimitsInForce::list),
                     forecasts: plan.forecasts,
                     workload,
                     sample,
@@ -348,6 +351,6 @@ fn workload_status(
         memory_bytes: sample.get(Feature::MemoryBytes).map(f64::from),
         cpu_p99_cores: cpu.map(|forecast| forecast.peak(0.99, f64::INFINITY)),
         source: cpu.map(|forecast| forecast.source.clone()),
-        limits: limits.get(&workload.path).map_or_else(Vec::new, |limits| limits.list()),
+        limits: limits.get(&workload.path).map_or_else(Vec::new, LimitsInForce::list),
     }
 }

@@ -87,7 +87,7 @@ fn beyond_the_bound_the_oldest_segment_goes_and_is_counted() {
         assert!(spool.bytes() <= 2 * SEGMENT_BYTES + SEGMENT_BYTES / 2 + 1_000);
     }
     let dropped = spool.take_dropped();
-    assert!(dropped > 0 && dropped % 10 == 0);
+    assert!(dropped > 0 && dropped.is_multiple_of(10));
     let kept = read_padded(&mut spool);
     assert_eq!(kept.len() as u64 * 10 + dropped, 100, "every sample is kept or counted");
     assert_eq!(kept.last(), Some(&10));
