@@ -29,6 +29,9 @@ use crate::observe::ProbeState;
 /// Events kept between two calls of [`KernelProbes::drain_events`]; older ones are dropped.
 const PENDING_MAX: usize = 16_384;
 
+/// Reads in which a removed cgroup still shows its last counters.
+const READS_AFTER_REMOVAL: u64 = 2;
+
 /// Programs attached to the kernel, until dropped.
 pub struct KernelProbes {
     ebpf: Ebpf,
@@ -38,6 +41,9 @@ pub struct KernelProbes {
     states: Vec<(Topic, Fact<String>)>,
     book: SlotBook,
     pending: VecDeque<KernelEvent>,
+    /// Removed cgroups, each with the number of reads after which its slot is taken back.
+    removed: VecDeque<(u64, CgroupId)>,
+    n_reads: u64,
     n_pending_dropped: u64,
     n_undecodable: u64,
     n_slots: u32,
@@ -107,6 +113,8 @@ impl KernelProbes {
             states: loaded.states,
             book: SlotBook::default(),
             pending: VecDeque::new(),
+            removed: VecDeque::new(),
+            n_reads: 0,
             n_pending_dropped: 0,
             n_undecodable: 0,
             n_slots: config.slots,
@@ -144,14 +152,19 @@ impl KernelProbes {
         self.pending.drain(..).collect()
     }
 
-    /// Cumulative counters of every cgroup that had an event since it was attached or retired.
+    /// Cumulative counters of every cgroup that had an event since the programs were attached.
+    ///
+    /// A removed cgroup is in the next two reads after the kernel told of its end, so that its last
+    /// counters are seen, and then gives up its slot by itself.
     ///
     /// # Errors
     /// When a kernel map cannot be read.
     pub fn read(&mut self) -> Result<Vec<(CgroupId, KernelCounters)>, KernelError> {
         self.poll_rings();
         self.resync_after_loss()?;
+        self.retire_removed();
         self.free_rested_slots()?;
+        self.n_reads += 1;
         let reads_tasks = [Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits]
             .into_iter()
             .any(|topic| self.has(topic));
@@ -180,8 +193,8 @@ impl KernelProbes {
         Ok(all)
     }
 
-    /// Gives up the slot of a cgroup that is gone, after its last counters were read. A late event
-    /// of it is dropped.
+    /// Gives up the slot of a cgroup that is gone, after its last counters were read; sooner than
+    /// [`Self::read`] would by itself. A late event of it is dropped.
     pub fn retire(&mut self, id: CgroupId) {
         if !self.book.retire(id, Instant::now()) {
             return;
@@ -261,11 +274,12 @@ impl KernelProbes {
         for hierarchy in self.layout.by_number(number).collect::<Vec<_>>() {
             let id = CgroupId { hierarchy, inode };
             let path = path.to_owned();
-            self.push(if is_made {
-                KernelEvent::CgroupMade { id, path }
+            if is_made {
+                self.push(KernelEvent::CgroupMade { id, path });
             } else {
-                KernelEvent::CgroupRemoved { id, path }
-            });
+                self.removed.push_back((self.n_reads + READS_AFTER_REMOVAL, id));
+                self.push(KernelEvent::CgroupRemoved { id, path });
+            }
         }
     }
 
@@ -275,6 +289,16 @@ impl KernelProbes {
             self.n_pending_dropped += 1;
         }
         self.pending.push_back(event);
+    }
+
+    /// Takes back the slots of removed cgroups whose last counters were read often enough.
+    fn retire_removed(&mut self) {
+        while let Some(&(until, id)) = self.removed.front()
+            && until <= self.n_reads
+        {
+            self.removed.pop_front();
+            self.retire(id);
+        }
     }
 
     /// After lost events, slots taken unheard are found in the map itself.
