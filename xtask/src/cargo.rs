@@ -22,9 +22,10 @@ pub(crate) fn at(root: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The program of one integration test of a package, built if need be.
-pub(crate) fn test_program(root: &Path, package: &str, test: &str) -> Result<PathBuf> {
-    let mut build = at(root, &["test", "--no-run", "-p", package, "--test", test]);
+/// The program of one integration test, built if need be. The whole workspace is selected: one
+/// package alone would have its dependencies built anew with fewer features.
+pub(crate) fn test_program(root: &Path, test: &str) -> Result<PathBuf> {
+    let mut build = at(root, &["test", "--no-run", "--workspace", "--test", test]);
     let built = executables(&mut build)?;
     let (_, program) = built
         .into_iter()

@@ -57,7 +57,7 @@ pub(super) fn mutants(root: &Path) -> Result<Verdict> {
     }
     let good = ebpf::build(root, true)?;
     // Built once: the program takes the object to load when it runs.
-    let suite = cargo::test_program(root, "headroom-agent", "kernel_counts")?;
+    let suite = cargo::test_program(root, "kernel_counts")?;
     if !passes(root, &suite, &good)? {
         bail!("the kernel suite fails with the right object, so a failure would prove nothing");
     }

@@ -222,11 +222,11 @@ fn suites(root: &Path) -> Result<(Vec<Suite>, Vec<PathBuf>)> {
     for name in AGENT_TESTS {
         suites.push(Suite {
             name: (*name).to_owned(),
-            program: cargo::test_program(root, "headroom-agent", name)?,
+            program: cargo::test_program(root, name)?,
             arguments: vec!["--nocapture".to_owned(), "--test-threads=1".to_owned()],
         });
     }
-    let mut build = cargo::at(root, &["build", "-p", "headroom-agent", "--bins"]);
+    let mut build = cargo::at(root, &["build", "--workspace", "--bins"]);
     let built = cargo::executables(&mut build)?;
     let (_, agent) = built.into_iter().next().context("cargo built no headroom-agent")?;
     let arguments = vec!["doctor".to_owned()];
