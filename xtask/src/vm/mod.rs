@@ -228,7 +228,10 @@ fn suites(root: &Path) -> Result<(Vec<Suite>, Vec<PathBuf>)> {
     }
     let mut build = cargo::at(root, &["build", "--workspace", "--bins"]);
     let built = cargo::executables(&mut build)?;
-    let (_, agent) = built.into_iter().next().context("cargo built no headroom-agent")?;
+    let (_, agent) = built
+        .into_iter()
+        .find(|(target, _)| target == "headroom-agent")
+        .context("cargo built no headroom-agent")?;
     let arguments = vec!["doctor".to_owned()];
     suites.push(Suite { name: "doctor".to_owned(), program: agent.clone(), arguments });
     Ok((suites, vec![agent]))
