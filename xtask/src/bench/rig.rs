@@ -59,7 +59,7 @@ pub(super) fn build(root: &Path, profile: Profile) -> Result<Programs> {
     let what = format!("build agent and aggregator ({})", profile.name());
     progress::step(&what, "they are what is measured", || {
         let mut command = cargo::at(root, &["build", "--profile", profile.name()]);
-        command.args(["--package", "headroom-agent", "--package", "headroom-aggregator"]);
+        command.args(["--workspace", "--bins"]);
         process::run(&mut command)
     })?;
     let own = std::env::current_exe().context("find this program")?;
