@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Raised with every change of the feature list.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// How a value is brought near the unit interval before a model sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,20 +78,46 @@ features! {
     MemoryLimitBytes, "memory_limit_bytes", "bytes", Scaling::Level, "Memory limit in force; missing when there is none.";
     CpuThrottledRatio, "cpu_throttled_ratio", "s/s", Scaling::Unit, "Time the cgroup had runnable tasks and no quota left, per second.";
     CpuThrottledPeriods, "cpu_throttled_periods", "1/s", Scaling::Log { reference: 10.0 }, "Enforcement periods that ended throttled.";
+    CpuSystemCores, "cpu_system_cores", "cores", Scaling::Log { reference: 10.0 }, "CPU time used inside the kernel, in cores.";
     RunqWaitRatio, "runq_wait_ratio", "s/s", Scaling::Unit, "Time runnable tasks waited for a CPU, summed over tasks, per second.";
     RunqWaitP50, "runq_wait_p50", "s", SECONDS_SHORT, "Median wait of a runnable task for a CPU.";
     RunqWaitP99, "runq_wait_p99", "s", SECONDS_SHORT, "99th percentile of the wait of a runnable task for a CPU.";
     ContextSwitches, "context_switches", "1/s", PER_SECOND, "Times a task of the cgroup was put on a CPU.";
+    VoluntarySwitches, "voluntary_switches", "1/s", PER_SECOND, "Times a task of the cgroup gave up a CPU to wait.";
+    InvoluntarySwitches, "involuntary_switches", "1/s", PER_SECOND, "Times a task of the cgroup was taken off a CPU while it could run on.";
+    Migrations, "migrations", "1/s", PER_SECOND, "Times a task of the cgroup was moved to another CPU.";
     MemoryAnonBytes, "memory_anon_bytes", "bytes", BYTES, "Anonymous memory.";
     MemoryFileBytes, "memory_file_bytes", "bytes", BYTES, "Page cache.";
+    MemoryWorkingSetBytes, "memory_working_set_bytes", "bytes", BYTES, "Memory charged, without inactive page cache.";
+    MemoryDirtyBytes, "memory_dirty_bytes", "bytes", BYTES, "Page cache that waits to be written.";
+    MemoryWritebackBytes, "memory_writeback_bytes", "bytes", BYTES, "Page cache that is being written.";
     PageFaults, "page_faults", "1/s", PER_SECOND, "Page faults, minor and major.";
     MajorFaults, "major_faults", "1/s", PER_SECOND, "Page faults that waited for a device.";
     MemoryRefaults, "memory_refaults", "1/s", PER_SECOND, "Pages read again soon after they were evicted.";
+    MemoryReclaims, "memory_reclaims", "1/s", PER_SECOND, "Pages reclaimed from the cgroup.";
+    OomKills, "oom_kills", "1/s", Scaling::Log { reference: 1.0 }, "Tasks killed for want of memory. Memory use in such a period is a lower bound on the demand.";
     MemoryLimitHits, "memory_limit_hits", "1/s", Scaling::Log { reference: 100.0 }, "Allocations that met the memory limit.";
+    PageCacheHits, "page_cache_hits", "1/s", Scaling::Log { reference: 1.0e6 }, "Pages of files found in memory.";
+    PageCacheMisses, "page_cache_misses", "1/s", Scaling::Log { reference: 1.0e6 }, "Pages of files that had to be brought to memory, large folios counted by their pages.";
+    PageCacheDirtied, "page_cache_dirtied", "1/s", Scaling::Log { reference: 1.0e6 }, "Pages of files changed in memory.";
+    InstructionsPerCycle, "instructions_per_cycle", "ratio", Scaling::Unit, "Instructions per CPU cycle; missing without performance counters.";
+    LlcMisses, "llc_misses", "1/s", Scaling::Log { reference: 1.0e8 }, "Misses of the last-level cache; missing without performance counters.";
+    BranchMisses, "branch_misses", "1/s", Scaling::Log { reference: 1.0e8 }, "Branches predicted wrongly; missing without performance counters.";
     DiskLatencyP50, "disk_latency_p50", "s", SECONDS_SHORT, "Median time from request to completion, queue included.";
     DiskLatencyP99, "disk_latency_p99", "s", SECONDS_SHORT, "99th percentile of the time from request to completion.";
+    DiskDeviceP50, "disk_device_p50", "s", SECONDS_SHORT, "Median time a request spent in the device, queue not included.";
+    DiskDeviceP99, "disk_device_p99", "s", SECONDS_SHORT, "99th percentile of the time a request spent in the device.";
+    DiskSizeP50, "disk_size_p50", "bytes", BYTES, "Median size of a block request.";
+    DiskSequentialRatio, "disk_sequential_ratio", "ratio", Scaling::Unit, "Share of block requests that begin where one of the cgroup before them ended, on the same device.";
+    DiskQueueDepth, "disk_queue_depth", "1", Scaling::Log { reference: 100.0 }, "Block requests under way on average, queue included: the sum of their times over the time passed.";
     NetRxPps, "net_rx_pps", "1/s", PER_SECOND, "Packets received.";
     NetTxPps, "net_tx_pps", "1/s", PER_SECOND, "Packets sent.";
+    NetPacketP50, "net_packet_p50", "bytes", BYTES, "Median size of a packet, either way.";
+    NetConnects, "net_connects", "1/s", PER_SECOND, "TCP connections opened.";
+    NetAccepts, "net_accepts", "1/s", PER_SECOND, "TCP connections accepted.";
+    NetRetransmits, "net_retransmits", "1/s", PER_SECOND, "TCP segments sent again.";
+    NetRttP50, "net_rtt_p50", "s", SECONDS_SHORT, "Median smoothed round-trip time of TCP connections.";
+    NetDrops, "net_drops", "1/s", PER_SECOND, "Packets dropped on their way from or to the workload.";
     SyscallRead, "syscall_read", "1/s", PER_SECOND, "System calls that read from a descriptor.";
     SyscallWrite, "syscall_write", "1/s", PER_SECOND, "System calls that write to a descriptor.";
     SyscallFile, "syscall_file", "1/s", PER_SECOND, "System calls on files and directories: open, stat, rename.";
@@ -106,14 +132,25 @@ features! {
     SyscallSched, "syscall_sched", "1/s", PER_SECOND, "System calls on scheduling.";
     SyscallIdentity, "syscall_identity", "1/s", PER_SECOND, "System calls that ask for or set ids, limits and names.";
     SyscallOther, "syscall_other", "1/s", PER_SECOND, "All other system calls.";
+    SyscallErrors, "syscall_errors", "1/s", PER_SECOND, "System calls that failed, estimated from a sample.";
+    SyscallLatencyP50, "syscall_latency_p50", "s", SECONDS_SHORT, "Median time in a system call of a kind that does not wait by design, from a sample.";
+    SyscallLatencyP99, "syscall_latency_p99", "s", SECONDS_SHORT, "99th percentile of the time in such a system call, from a sample.";
     Execs, "execs", "1/s", Scaling::Log { reference: 100.0 }, "Programs started.";
     Exits, "exits", "1/s", Scaling::Log { reference: 100.0 }, "Tasks ended.";
     Tasks, "tasks", "1", Scaling::Log { reference: 1_000.0 }, "Tasks in the cgroup.";
     PsiCpuSome, "psi_cpu_some", "s/s", Scaling::Unit, "Time at least one task waited for a CPU, per second.";
     PsiMemorySome, "psi_memory_some", "s/s", Scaling::Unit, "Time at least one task waited for memory, per second.";
     PsiIoSome, "psi_io_some", "s/s", Scaling::Unit, "Time at least one task waited for I/O, per second.";
+    PsiMemoryFull, "psi_memory_full", "s/s", Scaling::Unit, "Time all tasks waited for memory, per second.";
+    PsiIoFull, "psi_io_full", "s/s", Scaling::Unit, "Time all tasks waited for I/O, per second.";
     GpuUtilisation, "gpu_utilisation", "ratio", Scaling::Unit, "Share of the GPUs' time with a kernel of the workload running, summed over GPUs.";
     GpuMemoryBytes, "gpu_memory_bytes", "bytes", BYTES, "GPU memory held by processes of the workload.";
+    GpuMemoryBandwidth, "gpu_memory_bandwidth", "ratio", Scaling::Unit, "Share of the GPUs' time in which their memory was read or written for the workload, summed over GPUs.";
+    GpuEncoder, "gpu_encoder", "ratio", Scaling::Unit, "Use of video encoders, summed over GPUs.";
+    GpuDecoder, "gpu_decoder", "ratio", Scaling::Unit, "Use of video decoders, summed over GPUs.";
+    GpuPowerWatts, "gpu_power_w", "W", Scaling::Log { reference: 1_000.0 }, "Power of the GPUs the workload uses, by its share of their use.";
+    GpuClockRatio, "gpu_clock_ratio", "ratio", Scaling::Unit, "Clock of the GPUs the workload uses, relative to their highest.";
+    GpuThrottled, "gpu_throttled", "ratio", Scaling::Unit, "Share of the GPUs the workload uses whose clocks are held down by heat or power.";
 }
 
 impl Feature {
@@ -181,7 +218,7 @@ mod tests {
     fn the_hash_changes_only_with_the_schema() {
         assert_eq!(
             SchemaHash::current().to_string(),
-            "dcbc3af48dea7cfc038165ef1981537d",
+            "1c61c90878d0944cd69559a5e0fa93aa",
             "the schema changed: raise SCHEMA_VERSION and record the new hash here"
         );
     }
