@@ -27,7 +27,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Observe, predict, and ask the guard for changes; the long-running agent
-    Run(Configured),
+    Run(RunArgs),
     /// Carry changes out under leases; the only process that writes limits
     Guard(Configured),
     /// Give every workload its own limits back when no guard runs
@@ -47,6 +47,15 @@ struct Configured {
     /// Configuration file; built-in defaults when left out
     #[arg(long)]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    configured: Configured,
+    /// Name of this host in the fleet, the one in its certificate; instead of `node.name`
+    #[arg(long)]
+    node: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -87,7 +96,7 @@ fn start_logging(filter: &str) -> anyhow::Result<()> {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => run(args.config.as_deref())?,
+        Command::Run(args) => run(args)?,
         Command::Guard(args) => guard::run(&config::load_guard(args.config.as_deref())?)?,
         Command::Restore(args) => return restore(args.config.as_deref()),
         Command::Status(args) => status(&args)?,
@@ -98,8 +107,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(path: Option<&Path>) -> anyhow::Result<()> {
-    let config = AgentConfig::load(path)?;
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    let mut config = AgentConfig::load(args.configured.config.as_deref())?;
+    if let Some(name) = args.node {
+        config.node.name = name;
+    }
     let stop = app::stop_signal()?;
     App::build(config)?.run(&stop)
 }

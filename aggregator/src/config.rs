@@ -175,6 +175,8 @@ impl AggregatorConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, path::Path};
+
     use super::AggregatorConfig;
 
     #[test]
@@ -202,5 +204,14 @@ mod tests {
             config.history.retention_days = days;
             assert_eq!(config.check().is_ok(), is_accepted, "{days}");
         }
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_and_shows_the_defaults() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/aggregator.toml");
+        let shipped = AggregatorConfig::read(&path).unwrap();
+        let mut expected = AggregatorConfig::default();
+        expected.listen.quic = SocketAddr::from(([0, 0, 0, 0], 7443));
+        assert_eq!(shipped, expected);
     }
 }

@@ -86,7 +86,7 @@ impl Host {
         Self {
             node,
             uplink,
-            predictor: Predictor::new(PredictorConfig::default()),
+            predictor: Predictor::new(PredictorConfig::default(), 1.0),
             limits: [0.5; 6],
         }
     }

@@ -25,8 +25,6 @@ pub struct AuditRecord {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Nothing was asked of the guard.
-    NotAsked,
     /// The guard wrote the limit.
     Applied {
         /// Limit before.
@@ -124,7 +122,7 @@ mod tests {
                     source: Source::Base,
                 },
             },
-            outcome: Outcome::NotAsked,
+            outcome: Outcome::Lost("the workload is gone".to_owned()),
         }
     }
 
@@ -142,7 +140,7 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         for line in text.lines() {
             let read: AuditRecord = serde_json::from_str(line).unwrap();
-            assert_eq!(read.outcome, Outcome::NotAsked);
+            assert_eq!(read.outcome, record().outcome);
         }
         assert_eq!(
             std::fs::read_to_string(dir.path().join("audit.jsonl.1")).unwrap().lines().count(),

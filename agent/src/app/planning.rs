@@ -34,8 +34,7 @@ pub struct Planner {
 impl Planner {
     /// Knows no workload yet. `step_s` is the sample period.
     pub fn new(config: &PredictorConfig, step_s: f64) -> Self {
-        let predictor = Predictor::new(PredictorConfig { step_s, ..config.clone() });
-        Self { predictor, memories: HashMap::new() }
+        Self { predictor: Predictor::new(config.clone(), step_s), memories: HashMap::new() }
     }
 
     /// Takes in a sample, forecasts, and decides.
@@ -73,7 +72,7 @@ impl Planner {
             Outcome::Applied { holds: false, .. } | Outcome::Released { .. } | Outcome::Lost(_) => {
                 memory.released();
             }
-            Outcome::NotAsked | Outcome::Failed(_) => {}
+            Outcome::Failed(_) => {}
         }
     }
 

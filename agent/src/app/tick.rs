@@ -110,8 +110,9 @@ impl Loop {
         let cost = self.cost.measure(sampled_at);
         self.counts.ticks += 1;
         self.counts.late_ticks += u64::from(late);
-        self.tell_status(&tick, &planned, cost);
-        self.tell_aggregator(tick, planned, actions, cost);
+        let probes = probe_reports(&self.sampler);
+        self.tell_status(&tick, &planned, &probes, cost);
+        self.tell_aggregator(tick, planned, actions, probes, cost);
     }
 
     fn plan(&mut self, tick: &Tick) -> BTreeMap<String, Planned> {
@@ -172,7 +173,6 @@ impl Loop {
     /// Counts a record, lets the planner know, and writes it to the audit trail.
     fn note(&mut self, record: &AuditRecord) {
         let (kind, changed) = match &record.outcome {
-            Outcome::NotAsked => ("not_asked", false),
             Outcome::Applied { before, applied, latency_s, .. } => {
                 let changed = before != applied;
                 if changed {
@@ -238,7 +238,13 @@ impl Loop {
         }
     }
 
-    fn tell_status(&self, tick: &Tick, planned: &BTreeMap<String, Planned>, cost: Cost) {
+    fn tell_status(
+        &self,
+        tick: &Tick,
+        planned: &BTreeMap<String, Planned>,
+        probes: &[ProbeReport],
+        cost: Cost,
+    ) {
         let workloads = tick
             .workloads
             .iter()
@@ -265,7 +271,7 @@ impl Loop {
         status.sample_to_write = self.counts.sample_to_write.summary();
         status.cpu_cores = cost.cpu_cores;
         status.memory_bytes = cost.memory_bytes;
-        status.probes = probe_reports(&self.sampler);
+        probes.clone_into(&mut status.probes);
         status.model_version = self.planner.model_version();
         status.models_refused.clone_from(&self.counts.models_refused);
         status.guard.clone_from(&self.counts.guard);
@@ -280,10 +286,10 @@ impl Loop {
         tick: Tick,
         mut planned: BTreeMap<String, Planned>,
         mut actions: BTreeMap<String, Vec<AppliedAction>>,
+        probes: Vec<ProbeReport>,
         cost: Cost,
     ) {
         let Some(uplink) = &self.uplink else { return };
-        let probes = probe_reports(&self.sampler);
         let changed = probes != self.probes_told;
         if changed {
             self.probes_told.clone_from(&probes);

@@ -159,3 +159,80 @@ fn read<T: Default>(
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text).map_err(|message| ConfigError::Invalid { path: path.to_owned(), message })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use headroom_allocate::Policy;
+    use serde::Serialize;
+
+    use super::{AgentConfig, load_guard};
+    use crate::guard::GuardConfig;
+
+    fn shipped(name: &str) -> (PathBuf, toml::Table) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/config").join(name);
+        let table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        (path, table)
+    }
+
+    /// Keys of `file` whose value is not the one of `defaults`, as `table.key`.
+    fn other_than(defaults: &impl Serialize, file: &toml::Table) -> Vec<String> {
+        fn walk(prefix: &str, defaults: &toml::Table, file: &toml::Table, out: &mut Vec<String>) {
+            for (key, value) in file {
+                let name = format!("{prefix}{key}");
+                match (defaults.get(key), value) {
+                    (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => {
+                        walk(&format!("{name}."), inner, value, out);
+                    }
+                    (Some(default), value) if default == value => {}
+                    _ => out.push(name),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk("", &toml::Table::try_from(defaults).unwrap(), file, &mut out);
+        out.sort_unstable();
+        out
+    }
+
+    #[test]
+    fn the_shipped_agent_file_is_valid_and_shows_the_defaults() {
+        let (path, table) = shipped("agent.toml");
+        let config = AgentConfig::load(Some(&path)).unwrap();
+        assert!(config.act.is_some() && config.uplink.is_some());
+        assert_eq!(
+            other_than(&AgentConfig::default(), &table),
+            ["act", "model.dir", "model.public_key", "policy.file", "uplink"],
+            "the comments in agent.toml say that these alone differ"
+        );
+        let uplink = table["uplink"].as_table().unwrap();
+        assert_eq!(
+            other_than(&crate::uplink::UplinkConfig::default(), uplink),
+            ["server", "spool_dir"]
+        );
+    }
+
+    #[test]
+    fn the_shipped_guard_file_is_valid_and_shows_the_defaults() {
+        let (path, table) = shipped("guard.toml");
+        load_guard(Some(&path)).unwrap();
+        assert_eq!(other_than(&GuardConfig::default(), &table), ["uids"]);
+    }
+
+    #[test]
+    fn the_shipped_policy_is_valid_and_shows_the_defaults() {
+        let (path, _table) = shipped("policy.toml");
+        let policy = Policy::from_toml(&fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        fs::write(&path, "[observe]\nperiod = 1.0\n").unwrap();
+        let message = AgentConfig::load(Some(&path)).unwrap_err().to_string();
+        assert!(message.contains("agent.toml") && message.contains("period_s"), "{message}");
+    }
+}

@@ -78,7 +78,7 @@ fn run(controller: Controller, period_s: f64, seed: u64, steps: usize) -> Outcom
     let host = HostCapacity { cores: 2.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
     let own = Limit::At(1.0);
     let mut service = Service { period_s, noise: seed * 77 + 1, backlog_cores_s: 0.0 };
-    let mut predictor = Predictor::new(PredictorConfig::default());
+    let mut predictor = Predictor::new(PredictorConfig::default(), 1.0);
     let (mut limit, mut memory) = (own, KnobMemory::default());
     let mut outcome = Outcome { pulses: 0, covered: 0, throttled_s: 0.0, mean_limit_cores: 0.0 };
     for step in 0..steps {

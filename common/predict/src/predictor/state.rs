@@ -125,7 +125,8 @@ impl State {
             return (Some(latest.clone()), None);
         }
         let Some(t_s) = self.window.newest_s() else { return (None, None) };
-        let encoded = self.window.encode();
+        // Only a model reads the encoded window, and it is the dearest part of a forecast.
+        let encoded = model.and_then(|_model| self.window.encode());
         let scale = match &encoded {
             Some(encoded) => encoded.scale,
             None => Resource::ALL.map(|resource| self.window.scale(resource)),

@@ -36,7 +36,7 @@ fn steps(noise: &mut Noise, i: usize, level: &mut f64) -> f64 {
 
 #[test]
 fn only_measured_resources_are_forecast() {
-    let mut predictor = Predictor::new(PredictorConfig::default());
+    let mut predictor = Predictor::new(PredictorConfig::default(), 1.0);
     assert!(predictor.predict("/a").is_none());
     for i in 0..10 {
         predictor.observe("/a", &sample(f64::from(i), 1.0));
@@ -51,7 +51,7 @@ fn only_measured_resources_are_forecast() {
 
 #[test]
 fn published_quantiles_cover_what_happens_while_the_noise_drifts() {
-    let mut predictor = Predictor::new(PredictorConfig::default());
+    let mut predictor = Predictor::new(PredictorConfig::default(), 1.0);
     let mut noise = Noise::new(11);
     for i in 0..3000 {
         let deviation = if i / 1000 % 2 == 0 { 0.1 } else { 0.3 };
@@ -70,7 +70,7 @@ fn published_quantiles_cover_what_happens_while_the_noise_drifts() {
 
 #[test]
 fn a_model_answers_once_it_has_proved_itself_and_not_before() {
-    let mut predictor = Predictor::new(PredictorConfig::default());
+    let mut predictor = Predictor::new(PredictorConfig::default(), 1.0);
     let (mut noise, mut level) = (Noise::new(12), 1.0);
     for i in 0..40 {
         predictor.observe("/a", &sample(i as f64, steps(&mut noise, i, &mut level)));
@@ -130,7 +130,7 @@ fn announced_model(version: u64, evaluation: Evaluation) -> Arc<SequenceModel> {
 
 #[test]
 fn a_better_model_takes_over_and_its_successor_inherits() {
-    let mut predictor = Predictor::new(PredictorConfig::default());
+    let mut predictor = Predictor::new(PredictorConfig::default(), 1.0);
     let mut noise = Noise::new(13);
     predictor.swap_model(Some(announced_model(1, Evaluation::default()))).unwrap();
     announced(&mut predictor, &mut noise, 0, 150);
@@ -149,8 +149,7 @@ fn a_better_model_takes_over_and_its_successor_inherits() {
 
 #[test]
 fn a_model_for_another_step_is_refused_and_the_old_one_stays() {
-    let mut predictor =
-        Predictor::new(PredictorConfig { step_s: 5.0, ..PredictorConfig::default() });
+    let mut predictor = Predictor::new(PredictorConfig::default(), 5.0);
     let verdict =
         predictor.swap_model(Some(model(&Linear::persistence(0.1), 1, Evaluation::default())));
     assert!(verdict.unwrap_err().to_string().contains("step of 1 s expected 5 s"));
@@ -159,8 +158,7 @@ fn a_model_for_another_step_is_refused_and_the_old_one_stays() {
 
 #[test]
 fn memory_is_bounded_and_bad_samples_are_counted() {
-    let mut predictor =
-        Predictor::new(PredictorConfig { workloads_max: 3, ..PredictorConfig::default() });
+    let mut predictor = Predictor::new(PredictorConfig { workloads_max: 3 }, 1.0);
     for i in 0..10 {
         predictor.observe(&format!("/{i}"), &sample(f64::from(i), 1.0));
     }
