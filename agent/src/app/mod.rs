@@ -115,8 +115,7 @@ impl App {
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             if now < next {
-                // Short naps: a stop signal does not wait for a whole period.
-                std::thread::sleep((next - now).min(Duration::from_millis(50)));
+                nap(next - now);
                 continue;
             }
             let late = now.duration_since(next) > self.period / 2;
@@ -131,6 +130,15 @@ impl App {
         notify(&[sd_notify::NotifyState::Stopping]);
         Ok(())
     }
+}
+
+/// Sleeps for `time` at most; a stop signal ends it early when the kernel delivers it here, as it
+/// does to the first thread unless that one blocks it.
+fn nap(time: Duration) {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let longest = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+    let whole = rustix::thread::Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
+    let _left = rustix::thread::nanosleep(if seconds > 0 { &longest } else { &whole });
 }
 
 fn notify(state: &[sd_notify::NotifyState<'_>]) {

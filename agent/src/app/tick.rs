@@ -103,6 +103,7 @@ impl Loop {
         self.counts.sample.push((sampled_at - began).as_secs_f64());
         for path in &tick.gone {
             self.planner.forget(path);
+            self.policy.forget(path);
         }
         let planned = self.plan(&tick);
         self.act(&planned, sampled_at);
@@ -121,8 +122,8 @@ impl Loop {
         for (workload, sample) in &tick.workloads {
             let began = Instant::now();
             let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
-            let policy = self.policy.policy().for_workload(workload);
-            let plan = self.planner.plan(workload, sample, &limits, &policy, &host);
+            let policy = self.policy.for_workload(workload);
+            let plan = self.planner.plan(workload, sample, &limits, policy, &host);
             self.counts.predict.push(began.elapsed().as_secs_f64());
             planned.insert(workload.path.clone(), plan);
         }
