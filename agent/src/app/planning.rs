@@ -10,7 +10,7 @@ use headroom_predict::{
     predictor::{Predictor, PredictorConfig},
     runtime::{RefusedModel, SequenceModel},
 };
-use headroom_telemetry::{Sample, Workload};
+use headroom_telemetry::{Resource, Sample, Workload};
 
 use super::audit::Outcome;
 use crate::observe::sampler::LimitsInForce;
@@ -47,7 +47,14 @@ impl Planner {
         host: &HostCapacity,
     ) -> Planned {
         self.predictor.observe(&workload.path, sample);
-        let forecasts = self.predictor.predict(&workload.path).unwrap_or_default();
+        let mut forecasts = self.predictor.predict(&workload.path).unwrap_or_default();
+        for forecast in &mut forecasts {
+            match forecast.resource {
+                Resource::Cpu => forecast.cap(host.cores),
+                Resource::Memory => forecast.cap(host.memory_bytes),
+                Resource::Disk | Resource::Network => {}
+            }
+        }
         let limits = limits.list();
         let facts =
             WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };

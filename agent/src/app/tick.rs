@@ -8,7 +8,7 @@ use std::{
 
 use headroom_allocate::{Action, Decision, HostCapacity};
 use headroom_predict::Bundle;
-use headroom_telemetry::{Feature, Sample, Workload};
+use headroom_telemetry::{Feature, Resource, Sample, Workload};
 use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
 use tokio::sync::mpsc;
 
@@ -351,7 +351,8 @@ fn workload_status(
     plan: Option<&Planned>,
     limits: &BTreeMap<String, LimitsInForce>,
 ) -> WorkloadStatus {
-    let cpu = plan.and_then(|plan| plan.forecasts.first());
+    let cpu = plan
+        .and_then(|plan| plan.forecasts.iter().find(|forecast| forecast.resource == Resource::Cpu));
     WorkloadStatus {
         path: workload.path.clone(),
         cpu_cores: sample.get(Feature::CpuCores).map(f64::from),

@@ -79,6 +79,13 @@ impl Forecast {
         row[LEVELS - 1]
     }
 
+    /// Holds every quantile down to `most`: what the host has is all that can be used on it.
+    pub fn cap(&mut self, most: f64) {
+        for value in self.quantiles.iter_mut().flatten() {
+            *value = value.min(most);
+        }
+    }
+
     /// The highest quantile at `level` over all horizons up to `within_s` seconds ahead; the first
     /// horizon always counts.
     pub fn peak(&self, level: f64, within_s: f64) -> f64 {

@@ -87,20 +87,30 @@ pub(crate) fn run(root: &std::path::Path, args: &DemoArgs) -> Result<()> {
     let started = Instant::now();
     let mut stage = Stage::set(root, &binaries)?;
     let outcome = play_through(&mut stage, args, started);
-    if outcome.is_ok() && args.keep {
+    if let (Ok(summary), true) = (&outcome, args.keep) {
+        // Who keeps it running wants the figures now; whether all is restored comes at the end.
+        tell(summary, args)?;
         keep(&mut stage)?;
     }
     stage.clean = outcome.is_ok();
     let restored = stage.end();
     let mut summary = outcome?;
-    summary.restored = restored.is_ok();
-    summary.elapsed_s = started.elapsed().as_secs_f64();
+    if args.keep {
+        say(if restored.is_ok() { "ended; every limit is back" } else { "ended" });
+        return restored;
+    }
+    summary.restored = Some(restored.is_ok());
+    tell(&summary, args)?;
+    restored
+}
+
+fn tell(summary: &Summary, args: &DemoArgs) -> Result<()> {
     if args.json {
-        print_line(&serde_json::to_string_pretty(&summary)?);
+        print_line(&serde_json::to_string_pretty(summary)?);
     } else {
         print_line(&format!("\n{summary}"));
     }
-    restored
+    Ok(())
 }
 
 fn play_through(stage: &mut Stage, args: &DemoArgs, started: Instant) -> Result<Summary> {
@@ -139,7 +149,8 @@ fn play_through(stage: &mut Stage, args: &DemoArgs, started: Instant) -> Result<
     };
     summary.models = stage.fleet.models()?;
     summary.vectors = stage.fleet.vectors()?;
-    say(&format!("\nplayed for {:.0} s", started.elapsed().as_secs_f64()));
+    summary.elapsed_s = started.elapsed().as_secs_f64();
+    say(&format!("\nplayed for {:.0} s", summary.elapsed_s));
     Ok(summary)
 }
 
@@ -217,12 +228,17 @@ fn watch(
     }
 }
 
+/// Goes on with the predictive controller until Ctrl-C.
 fn keep(stage: &mut Stage) -> Result<()> {
+    stage.switch_to_predictive(unix_s())?;
     say(&format!("\nstill running; dashboard: {}   (Ctrl-C ends and restores)", stage.fleet.url()));
-    let stop = stage::interrupted()?;
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+    while !stage.is_interrupted() {
         std::thread::sleep(Duration::from_millis(200));
-        stage.check()?;
+        if let Err(error) = stage.check()
+            && !stage.is_interrupted()
+        {
+            return Err(error);
+        }
     }
     Ok(())
 }

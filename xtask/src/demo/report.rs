@@ -19,8 +19,8 @@ pub(crate) struct Summary {
     pub(crate) models: Vec<ModelReport>,
     /// Fingerprint vectors in the aggregator's history at the end.
     pub(crate) vectors: u64,
-    /// Whether every limit was back to the workload's own at the end.
-    pub(crate) restored: bool,
+    /// Whether every limit was back to the workload's own at the end; `None` while all goes on.
+    pub(crate) restored: Option<bool>,
     /// Kernel probes of the agent: name, and how attached or why not.
     pub(crate) probes: Vec<(String, String)>,
     /// From start to the end of the demo, seconds.
@@ -162,7 +162,11 @@ impl fmt::Display for Summary {
             f,
             "{} fingerprint vectors in the aggregator's history; limits back to their own values: {}; {:.0} s in all",
             self.vectors,
-            if self.restored { "yes" } else { "NO" },
+            match self.restored {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "when it ends",
+            },
             self.elapsed_s
         )
     }

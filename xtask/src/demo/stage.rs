@@ -230,6 +230,21 @@ impl Stage {
         self.twin.start(&self.dir, epoch_s, &scratch)
     }
 
+    /// The reverse of [`Stage::switch_to_reactive`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn switch_to_predictive(&mut self, epoch_s: f64) -> Result<()> {
+        self.twin.stop();
+        let scratch = self.dir.join("batch.scratch");
+        self.service.start(&self.dir, epoch_s, &scratch)
+    }
+
+    /// Whether Ctrl-C was pressed.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Lets the service's limit be moved both ways.
     ///
     /// # Errors
