@@ -36,6 +36,7 @@ fn topic_of(feature: Feature) -> Option<Topic> {
 fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str)> {
     Some(match feature {
         Feature::CpuCores => ("cpuacct", "cpuacct.usage", "cpu.stat"),
+        Feature::CpuSystemCores => ("cpuacct", "cpuacct.usage_sys", "cpu.stat"),
         Feature::CpuThrottledRatio | Feature::CpuThrottledPeriods => {
             ("cpu", "cpu.stat (v1)", "cpu.stat")
         }
@@ -45,8 +46,17 @@ fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str
             ("memory", "memory.limit_in_bytes", "memory.max and memory.high")
         }
         Feature::MemoryLimitHits => ("memory", "memory.failcnt", "memory.events"),
+        Feature::OomKills => ("memory", "memory.oom_control", "memory.events"),
+        Feature::MemoryWorkingSetBytes => (
+            "memory",
+            "memory.usage_in_bytes and memory.stat (v1)",
+            "memory.current and memory.stat",
+        ),
         Feature::MemoryAnonBytes
         | Feature::MemoryFileBytes
+        | Feature::MemoryDirtyBytes
+        | Feature::MemoryWritebackBytes
+        | Feature::MemoryReclaims
         | Feature::PageFaults
         | Feature::MajorFaults
         | Feature::MemoryRefaults => ("memory", "memory.stat (v1)", "memory.stat"),
@@ -59,6 +69,17 @@ fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str
         Feature::Tasks => ("pids", "pids.current", "pids.current"),
         _ => return None,
     })
+}
+
+fn is_pressure(feature: Feature) -> bool {
+    matches!(
+        feature,
+        Feature::PsiCpuSome
+            | Feature::PsiMemorySome
+            | Feature::PsiIoSome
+            | Feature::PsiMemoryFull
+            | Feature::PsiIoFull
+    )
 }
 
 fn topic_source(topic: Topic) -> &'static str {
@@ -81,8 +102,11 @@ pub(super) fn of_host(
     gpu: &Fact<String>,
 ) -> Fact<&'static str> {
     match feature {
-        Feature::PsiCpuSome | Feature::PsiMemorySome | Feature::PsiIoSome => {
+        feature if is_pressure(feature) => {
             return facts.cgroup_pressure.clone().map(|_where| "pressure file of the cgroup");
+        }
+        Feature::MemoryReclaims if facts.layout.v1("memory").is_some() => {
+            return Fact::absent("the v1 memory controller does not count reclaimed pages");
         }
         Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
             return gpu.clone().map(|_driver| "NVML");
@@ -141,7 +165,7 @@ pub(super) fn of_workload(
         };
     }
     match feature {
-        Feature::PsiCpuSome | Feature::PsiMemorySome | Feature::PsiIoSome => {
+        feature if is_pressure(feature) => {
             if is_in(layout.v2()) {
                 "the cgroup has no such pressure file"
             } else {
