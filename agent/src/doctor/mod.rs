@@ -38,6 +38,8 @@ pub struct DoctorConfig {
     pub kernel: KernelConfig,
     /// How long the GPU driver may take to answer.
     pub gpu_patience: Duration,
+    /// NVML's shared object; searched for where the system keeps such when `None`.
+    pub gpu_library: Option<PathBuf>,
 }
 
 impl Default for DoctorConfig {
@@ -47,6 +49,7 @@ impl Default for DoctorConfig {
             try_probes: true,
             kernel: KernelConfig::default(),
             gpu_patience: Duration::from_secs(5),
+            gpu_library: None,
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct ObserveConfig {
     pub gpu: bool,
     /// Time between looks at the GPUs, seconds.
     pub gpu_period_s: f64,
+    /// NVML's shared object; searched for where the system keeps such when left out.
+    pub gpu_library: Option<PathBuf>,
 }
 
 impl Default for ObserveConfig {
@@ -53,6 +55,7 @@ impl Default for ObserveConfig {
             kernel: KernelConfig::default(),
             gpu: true,
             gpu_period_s: 1.0,
+            gpu_library: None,
         }
     }
 }

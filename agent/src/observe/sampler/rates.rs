@@ -44,6 +44,11 @@ impl KernelView {
         self.topics |= 1 << topic as u8;
     }
 
+    /// The same topics with every counter at zero: what was counted before there was anything.
+    pub(super) fn at_birth(&self) -> Self {
+        Self { counters: KernelCounters::default(), topics: self.topics }
+    }
+
     pub(super) fn has(&self, topic: Topic) -> bool {
         self.topics & (1 << topic as u8) != 0
     }

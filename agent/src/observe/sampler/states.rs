@@ -82,6 +82,20 @@ fn is_pressure(feature: Feature) -> bool {
     )
 }
 
+fn is_gpu(feature: Feature) -> bool {
+    matches!(
+        feature,
+        Feature::GpuUtilisation
+            | Feature::GpuMemoryBytes
+            | Feature::GpuMemoryBandwidth
+            | Feature::GpuEncoder
+            | Feature::GpuDecoder
+            | Feature::GpuPowerWatts
+            | Feature::GpuClockRatio
+            | Feature::GpuThrottled
+    )
+}
+
 fn topic_source(topic: Topic) -> &'static str {
     match topic {
         Topic::Syscalls => "kernel probe on system call entry",
@@ -108,9 +122,7 @@ pub(super) fn of_host(
         Feature::MemoryReclaims if facts.layout.v1("memory").is_some() => {
             return Fact::absent("the v1 memory controller does not count reclaimed pages");
         }
-        Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
-            return gpu.clone().map(|_driver| "NVML");
-        }
+        feature if is_gpu(feature) => return gpu.clone().map(|_driver| "NVML"),
         _ => {}
     }
     let topic = topic_of(feature);
@@ -173,8 +185,11 @@ pub(super) fn of_workload(
             }
         }
         Feature::CpuLimitCores | Feature::MemoryLimitBytes => "no limit is set, or no such file",
-        Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
-            "the driver does not tell it per process"
+        Feature::GpuClockRatio | Feature::GpuThrottled => {
+            "the workload uses no GPU, or the driver does not tell it"
+        }
+        feature if is_gpu(feature) => {
+            "the driver does not tell it per process, as with MIG, or not to this user"
         }
         Feature::DiskReadBps
         | Feature::DiskWriteBps
