@@ -78,7 +78,9 @@ pub fn run(args: SnapshotArgs) -> anyhow::Result<()> {
         print!("{}", table(&tick));
         for probe in sampler.probe_states() {
             if let Some(reason) = probe.state.reason() {
-                println!("{}: not available: {reason}", probe.name);
+                println!("{}: not available: {}", probe.name, printable(reason));
+            } else if let Some(shortfall) = probe.state.shortfall() {
+                println!("{}: degraded: {}", probe.name, printable(shortfall));
             }
         }
     }
@@ -246,7 +248,6 @@ mod tests {
                 workload("/unknown", None),
                 workload("/idle", Some(0.0)),
                 workload("/busy", Some(1.5)),
-                workload("/\u{1b}[2J", None),
                 workload("/\u{1b}[2J", None),
             ],
             gone: Vec::new(),

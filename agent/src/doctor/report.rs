@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Area {
     /// Kernel programs and counters.
     Kernel,
+    /// What is left and lost where kernel programs do not run.
+    WithoutKernel,
     /// Layout, controllers and knobs.
     Cgroups,
     /// Who manages workloads.
@@ -23,6 +25,7 @@ impl fmt::Display for Area {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kernel => "kernel",
+            Self::WithoutKernel => "without kernel programs",
             Self::Cgroups => "cgroups",
             Self::Owners => "owners of workloads",
             Self::Machine => "machine",

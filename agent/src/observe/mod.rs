@@ -1,4 +1,5 @@
-//! Reads facts about this host and its workloads: kernel probes, cgroup files, PSI and NVML.
+//! Reads facts about this host and its workloads: kernel probes, cgroup files, PSI, tasks
+//! in `/proc`, runtimes' state and NVML.
 //!
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
@@ -9,6 +10,7 @@ pub mod host;
 pub mod kernel;
 pub mod pressure;
 pub mod sampler;
+pub mod tasks;
 
 use headroom_telemetry::Fact;
 use serde::Serialize;

@@ -6,6 +6,7 @@ use headroom_telemetry::{Fact, printable};
 use nvml_wrapper::{
     Device, Nvml, bitmasks::device::ThrottleReasons, enum_wrappers::device::Clock,
     enums::device::UsedGpuMemory, error::NvmlError,
+    struct_wrappers::device::ProcessUtilizationSample,
 };
 
 use super::{
@@ -18,6 +19,19 @@ const INSTANCES_MAX: u32 = 16;
 
 /// Most shortfalls told in the state.
 const SHORTFALLS_TOLD: usize = 3;
+
+/// Looks in a row without a new sample of use that are answered with the samples before: the driver
+/// samples by a clock of its own, about once a second.
+const STALE_LOOKS_MAX: u32 = 2;
+
+/// What was last read of the use of one GPU by its processes.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Time of the newest sample, microseconds by the driver's clock.
+    newest_us: u64,
+    busy: BTreeMap<u32, Busy>,
+    stale_looks: u32,
+}
 
 /// Clocks are held down by heat or power; by a setting of the owner, or because the GPU is idle, is
 /// not meant.
@@ -43,11 +57,11 @@ pub(super) fn why_absent(error: &NvmlError) -> Fact<String> {
     }
 }
 
-/// Every GPU now. `seen_us` keeps, per GPU, the time of the newest sample of use read so far.
+/// Every GPU now. `seen` keeps, per GPU, what was last read of its use.
 pub(super) fn look(
     nvml: &Nvml,
     cgroups: &ProcessCgroups,
-    seen_us: &mut BTreeMap<u32, u64>,
+    seen: &mut BTreeMap<u32, Seen>,
 ) -> GpuSnapshot {
     let count = match nvml.device_count() {
         Ok(count) => count,
@@ -65,7 +79,7 @@ pub(super) fn look(
         let mut short_of = |what: String| shortfalls.push(format!("GPU {index} {what}"));
         let found = nvml
             .device_by_index(index)
-            .and_then(|device| look_at(&device, seen_us.entry(index).or_default(), &mut short_of));
+            .and_then(|device| look_at(&device, seen.entry(index).or_default(), &mut short_of));
         match found {
             Ok((look, tells)) => {
                 tells_processes &= tells;
@@ -99,7 +113,7 @@ pub(super) fn look(
 /// [`NvmlError::GpuLost`] when the GPU is gone; what it merely does not tell is no error.
 fn look_at(
     device: &Device<'_>,
-    since_us: &mut u64,
+    seen: &mut Seen,
     short_of: &mut impl FnMut(String),
 ) -> Result<(DeviceLook, bool), NvmlError> {
     let described = describe(device)?;
@@ -119,14 +133,16 @@ fn look_at(
         short_of("is split by MIG: memory is told per process, use is not".to_owned());
         false
     } else {
-        match device.process_utilization_stats(*since_us) {
+        match device.process_utilization_stats(seen.newest_us) {
             Ok(samples) => {
-                let busy = samples.into_iter().filter(|sample| sample.timestamp > *since_us);
-                add_busy(busy.collect(), since_us, &mut processes);
+                seen.take(&samples);
                 true
             }
-            // No process was busy since the last look.
-            Err(NvmlError::NotFound) => true,
+            // No process was busy since the last sample, or there was no sample since.
+            Err(NvmlError::NotFound) => {
+                seen.take(&[]);
+                true
+            }
             Err(NvmlError::GpuLost) => return Err(NvmlError::GpuLost),
             Err(error) => {
                 short_of(format!("does not tell use per process ({error})"));
@@ -134,6 +150,11 @@ fn look_at(
             }
         }
     };
+    if tells_use {
+        for (pid, busy) in &seen.busy {
+            processes.entry(*pid).or_default().busy = *busy;
+        }
+    }
     Ok((DeviceLook { device: described, processes, tells_use }, tells_processes))
 }
 
@@ -207,31 +228,69 @@ fn add_lists(
     Ok(is_told)
 }
 
-/// Adds the mean of each process's samples of use.
-fn add_busy(
-    samples: Vec<nvml_wrapper::struct_wrappers::device::ProcessUtilizationSample>,
-    since_us: &mut u64,
-    processes: &mut BTreeMap<u32, ProcessUse>,
-) {
-    let share = |percent: u32| f64::from(percent.min(100)) / 100.0;
-    let mut sums: BTreeMap<u32, (Busy, u32)> = BTreeMap::new();
-    for sample in samples {
-        *since_us = (*since_us).max(sample.timestamp);
-        let (sum, n_samples) = sums.entry(sample.pid).or_default();
-        sum.multiprocessors += share(sample.sm_util);
-        sum.memory += share(sample.mem_util);
-        sum.encoder += share(sample.enc_util);
-        sum.decoder += share(sample.dec_util);
-        *n_samples += 1;
-    }
-    for (pid, (sum, n_samples)) in sums {
-        let mean = |total: f64| total / f64::from(n_samples);
-        let used = processes.entry(pid).or_default();
-        used.busy = Busy {
-            multiprocessors: mean(sum.multiprocessors),
-            memory: mean(sum.memory),
-            encoder: mean(sum.encoder),
-            decoder: mean(sum.decoder),
+impl Seen {
+    /// Takes in the mean of each process's samples of use. Without a new sample what was seen stays
+    /// for [`STALE_LOOKS_MAX`] looks; after that nobody is busy.
+    fn take(&mut self, samples: &[ProcessUtilizationSample]) {
+        let share = |percent: u32| f64::from(percent.min(100)) / 100.0;
+        let after_us = self.newest_us;
+        let mut sums: BTreeMap<u32, (Busy, u32)> = BTreeMap::new();
+        for sample in samples.iter().filter(|sample| sample.timestamp > after_us) {
+            self.newest_us = self.newest_us.max(sample.timestamp);
+            let (sum, n_samples) = sums.entry(sample.pid).or_default();
+            sum.multiprocessors += share(sample.sm_util);
+            sum.memory += share(sample.mem_util);
+            sum.encoder += share(sample.enc_util);
+            sum.decoder += share(sample.dec_util);
+            *n_samples += 1;
+        }
+        self.stale_looks = if sums.is_empty() { self.stale_looks.saturating_add(1) } else { 0 };
+        if sums.is_empty() && self.stale_looks <= STALE_LOOKS_MAX {
+            return;
+        }
+        let mean = |(sum, n_samples): (Busy, u32)| {
+            let over = f64::from(n_samples);
+            Busy {
+                multiprocessors: sum.multiprocessors / over,
+                memory: sum.memory / over,
+                encoder: sum.encoder / over,
+                decoder: sum.decoder / over,
+            }
         };
+        self.busy = sums.into_iter().map(|(pid, of_process)| (pid, mean(of_process))).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nvml_wrapper::struct_wrappers::device::ProcessUtilizationSample;
+
+    use super::{STALE_LOOKS_MAX, Seen};
+
+    fn sample(timestamp: u64, sm_util: u32) -> ProcessUtilizationSample {
+        ProcessUtilizationSample {
+            pid: 7,
+            timestamp,
+            sm_util,
+            mem_util: 0,
+            enc_util: 0,
+            dec_util: 0,
+        }
+    }
+
+    #[test]
+    fn use_stays_between_two_samples_of_the_driver_and_ends_soon_after_the_last() {
+        let mut seen = Seen::default();
+        seen.take(&[sample(10, 20), sample(11, 40), sample(12, 250)]);
+        let busy = |seen: &Seen| seen.busy.get(&7).map(|busy| busy.multiprocessors);
+        assert!((busy(&seen).unwrap() - 1.6 / 3.0).abs() < 1e-9, "{seen:?}");
+        for _ in 0..STALE_LOOKS_MAX {
+            seen.take(&[sample(12, 250)]);
+            assert!(busy(&seen).is_some());
+        }
+        seen.take(&[]);
+        assert_eq!(busy(&seen), None);
+        seen.take(&[sample(13, 0)]);
+        assert_eq!(busy(&seen), Some(0.0));
     }
 }

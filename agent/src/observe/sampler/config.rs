@@ -31,6 +31,9 @@ pub struct ObserveConfig {
     pub max_open_files: usize,
     /// Whether kernel programs are loaded. Without them everything comes from files.
     pub probes: bool,
+    /// The most tasks whose files in `/proc` are read per period where kernel programs are absent;
+    /// workloads take turns beyond it. About 25 microseconds each; zero reads none.
+    pub procfs_tasks: usize,
     /// How the kernel programs are loaded.
     pub kernel: KernelConfig,
     /// Whether GPUs are watched through NVML.
@@ -52,6 +55,7 @@ impl Default for ObserveConfig {
             full_walk_s: 30.0,
             max_open_files: 16_384,
             probes: true,
+            procfs_tasks: 256,
             kernel: KernelConfig::default(),
             gpu: true,
             gpu_period_s: 1.0,

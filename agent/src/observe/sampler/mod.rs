@@ -6,6 +6,7 @@ mod kernel_source;
 mod quantile;
 mod rates;
 mod states;
+mod task_source;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,7 @@ use headroom_telemetry::{Fact, Feature, Sample, Workload, WorkloadKind, identity
 use serde::Serialize;
 
 pub use self::config::{ObserveConfig, ObserveError};
-use self::{brief::Brief, kernel_source::KernelSource, rates::Observed};
+use self::{brief::Brief, kernel_source::KernelSource, rates::Observed, task_source::TaskSource};
 use super::{
     ProbeState,
     cgroup::{
@@ -121,6 +122,7 @@ pub struct Sampler {
     budget: DescriptorBudget,
     buffer: Vec<u8>,
     containers: ContainerFiles,
+    tasks: TaskSource,
     /// Workloads of this tick that have ended already; told as gone at the next.
     brief: Vec<String>,
     last_tick_s: Option<f64>,
@@ -170,6 +172,7 @@ impl Sampler {
             budget,
             buffer: Vec::new(),
             containers: ContainerFiles::new(&config.root),
+            tasks: TaskSource::new(config),
             brief: Vec::new(),
             last_tick_s: None,
             root: config.root.clone(),
@@ -220,6 +223,9 @@ impl Sampler {
             self.end(&path);
             gone.push(path);
         }
+        let inodes_of = |path: &str| self.tracked.get(path).map(|tracked| tracked.inodes);
+        let layout = &self.facts.layout;
+        self.tasks.fill(&mut workloads, layout, &self.kernel, clock(), inodes_of);
         workloads.extend(self.sample_brief(brief, now_s, clock()));
         self.ticks += 1;
         Tick { t_s: now_s, host, workloads, gone, limits }
@@ -337,14 +343,24 @@ impl Sampler {
     pub fn probe_states(&self) -> Vec<ProbeState> {
         let mut states = self.kernel.states();
         let layout = &self.facts.layout;
-        let mut cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
+        let cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
+        let mut left_out = Vec::new();
         if self.counts.overflow > 0 {
-            cgroups += &format!(", {} more left out (max_workloads)", self.counts.overflow);
+            left_out.push(format!("{} more left out (max_workloads)", self.counts.overflow));
         }
         if self.counts.unnamed > 0 {
-            cgroups += &format!(", {} left out for names that are not UTF-8", self.counts.unnamed);
+            left_out.push(format!("{} left out for names that are not UTF-8", self.counts.unnamed));
         }
-        states.push(ProbeState { name: "files.cgroup", state: Fact::Known(cgroups) });
+        if self.counts.brief_left_out > 0 {
+            let n = self.counts.brief_left_out;
+            left_out.push(format!("{n} that came and went left out for their number"));
+        }
+        let state = match left_out.as_slice() {
+            [] => Fact::Known(cgroups),
+            some => Fact::degraded(cgroups, some.join(", ")),
+        };
+        states.push(ProbeState { name: "files.cgroup", state });
+        states.push(ProbeState { name: "files.tasks", state: self.tasks.state(&self.kernel) });
         let pressure = self.facts.pressure.clone();
         states.push(ProbeState { name: "files.pressure", state: pressure });
         let cgroup_pressure = self.facts.cgroup_pressure.clone();
@@ -376,7 +392,9 @@ impl Sampler {
     pub fn feature_states(&self) -> Vec<(Feature, Fact<&'static str>)> {
         let gpu = self.gpu_state();
         let state = |&feature: &Feature| {
-            (feature, states::of_host(feature, &self.facts, &self.kernel, &gpu))
+            let state = states::of_host(feature, &self.facts, &self.kernel, &gpu);
+            let instead = || self.tasks.feature_state(feature, &self.kernel);
+            (feature, if state.is_known() { state } else { instead().unwrap_or(state) })
         };
         Feature::ALL.iter().map(state).collect()
     }
@@ -392,6 +410,9 @@ impl Sampler {
                 let reason = state.reason().map(str::to_owned).unwrap_or_else(|| {
                     if is_brief {
                         return "the cgroup ended before its files could be read".to_owned();
+                    }
+                    if self.tasks.feature_state(feature, &self.kernel).is_some() {
+                        return self.tasks.why_missing(path, feature).to_owned();
                     }
                     states::of_workload(feature, layout, &inodes, &self.kernel).to_owned()
                 });
