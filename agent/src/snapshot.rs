@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Workload};
+use headroom_telemetry::{Fact, Feature, Sample, Workload, printable};
 use serde::Serialize;
 
 use crate::observe::{
@@ -78,7 +78,9 @@ pub fn run(args: SnapshotArgs) -> anyhow::Result<()> {
         print!("{}", table(&tick));
         for probe in sampler.probe_states() {
             if let Some(reason) = probe.state.reason() {
-                println!("{}: not available: {reason}", probe.name);
+                println!("{}: not available: {}", probe.name, printable(reason));
+            } else if let Some(shortfall) = probe.state.shortfall() {
+                println!("{}: degraded: {}", probe.name, printable(shortfall));
             }
         }
     }
@@ -149,7 +151,7 @@ fn table(tick: &Tick) -> String {
             get(Feature::ContextSwitches).map(scaled),
             get(Feature::Tasks).map(|count| format!("{count:.0}")),
         ];
-        text += &format!("{:<40}", shortened(&workload.path));
+        text += &format!("{:<40}", shortened(&printable(&workload.path)));
         for cell in cells {
             text += &format!(" {:>8}", cell.unwrap_or_else(|| "-".to_owned()));
         }
@@ -246,6 +248,7 @@ mod tests {
                 workload("/unknown", None),
                 workload("/idle", Some(0.0)),
                 workload("/busy", Some(1.5)),
+                workload("/\u{1b}[2J", None),
             ],
             gone: Vec::new(),
             limits: BTreeMap::new(),
@@ -253,7 +256,7 @@ mod tests {
         let text = table(&tick);
         let order: Vec<&str> =
             text.lines().skip(2).filter_map(|line| line.split(' ').next()).collect();
-        assert_eq!(order, ["/busy", "/idle", "/unknown"]);
+        assert_eq!(order, ["/busy", "/idle", "/\\u{1b}[2J", "/unknown"]);
         assert!(text.lines().last().unwrap().contains(" -"));
     }
 }

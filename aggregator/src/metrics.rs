@@ -1,11 +1,12 @@
 //! Counts and gauges in OpenMetrics. Gauges of the fleet are computed when they are scraped, so that
 //! a workload that is gone leaves no series behind.
 
-use std::sync::Arc;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::forecast::{HORIZONS, QUANTILES};
-use headroom_telemetry::{Feature, Resource};
+use headroom_telemetry::{Feature, Resource, printable};
+use headroom_wire::ProbeReport;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
@@ -23,6 +24,9 @@ use crate::{
 const EXPORTED_LEVELS: [usize; 3] = [1, 2, 4];
 /// Horizons exported per forecast: the nearest and the farthest.
 const EXPORTED_HORIZONS: [usize; 2] = [0, HORIZONS - 1];
+
+/// Most sources of facts exported per host.
+const PROBES_EXPORTED_MAX: usize = 64;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReasonLabels {
@@ -186,11 +190,13 @@ impl FleetCollector {
     fn encode_hosts(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (mut connected, mut used, mut cpus, mut workloads) =
             (0.0, Rows::new(), Rows::new(), Rows::new());
+        let mut probes = Rows::new();
         self.fleet.read(|hosts| {
             for (name, host) in hosts {
                 connected += f64::from(u8::from(host.connected));
                 let labels = || vec![("host", name.clone())];
                 workloads.push((labels(), host.workloads.len() as f64));
+                probes.extend(probe_rows(name, &host.probes));
                 if let Some((_, report)) = &host.report {
                     cpus.push((labels(), f64::from(report.cpus)));
                     used.extend(report.cpu_used_cores.map(|cores| (labels(), cores)));
@@ -201,6 +207,8 @@ impl FleetCollector {
         gauges(encoder, "host_cpu_used_cores", "CPU time used on the host", &used)?;
         gauges(encoder, "host_cpus", "CPUs online", &cpus)?;
         gauges(encoder, "host_workloads", "Workloads reported", &workloads)?;
+        let help = "One for the state a source of facts is in: ok, degraded, absent, unknown";
+        gauges(encoder, "probe_state", help, &probes)?;
         gauge(encoder, "history_series", "Series in history", self.history.n_series() as f64)?;
         if let Some(bytes) = self.history.disk_bytes() {
             gauge(encoder, "history_disk_bytes", "History on disk", bytes as f64)?;
@@ -227,7 +235,8 @@ impl FleetCollector {
         self.fleet.read(|hosts| {
             for (name, host) in hosts {
                 for (path, live) in &host.workloads {
-                    let labels = || vec![("host", name.clone()), ("workload", path.clone())];
+                    let shown = printable(path).into_owned();
+                    let labels = || vec![("host", name.clone()), ("workload", shown.clone())];
                     let Some(sample) = &live.sample else { continue };
                     if let Some(ratio) = sample.get(Feature::CpuThrottledRatio) {
                         rows.throttled.push((labels(), f64::from(ratio)));
@@ -265,6 +274,25 @@ impl FleetCollector {
     }
 }
 
+/// The state of each source of facts of `host`: one series per source, so that a host adds at most
+/// [`PROBES_EXPORTED_MAX`] however often states change. Of two sources of one name the later counts.
+fn probe_rows(host: &str, probes: &[ProbeReport]) -> Rows {
+    let states: BTreeMap<_, _> = probes
+        .iter()
+        .take(PROBES_EXPORTED_MAX)
+        .map(|probe| (printable(&probe.name), probe.state.state()))
+        .collect();
+    let row = |(name, state): (Cow<'_, str>, &str)| {
+        let labels = vec![
+            ("host", host.to_owned()),
+            ("probe", name.into_owned()),
+            ("state", state.to_owned()),
+        ];
+        (labels, 1.0)
+    };
+    states.into_iter().map(row).collect()
+}
+
 fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -290,4 +318,31 @@ fn gauges(
         ConstGauge::new(*value).encode(of_row)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_telemetry::Fact;
+    use headroom_wire::ProbeReport;
+
+    use super::{PROBES_EXPORTED_MAX, probe_rows};
+
+    #[test]
+    fn each_source_of_facts_has_one_series_with_its_state() {
+        let states = [
+            Fact::Known("NVML".to_owned()),
+            Fact::degraded("procfs".to_owned(), "mean only"),
+            Fact::absent("no PMU"),
+            Fact::unknown("hangs"),
+        ];
+        let named = |(i, state)| ProbeReport { name: format!("p\x1b{i}"), state };
+        let probes: Vec<ProbeReport> = states.into_iter().enumerate().map(named).collect();
+        let rows = probe_rows("h", &probes);
+        let told: Vec<&str> = rows.iter().map(|(labels, _)| labels[2].1.as_str()).collect();
+        assert_eq!(told, ["ok", "degraded", "absent", "unknown"]);
+        assert_eq!(rows[0].0[1].1, "p\\u{1b}0");
+        assert_eq!(probe_rows("h", &vec![probes[0].clone(); 9]).len(), 1, "no series twice");
+        let many = (0..2 * PROBES_EXPORTED_MAX).map(|i| named((i, Fact::absent("no"))));
+        assert_eq!(probe_rows("h", &many.collect::<Vec<_>>()).len(), PROBES_EXPORTED_MAX);
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use headroom_allocate::Limit;
-use headroom_telemetry::Resource;
+use headroom_telemetry::{Resource, printable};
 
 use super::{
     latency::DurationSummary,
@@ -57,7 +57,8 @@ impl fmt::Display for Status {
         }
         writeln!(f, "\nsources of facts")?;
         for probe in &self.probes {
-            writeln!(f, "  {:<14} {}", probe.name, probe.state)?;
+            let text = probe.state.to_string();
+            writeln!(f, "  {:<14} {}", printable(&probe.name), printable(&text))?;
         }
         workload_table(f, &self.workloads)
     }
@@ -87,7 +88,7 @@ fn workload_table(f: &mut fmt::Formatter<'_>, workloads: &[WorkloadStatus]) -> f
         writeln!(
             f,
             "{:<44} {:>8} {:>10} {:>8} {:<10} {}",
-            row.path,
+            printable(&row.path),
             number(row.cpu_cores, 1.0, ""),
             number(row.memory_bytes, 1048576.0, " MiB"),
             number(row.cpu_p99_cores, 1.0, ""),

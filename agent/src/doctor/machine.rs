@@ -26,7 +26,7 @@ pub(super) fn gather(config: &DoctorConfig) -> Vec<Finding> {
 
 fn gpus(config: &DoctorConfig) -> Fact<String> {
     let cgroups = ProcessCgroups { root: config.root.clone(), controller: None };
-    match GpuMonitor::start(Duration::from_secs(3_600), cgroups) {
+    match GpuMonitor::start(Duration::from_secs(3_600), cgroups, config.gpu_library.clone()) {
         Ok(monitor) => {
             let seen = monitor.first(config.gpu_patience);
             let names: Vec<&str> = seen.devices.iter().map(|gpu| gpu.name.as_str()).collect();

@@ -1,13 +1,14 @@
 //! `headroom-agent doctor`: what this host offers, what is absent and why, and what would be gained.
 //!
 //! Reading order: [`report`] (what is told, and its rendering), then one module per area that
-//! gathers facts: [`kernel`], [`cgroups`], [`owners`], [`machine`].
+//! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`].
 
 mod cgroups;
 mod kernel;
 mod machine;
 mod owners;
 mod report;
+mod without_kernel;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -38,6 +39,8 @@ pub struct DoctorConfig {
     pub kernel: KernelConfig,
     /// How long the GPU driver may take to answer.
     pub gpu_patience: Duration,
+    /// NVML's shared object; searched for where the system keeps such when `None`.
+    pub gpu_library: Option<PathBuf>,
 }
 
 impl Default for DoctorConfig {
@@ -47,6 +50,7 @@ impl Default for DoctorConfig {
             try_probes: true,
             kernel: KernelConfig::default(),
             gpu_patience: Duration::from_secs(5),
+            gpu_library: None,
         }
     }
 }
@@ -54,6 +58,7 @@ impl Default for DoctorConfig {
 /// Asks the host. Changes nothing, apart from kernel programs attached for a moment.
 pub fn gather(config: &DoctorConfig) -> Report {
     let mut findings = kernel::gather(config);
+    findings.extend(without_kernel::gather(config, &findings));
     findings.extend(cgroups::gather(config));
     findings.extend(owners::gather(config));
     findings.extend(machine::gather(config));

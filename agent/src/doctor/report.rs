@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Area {
     /// Kernel programs and counters.
     Kernel,
+    /// What is left and lost where kernel programs do not run.
+    WithoutKernel,
     /// Layout, controllers and knobs.
     Cgroups,
     /// Who manages workloads.
@@ -23,6 +25,7 @@ impl fmt::Display for Area {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kernel => "kernel",
+            Self::WithoutKernel => "without kernel programs",
             Self::Cgroups => "cgroups",
             Self::Owners => "owners of workloads",
             Self::Machine => "machine",
@@ -47,7 +50,8 @@ pub struct Finding {
 impl Finding {
     /// A finding; `would_gain` is dropped when the state is known.
     pub fn new(area: Area, name: impl Into<String>, state: Fact<String>, would_gain: &str) -> Self {
-        let missing = !state.is_known() && !would_gain.is_empty();
+        let falls_short = !state.is_known() || state.shortfall().is_some();
+        let missing = falls_short && !would_gain.is_empty();
         let would_gain = missing.then(|| would_gain.to_owned());
         Self { area, name: name.into(), state, would_gain }
     }
@@ -73,6 +77,9 @@ impl fmt::Display for Report {
             let name = &finding.name;
             match &finding.state {
                 Fact::Known(value) => writeln!(f, "  ok       {name:<width$}  {value}")?,
+                Fact::Degraded(value, shortfall) => {
+                    writeln!(f, "  degraded {name:<width$}  {value}: {shortfall}")?;
+                }
                 Fact::Absent(reason) => writeln!(f, "  absent   {name:<width$}  {reason}")?,
                 Fact::Unknown(reason) => writeln!(f, "  unknown  {name:<width$}  {reason}")?,
             }
@@ -80,15 +87,16 @@ impl fmt::Display for Report {
                 writeln!(f, "           {:<width$}  would gain: {gain}", "")?;
             }
         }
-        let count = |wanted: fn(&Fact<String>) -> bool| {
-            self.findings.iter().filter(|found| wanted(&found.state)).count()
+        let count = |wanted: &str| {
+            self.findings.iter().filter(|found| found.state.state() == wanted).count()
         };
         writeln!(
             f,
-            "\n{} ok, {} absent, {} unknown",
-            count(Fact::is_known),
-            count(|state| matches!(state, Fact::Absent(_))),
-            count(|state| matches!(state, Fact::Unknown(_)))
+            "\n{} ok, {} degraded, {} absent, {} unknown",
+            count("ok"),
+            count("degraded"),
+            count("absent"),
+            count("unknown")
         )
     }
 }
@@ -106,6 +114,12 @@ mod tests {
                 Finding::new(Area::Kernel, "release", Fact::Known("6.1".to_owned()), "nothing"),
                 Finding::new(Area::Kernel, "PMU", Fact::absent("a guest without one"), "cycles"),
                 Finding::new(Area::Machine, "GPU", Fact::unknown("driver hangs"), ""),
+                Finding::new(
+                    Area::Machine,
+                    "names",
+                    Fact::degraded("2 of 3".to_owned(), "1 unreadable"),
+                    "rights",
+                ),
             ],
         };
         let text = report.to_string();
@@ -113,6 +127,8 @@ mod tests {
         assert!(text.contains("  absent   PMU      a guest without one\n"), "{text}");
         assert!(text.contains("would gain: cycles"), "{text}");
         assert!(!text.contains("nothing"), "{text}");
-        assert!(text.ends_with("1 ok, 1 absent, 1 unknown\n"), "{text}");
+        assert!(text.contains("  degraded names    2 of 3: 1 unreadable\n"), "{text}");
+        assert!(text.contains("would gain: rights"), "{text}");
+        assert!(text.ends_with("1 ok, 1 degraded, 1 absent, 1 unknown\n"), "{text}");
     }
 }

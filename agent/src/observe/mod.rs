@@ -1,13 +1,16 @@
-//! Reads facts about this host and its workloads: kernel probes, cgroup files, PSI and NVML.
+//! Reads facts about this host and its workloads: kernel probes, cgroup files, PSI, tasks
+//! in `/proc`, runtimes' state and NVML.
 //!
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
 pub mod cgroup;
+pub mod containers;
 pub mod gpu;
 pub mod host;
 pub mod kernel;
 pub mod pressure;
 pub mod sampler;
+pub mod tasks;
 
 use headroom_telemetry::Fact;
 use serde::Serialize;

@@ -169,12 +169,11 @@ fn host_view(name: &str, host: &Host) -> HostView {
 }
 
 fn probe_view(probe: &headroom_wire::ProbeReport) -> ProbeView {
-    let (state, text) = match &probe.state {
-        Fact::Known(text) => ("ok", text),
-        Fact::Absent(text) => ("absent", text),
-        Fact::Unknown(text) => ("unknown", text),
+    let text = match &probe.state {
+        Fact::Known(text) | Fact::Absent(text) | Fact::Unknown(text) => text.clone(),
+        Fact::Degraded(text, shortfall) => format!("{text}: {shortfall}"),
     };
-    ProbeView { name: probe.name.clone(), state, text: text.clone() }
+    ProbeView { name: probe.name.clone(), state: probe.state.state(), text }
 }
 
 pub(super) fn workloads(

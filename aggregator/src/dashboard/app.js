@@ -82,7 +82,7 @@ function hostCard(host) {
   const missing = host.probes.filter((probe) => probe.state !== "ok");
   const probes = element("details", { "data-key": host.name },
     element("summary", {}, host.probes.length === 0 ? "Sources of facts: not told yet"
-      : `Sources of facts: ${host.probes.length - missing.length} ok, ${missing.length} missing`),
+      : `Sources of facts: ${host.probes.length - missing.length} ok, ${missing.length} degraded or missing`),
     element("ul", {}, ...[...missing, ...host.probes.filter((probe) => probe.state === "ok")].map((probe) =>
       element("li", {}, element("strong", { class: probe.state === "ok" ? "ok" : "bad" }, `${probe.name}: ${probe.state}`),
         element("span", { class: "quiet" }, ` ${probe.text}`)))));

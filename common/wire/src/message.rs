@@ -144,6 +144,12 @@ impl Message {
                     text("bytes in a workload's path", &workload.path)
                         .or_else(|| text("bytes in a workload's name", &workload.name))
                         .or_else(|| text("bytes in a workload's key", &workload.model_key.0))
+                        .or_else(|| {
+                            let names = workload.names.iter().flat_map(|names| names.texts());
+                            names
+                                .into_iter()
+                                .find_map(|one| text("bytes in a container's name", one))
+                        })
                 })
             }),
             Self::Batch(batch) => batch.excess(),
@@ -151,12 +157,17 @@ impl Message {
                 count("probes", probes.len(), limits::PROBES_MAX).or_else(|| {
                     probes.iter().find_map(|probe| {
                         let state = probe.state.known().map(String::as_str);
-                        text("bytes in a probe's name", &probe.name).or_else(|| {
-                            text(
-                                "bytes in a probe's state",
-                                state.or(probe.state.reason()).unwrap_or(""),
-                            )
-                        })
+                        text("bytes in a probe's name", &probe.name)
+                            .or_else(|| {
+                                text(
+                                    "bytes in a probe's state",
+                                    state.or(probe.state.reason()).unwrap_or(""),
+                                )
+                            })
+                            .or_else(|| {
+                                let shortfall = probe.state.shortfall().unwrap_or("");
+                                text("bytes in a probe's state", shortfall)
+                            })
                     })
                 })
             }

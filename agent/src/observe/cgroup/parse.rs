@@ -57,6 +57,22 @@ pub fn number(bytes: &[u8]) -> Option<u64> {
     found.next().is_none().then_some(value)
 }
 
+/// CPU time inside the kernel from v1 `cpuacct.usage_sys` (nanoseconds) or `cpuacct.stat` (the line
+/// `system`, in hundredths of a second on every machine Linux runs on today), nanoseconds.
+pub fn cpu_system_ns_v1(bytes: &[u8]) -> Option<u64> {
+    const NS_PER_CLOCK_TICK: u64 = 10_000_000;
+    if let Some(nanoseconds) = number(bytes) {
+        return Some(nanoseconds);
+    }
+    let mut system = None;
+    each_pair(bytes, |key, value| {
+        if key == b"system" {
+            system = value.checked_mul(NS_PER_CLOCK_TICK);
+        }
+    });
+    system
+}
+
 /// Calls `visit` with every `key value` line whose value is a number.
 pub fn each_pair(bytes: &[u8], mut visit: impl FnMut(&[u8], u64)) {
     for line in lines(bytes) {
@@ -204,8 +220,9 @@ mod tests {
     use proptest::{collection::vec, prelude::any, proptest};
 
     use super::{
-        IoTotals, Limit, PressureTotals, blkio, cfs_quota, cgroup_of_process, cpu_max, each_pair,
-        io_stat, limit_bytes_v1, limit_bytes_v2, line_count, number, pressure,
+        IoTotals, Limit, PressureTotals, blkio, cfs_quota, cgroup_of_process, cpu_max,
+        cpu_system_ns_v1, each_pair, io_stat, limit_bytes_v1, limit_bytes_v2, line_count, number,
+        pressure,
     };
 
     #[test]
@@ -254,9 +271,17 @@ mod tests {
         assert_eq!(cgroup_of_process(text, Some("blkio")), None);
     }
 
+    #[test]
+    fn kernel_time_is_nanoseconds_from_either_file_of_v1() {
+        assert_eq!(cpu_system_ns_v1(b"1500000000\n"), Some(1_500_000_000));
+        assert_eq!(cpu_system_ns_v1(b"user 600\nsystem 150\n"), Some(1_500_000_000));
+        assert_eq!(cpu_system_ns_v1(b"user 600\n"), None);
+    }
+
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in vec(any::<u8>(), 0..300)) {
+            cpu_system_ns_v1(&bytes);
             number(&bytes);
             limit_bytes_v1(&bytes);
             limit_bytes_v2(&bytes);

@@ -16,6 +16,7 @@ use super::{
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Role {
     CpuUsageV1,
+    CpuSystemV1,
     CpuStatV1,
     CpuQuotaV1,
     CpuPeriodV1,
@@ -28,6 +29,7 @@ enum Role {
     MemoryStatV1,
     MemoryStatV2,
     MemoryFailuresV1,
+    MemoryOomV1,
     MemoryEventsV2,
     BlkioBytesV1,
     BlkioOpsV1,
@@ -46,6 +48,7 @@ use Version::{V1, V2};
 /// In reading order; a role is taken from the first place that has its file.
 const PLACES: &[Place] = &[
     Place(Role::CpuUsageV1, V1, "cpuacct", &["cpuacct.usage"]),
+    Place(Role::CpuSystemV1, V1, "cpuacct", &["cpuacct.usage_sys", "cpuacct.stat"]),
     Place(Role::CpuPeriodV1, V1, "cpu", &["cpu.cfs_period_us"]),
     Place(Role::CpuQuotaV1, V1, "cpu", &["cpu.cfs_quota_us"]),
     Place(Role::CpuStatV1, V1, "cpu", &["cpu.stat"]),
@@ -59,6 +62,7 @@ const PLACES: &[Place] = &[
     Place(Role::MemoryStatV1, V1, "memory", &["memory.stat"]),
     Place(Role::MemoryStatV2, V2, "", &["memory.stat"]),
     Place(Role::MemoryFailuresV1, V1, "memory", &["memory.failcnt"]),
+    Place(Role::MemoryOomV1, V1, "memory", &["memory.oom_control"]),
     Place(Role::MemoryEventsV2, V2, "", &["memory.events"]),
     Place(
         Role::BlkioBytesV1,
@@ -87,6 +91,9 @@ const PLACES: &[Place] = &[
 pub struct Reading {
     /// CPU time used, nanoseconds.
     pub cpu_usage_ns: Option<u64>,
+    /// Part of it spent inside the kernel, nanoseconds. Before Linux 4.7, v1 tells it in steps of
+    /// a clock tick.
+    pub cpu_system_ns: Option<u64>,
     /// Time throttled, nanoseconds.
     pub throttled_ns: Option<u64>,
     /// Enforcement periods that ended throttled.
@@ -99,6 +106,17 @@ pub struct Reading {
     pub memory_anon_bytes: Option<u64>,
     /// Page cache part, bytes.
     pub memory_file_bytes: Option<u64>,
+    /// Page cache that was not used lately, bytes.
+    pub memory_inactive_file_bytes: Option<u64>,
+    /// Page cache that waits to be written, bytes.
+    pub memory_dirty_bytes: Option<u64>,
+    /// Page cache that is being written, bytes.
+    pub memory_writeback_bytes: Option<u64>,
+    /// Pages reclaimed; v1 does not count them.
+    pub memory_reclaims: Option<u64>,
+    /// Tasks killed for want of memory. v1 counts those of the cgroup alone, v2 those of child
+    /// cgroups too.
+    pub oom_kills: Option<u64>,
     /// Page faults.
     pub page_faults: Option<u64>,
     /// Page faults that waited for a device.
@@ -117,6 +135,8 @@ pub struct Reading {
     pub tasks: Option<u64>,
     /// Time some task waited for CPU, memory, I/O, microseconds.
     pub pressure_some_us: [Option<u64>; 3],
+    /// Time all tasks waited for CPU, memory, I/O, microseconds.
+    pub pressure_full_us: [Option<u64>; 3],
     /// Files that could not be read this time.
     pub failed_reads: u32,
 }
@@ -268,7 +288,8 @@ impl WorkloadFiles {
 
 /// Whether the file of `role` says what it said `last`, judged from what is in `now` already.
 ///
-/// The period of a quota hardly ever changes, and nothing is throttled or refused without a limit.
+/// The period of a quota hardly ever changes, and nothing is throttled or refused without a limit;
+/// but tasks are killed without a limit of their own too, when the host is short of memory.
 /// The costliest file is that of memory's parts: they stay as they are while no task of the cgroup
 /// runs and its memory as a whole stays the same.
 fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
@@ -280,8 +301,13 @@ fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
     match role {
         Role::CpuPeriodV1 => true,
         Role::CpuStatV1 => is_free(now.cpu_quota, last.cpu_quota),
-        Role::MemoryFailuresV1 | Role::MemoryEventsV2 => is_free(now.memory_max, last.memory_max),
-        Role::MemoryStatV1 | Role::MemoryStatV2 | Role::Tasks => is_idle,
+        Role::CpuSystemV1 => now.cpu_usage_ns.is_some() && now.cpu_usage_ns == last.cpu_usage_ns,
+        Role::MemoryFailuresV1 => is_free(now.memory_max, last.memory_max),
+        Role::MemoryOomV1
+        | Role::MemoryEventsV2
+        | Role::MemoryStatV1
+        | Role::MemoryStatV2
+        | Role::Tasks => is_idle,
         _ => false,
     }
 }
@@ -293,12 +319,20 @@ fn keep(role: Role, last: &Reading, now: &mut Reading) {
             now.throttled_ns = last.throttled_ns;
             now.throttled_periods = last.throttled_periods;
         }
-        Role::MemoryFailuresV1 | Role::MemoryEventsV2 => {
+        Role::CpuSystemV1 => now.cpu_system_ns = last.cpu_system_ns,
+        Role::MemoryFailuresV1 => now.memory_limit_hits = last.memory_limit_hits,
+        Role::MemoryOomV1 => now.oom_kills = last.oom_kills,
+        Role::MemoryEventsV2 => {
             now.memory_limit_hits = last.memory_limit_hits;
+            now.oom_kills = last.oom_kills;
         }
         Role::MemoryStatV1 | Role::MemoryStatV2 => {
             now.memory_anon_bytes = last.memory_anon_bytes;
             now.memory_file_bytes = last.memory_file_bytes;
+            now.memory_inactive_file_bytes = last.memory_inactive_file_bytes;
+            now.memory_dirty_bytes = last.memory_dirty_bytes;
+            now.memory_writeback_bytes = last.memory_writeback_bytes;
+            now.memory_reclaims = last.memory_reclaims;
             now.page_faults = last.page_faults;
             now.major_faults = last.major_faults;
             now.memory_refaults = last.memory_refaults;
@@ -310,9 +344,9 @@ fn keep(role: Role, last: &Reading, now: &mut Reading) {
 
 /// Puts what the file of `role` says into `reading`.
 fn take(role: Role, bytes: &[u8], devices: &StackedDevices, reading: &mut Reading) {
-    let some_us = |bytes| parse::pressure(bytes).map(|totals| totals.some_us);
     match role {
         Role::CpuUsageV1 => reading.cpu_usage_ns = parse::number(bytes),
+        Role::CpuSystemV1 => reading.cpu_system_ns = parse::cpu_system_ns_v1(bytes),
         Role::CpuStatV1 | Role::CpuStatV2 => take_cpu_stat(bytes, reading),
         Role::CpuMaxV2 => reading.cpu_quota = parse::cpu_max(bytes),
         Role::MemoryUsage => reading.memory_bytes = parse::number(bytes),
@@ -322,24 +356,34 @@ fn take(role: Role, bytes: &[u8], devices: &StackedDevices, reading: &mut Readin
         Role::MemoryStatV1 => take_memory_stat_v1(bytes, reading),
         Role::MemoryStatV2 => take_memory_stat_v2(bytes, reading),
         Role::MemoryFailuresV1 => reading.memory_limit_hits = parse::number(bytes),
-        Role::MemoryEventsV2 => parse::each_pair(bytes, |key, value| {
-            if key == b"max" {
-                reading.memory_limit_hits = Some(value);
-            }
-        }),
+        Role::MemoryOomV1 | Role::MemoryEventsV2 => {
+            parse::each_pair(bytes, |key, value| match key {
+                b"max" => reading.memory_limit_hits = Some(value),
+                b"oom_kill" => reading.oom_kills = Some(value),
+                _ => {}
+            })
+        }
         Role::IoStatV2 => reading.io = Some(parse::io_stat(bytes, |d| devices.counts(d))),
         Role::Tasks => reading.tasks = parse::number(bytes),
-        Role::CpuPressure => reading.pressure_some_us[0] = some_us(bytes),
-        Role::MemoryPressure => reading.pressure_some_us[1] = some_us(bytes),
-        Role::IoPressure => reading.pressure_some_us[2] = some_us(bytes),
+        Role::CpuPressure => take_pressure(0, bytes, reading),
+        Role::MemoryPressure => take_pressure(1, bytes, reading),
+        Role::IoPressure => take_pressure(2, bytes, reading),
         Role::CpuPeriodV1 | Role::CpuQuotaV1 | Role::BlkioBytesV1 | Role::BlkioOpsV1 => {}
     }
+}
+
+/// Totals of what is number `kind` of [`Reading::pressure_some_us`].
+fn take_pressure(kind: usize, bytes: &[u8], reading: &mut Reading) {
+    let totals = parse::pressure(bytes);
+    reading.pressure_some_us[kind] = totals.map(|totals| totals.some_us);
+    reading.pressure_full_us[kind] = totals.and_then(|totals| totals.full_us);
 }
 
 /// `cpu.stat`: v1 tells throttled time in nanoseconds, v2 in microseconds under another key.
 fn take_cpu_stat(bytes: &[u8], reading: &mut Reading) {
     parse::each_pair(bytes, |key, value| match key {
         b"usage_usec" => reading.cpu_usage_ns = value.checked_mul(1_000),
+        b"system_usec" => reading.cpu_system_ns = value.checked_mul(1_000),
         b"throttled_usec" => reading.throttled_ns = value.checked_mul(1_000),
         b"throttled_time" => reading.throttled_ns = Some(value),
         b"nr_throttled" => reading.throttled_periods = Some(value),
@@ -353,6 +397,9 @@ fn take_memory_stat_v1(bytes: &[u8], reading: &mut Reading) {
     parse::each_pair(bytes, |key, value| match key {
         b"total_rss" => reading.memory_anon_bytes = Some(value),
         b"total_cache" => reading.memory_file_bytes = Some(value),
+        b"total_inactive_file" => reading.memory_inactive_file_bytes = Some(value),
+        b"total_dirty" => reading.memory_dirty_bytes = Some(value),
+        b"total_writeback" => reading.memory_writeback_bytes = Some(value),
         b"total_pgfault" => reading.page_faults = Some(value),
         b"total_pgmajfault" => reading.major_faults = Some(value),
         b"total_workingset_refault" => refaults = Some(value),
@@ -370,6 +417,10 @@ fn take_memory_stat_v2(bytes: &[u8], reading: &mut Reading) {
     parse::each_pair(bytes, |key, value| match key {
         b"anon" => reading.memory_anon_bytes = Some(value),
         b"file" => reading.memory_file_bytes = Some(value),
+        b"inactive_file" => reading.memory_inactive_file_bytes = Some(value),
+        b"file_dirty" => reading.memory_dirty_bytes = Some(value),
+        b"file_writeback" => reading.memory_writeback_bytes = Some(value),
+        b"pgsteal" => reading.memory_reclaims = Some(value),
         b"pgfault" => reading.page_faults = Some(value),
         b"pgmajfault" => reading.major_faults = Some(value),
         b"workingset_refault" => refaults = Some(value),
@@ -380,3 +431,7 @@ fn take_memory_stat_v2(bytes: &[u8], reading: &mut Reading) {
     });
     reading.memory_refaults = refaults;
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

@@ -113,6 +113,17 @@ impl Tree {
         self.nodes.get(path).map(|node| &node.inodes)
     }
 
+    /// Whether `path`, which is gone, would have been a workload; `had_tasks` tells whether tasks
+    /// ran in it.
+    pub fn would_be_workload(&self, path: &str, had_tasks: bool) -> bool {
+        let matches = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(path));
+        let is_wanted = match self.config.include.as_slice() {
+            [] => had_tasks,
+            include => matches(include),
+        };
+        is_wanted && !matches(&self.config.exclude)
+    }
+
     /// Looks again at `path` alone, e.g. because the kernel told of its making or removal.
     pub fn look_at(&mut self, path: &str) {
         if path.len() < 2 || !path.starts_with('/') {

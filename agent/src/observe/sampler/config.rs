@@ -31,12 +31,17 @@ pub struct ObserveConfig {
     pub max_open_files: usize,
     /// Whether kernel programs are loaded. Without them everything comes from files.
     pub probes: bool,
+    /// The most tasks whose files in `/proc` are read per period where kernel programs are absent;
+    /// workloads take turns beyond it. About 25 microseconds each; zero reads none.
+    pub procfs_tasks: usize,
     /// How the kernel programs are loaded.
     pub kernel: KernelConfig,
     /// Whether GPUs are watched through NVML.
     pub gpu: bool,
     /// Time between looks at the GPUs, seconds.
     pub gpu_period_s: f64,
+    /// NVML's shared object; searched for where the system keeps such when left out.
+    pub gpu_library: Option<PathBuf>,
 }
 
 impl Default for ObserveConfig {
@@ -50,9 +55,11 @@ impl Default for ObserveConfig {
             full_walk_s: 30.0,
             max_open_files: 16_384,
             probes: true,
+            procfs_tasks: 256,
             kernel: KernelConfig::default(),
             gpu: true,
             gpu_period_s: 1.0,
+            gpu_library: None,
         }
     }
 }

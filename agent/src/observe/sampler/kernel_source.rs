@@ -1,10 +1,14 @@
 //! Kernel counters by workload: probes speak of inode numbers, workloads are paths.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use headroom_telemetry::Fact;
 
-use super::{config::ObserveConfig, rates::KernelView};
+use super::{
+    brief::{Brief, BriefBook},
+    config::ObserveConfig,
+    rates::KernelView,
+};
 use crate::observe::{
     ProbeState,
     cgroup::{Layout, Tree, tree::Inodes},
@@ -24,6 +28,7 @@ pub(super) struct KernelSource {
     stats: Option<KernelStats>,
     /// Whether events went uncounted lately: a cgroup without counters may then have had some.
     is_short_of_slots: bool,
+    brief: BriefBook,
     ticks: u64,
 }
 
@@ -48,6 +53,7 @@ impl KernelSource {
             read_error: None,
             stats: None,
             is_short_of_slots: false,
+            brief: BriefBook::default(),
             ticks: 0,
         }
     }
@@ -89,13 +95,19 @@ impl KernelSource {
         states
     }
 
-    /// Tells `tree` of cgroups that were made and removed.
-    pub(super) fn feed(&mut self, tree: &mut Tree) {
-        let Some(probes) = &mut self.probes else { return };
+    /// Tells `tree` of cgroups that were made and removed; returns those that were both since the
+    /// last call or soon after it, by path.
+    pub(super) fn feed(&mut self, tree: &mut Tree) -> BTreeMap<String, Brief> {
+        let Some(probes) = &mut self.probes else { return BTreeMap::new() };
         for event in probes.drain_events() {
             match event {
-                KernelEvent::CgroupMade { path, .. } | KernelEvent::CgroupRemoved { path, .. } => {
+                KernelEvent::CgroupMade { id, path } => {
                     tree.look_at(&path);
+                    self.brief.made(id, self.ticks);
+                }
+                KernelEvent::CgroupRemoved { id, path } => {
+                    tree.look_at(&path);
+                    self.brief.removed(id, path);
                 }
                 KernelEvent::Exec { .. } => {}
             }
@@ -111,6 +123,31 @@ impl KernelSource {
             }
             self.stats = Some(stats);
         }
+        self.brief.take(self.ticks)
+    }
+
+    /// Cgroups that came and went unseen because there were too many, since the start.
+    pub(super) fn brief_left_out(&self) -> u64 {
+        self.brief.left_out()
+    }
+
+    /// Whether anything was counted for `brief`, which tells that tasks were in it.
+    pub(super) fn knows(&self, brief: &Brief) -> bool {
+        brief.ids.iter().any(|id| self.latest.contains_key(id))
+    }
+
+    /// Counters of a workload that ended before it was sampled, summed over its lives.
+    pub(super) fn view_brief(&self, brief: &Brief) -> KernelView {
+        let mut view = KernelView::default();
+        let Some(probes) = self.probes.as_ref().filter(|_probes| self.read_error.is_none()) else {
+            return view;
+        };
+        let names = probes.layout();
+        for id in &brief.ids {
+            let hierarchies = [names.task, names.block, names.network];
+            self.add_to(&mut view, hierarchies.map(|of| (of == id.hierarchy).then_some(*id)));
+        }
+        view
     }
 
     /// Reads all counters. When that fails, every kernel counter is missing until it works again.
@@ -153,16 +190,19 @@ impl KernelSource {
     ///
     /// A cgroup the probes have no counters for had no events, unless slots ran out.
     pub(super) fn view(&self, layout: &Layout, inodes: &Inodes) -> KernelView {
+        let mut view = KernelView::default();
+        if self.read_error.is_none() {
+            self.add_to(&mut view, self.ids(layout, inodes));
+        }
+        view
+    }
+
+    fn add_to(&self, view: &mut KernelView, ids: Ids) {
         const TOPICS: [&[Topic]; 3] = [
             &[Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits],
             &[Topic::BlockIo],
             &[Topic::Network],
         ];
-        let mut view = KernelView::default();
-        if self.read_error.is_some() {
-            return view;
-        }
-        let ids = self.ids(layout, inodes);
         for (index, (id, topics)) in ids.into_iter().zip(TOPICS).enumerate() {
             let Some(id) = id else { continue };
             let found = self.latest.get(&id);
@@ -179,6 +219,5 @@ impl KernelSource {
                 view.allow(*topic);
             }
         }
-        view
     }
 }

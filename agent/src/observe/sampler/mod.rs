@@ -1,10 +1,12 @@
 //! One sample per workload per tick, joined from kernel counters, cgroup files, pressure and GPUs.
 
+mod brief;
 mod config;
 mod kernel_source;
 mod quantile;
 mod rates;
 mod states;
+mod task_source;
 #[cfg(test)]
 mod tests;
 
@@ -14,18 +16,19 @@ use std::{
 };
 
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Workload};
+use headroom_telemetry::{Fact, Feature, Sample, Workload, WorkloadKind, identity};
 use serde::Serialize;
 
 pub use self::config::{ObserveConfig, ObserveError};
-use self::{kernel_source::KernelSource, rates::Observed};
+use self::{brief::Brief, kernel_source::KernelSource, rates::Observed, task_source::TaskSource};
 use super::{
     ProbeState,
     cgroup::{
         Layout, Reading, Tree, TreeConfig, Version, WorkloadFiles, devices::StackedDevices,
         held::DescriptorBudget, tree::Inodes,
     },
-    gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
+    containers::ContainerFiles,
+    gpu::{GpuMonitor, GpuSnapshot, GpuUse, ProcessCgroups},
     host::{HostFacts, HostSample, HostSampler},
     kernel::{KernelStats, Topic},
 };
@@ -92,6 +95,10 @@ pub struct ObserveCounts {
     pub overflow: usize,
     /// Cgroups left out because their name is not UTF-8, at the last full walk.
     pub unnamed: usize,
+    /// Workloads that came and went between two ticks and were sampled all the same.
+    pub brief: u64,
+    /// Such workloads that were left out because there were too many.
+    pub brief_left_out: u64,
 }
 
 struct Tracked {
@@ -114,6 +121,11 @@ pub struct Sampler {
     devices: StackedDevices,
     budget: DescriptorBudget,
     buffer: Vec<u8>,
+    containers: ContainerFiles,
+    tasks: TaskSource,
+    /// Workloads of this tick that have ended already; told as gone at the next.
+    brief: Vec<String>,
+    last_tick_s: Option<f64>,
     root: std::path::PathBuf,
     started: Instant,
     ticks: u64,
@@ -144,7 +156,8 @@ impl Sampler {
                 controller: layout.v1("cpu").map(|_index| "cpu"),
             };
             let period = Duration::from_secs_f64(config.gpu_period_s);
-            Some(GpuMonitor::start(period, cgroups).map_err(ObserveError::GpuThread)?)
+            let library = config.gpu_library.clone();
+            Some(GpuMonitor::start(period, cgroups, library).map_err(ObserveError::GpuThread)?)
         } else {
             None
         };
@@ -158,6 +171,10 @@ impl Sampler {
             facts: HostFacts::read(&config.root, layout),
             budget,
             buffer: Vec::new(),
+            containers: ContainerFiles::new(&config.root),
+            tasks: TaskSource::new(config),
+            brief: Vec::new(),
+            last_tick_s: None,
             root: config.root.clone(),
             started: Instant::now(),
             ticks: 0,
@@ -174,7 +191,8 @@ impl Sampler {
 
     /// As [`Sampler::sample`], with the clock that rates are measured by.
     fn sample_by(&mut self, now_s: f64, clock: &mut dyn FnMut() -> f64) -> Tick {
-        let mut gone = self.follow_tree(clock());
+        let mut gone = std::mem::take(&mut self.brief);
+        let brief = self.follow_tree(clock(), &mut gone);
         if self.ticks.is_multiple_of(SLOW_EVERY_TICKS) {
             self.devices = StackedDevices::read(&self.root);
         }
@@ -205,19 +223,57 @@ impl Sampler {
             self.end(&path);
             gone.push(path);
         }
+        let inodes_of = |path: &str| self.tracked.get(path).map(|tracked| tracked.inodes);
+        let layout = &self.facts.layout;
+        self.tasks.fill(&mut workloads, layout, &self.kernel, clock(), inodes_of);
+        workloads.extend(self.sample_brief(brief, now_s, clock()));
         self.ticks += 1;
         Tick { t_s: now_s, host, workloads, gone, limits }
     }
 
-    /// Brings the set of workloads up to date; returns those that ended.
-    fn follow_tree(&mut self, at_s: f64) -> Vec<String> {
-        self.kernel.feed(&mut self.tree);
+    /// Samples of workloads that ended before this tick could read their files: what the kernel
+    /// counted of them, over the whole period.
+    fn sample_brief(
+        &mut self,
+        brief: BTreeMap<String, Brief>,
+        now_s: f64,
+        at_s: f64,
+    ) -> Vec<(Workload, Sample)> {
+        self.counts.brief_left_out = self.kernel.brief_left_out();
+        let last_tick_s = self.last_tick_s.replace(at_s);
+        let mut sampled = Vec::new();
+        for (path, brief) in brief {
+            let is_known = self.tracked.contains_key(&path);
+            if is_known || !self.tree.would_be_workload(&path, self.kernel.knows(&brief)) {
+                continue;
+            }
+            let kernel = self.kernel.view_brief(&brief);
+            let before = last_tick_s.map(|at_s| Observed {
+                at_s,
+                reading: Reading::default(),
+                kernel: kernel.at_birth(),
+            });
+            let now = Observed { at_s, reading: Reading::default(), kernel };
+            let mut sample = Sample::empty(now_s);
+            rates::fill(&mut sample, before.as_ref(), &now);
+            sampled.push((identify(&path, &mut self.containers, self.ticks), sample));
+            self.counts.brief += 1;
+            self.brief.push(path);
+        }
+        sampled
+    }
+
+    /// Brings the set of workloads up to date: those that ended are added to `gone`, those that came
+    /// and went since the last tick are returned.
+    fn follow_tree(&mut self, at_s: f64, gone: &mut Vec<String>) -> BTreeMap<String, Brief> {
+        let mut brief = self.kernel.feed(&mut self.tree);
+        brief.retain(|path, _ids| !self.tracked.contains_key(path));
         let quick =
             !self.kernel.has(Topic::CgroupEvents) || self.ticks.is_multiple_of(QUICK_EVERY_TICKS);
         let changes = self.tree.refresh(at_s, quick);
         self.counts.overflow = self.tree.overflow();
         self.counts.unnamed = self.tree.unnamed();
-        let gone: Vec<String> = changes.gone.into_iter().filter(|path| self.end(path)).collect();
+        gone.extend(changes.gone.into_iter().filter(|path| self.end(path)));
         let layout = &self.facts.layout;
         // Completions counted by the kernel are better than files, and the files cost a read each.
         let wants_io = !self.kernel.has(Topic::BlockIo);
@@ -229,7 +285,7 @@ impl Sampler {
                 continue;
             }
             let tracked = Tracked {
-                workload: Workload::from_path(&path),
+                workload: identify(&path, &mut self.containers, self.ticks),
                 inodes,
                 files: WorkloadFiles::open(layout, &path, &inodes, wants_io, &self.budget),
                 before: None,
@@ -243,8 +299,13 @@ impl Sampler {
                 let inodes = tracked.inodes;
                 tracked.files.open_missing(layout, path, &inodes, &self.budget);
             }
+            let is_nameless = tracked.workload.kind == WorkloadKind::Container
+                && tracked.workload.names.is_none();
+            if is_nameless && has_names(path, &mut self.containers, self.ticks) {
+                tracked.workload = identify(path, &mut self.containers, self.ticks);
+            }
         }
-        gone
+        brief
     }
 
     /// Forgets a workload; false when it was not known.
@@ -282,27 +343,58 @@ impl Sampler {
     pub fn probe_states(&self) -> Vec<ProbeState> {
         let mut states = self.kernel.states();
         let layout = &self.facts.layout;
-        let mut cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
+        let cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
+        let mut left_out = Vec::new();
         if self.counts.overflow > 0 {
-            cgroups += &format!(", {} more left out (max_workloads)", self.counts.overflow);
+            left_out.push(format!("{} more left out (max_workloads)", self.counts.overflow));
         }
         if self.counts.unnamed > 0 {
-            cgroups += &format!(", {} left out for names that are not UTF-8", self.counts.unnamed);
+            left_out.push(format!("{} left out for names that are not UTF-8", self.counts.unnamed));
         }
-        states.push(ProbeState { name: "files.cgroup", state: Fact::Known(cgroups) });
+        if self.counts.brief_left_out > 0 {
+            let n = self.counts.brief_left_out;
+            left_out.push(format!("{n} that came and went left out for their number"));
+        }
+        let state = match left_out.as_slice() {
+            [] => Fact::Known(cgroups),
+            some => Fact::degraded(cgroups, some.join(", ")),
+        };
+        states.push(ProbeState { name: "files.cgroup", state });
+        states.push(ProbeState { name: "files.tasks", state: self.tasks.state(&self.kernel) });
         let pressure = self.facts.pressure.clone();
         states.push(ProbeState { name: "files.pressure", state: pressure });
         let cgroup_pressure = self.facts.cgroup_pressure.clone();
         states.push(ProbeState { name: "files.cgroup_pressure", state: cgroup_pressure });
+        states.push(ProbeState { name: "files.containers", state: self.container_state() });
         states.push(ProbeState { name: "gpu.nvml", state: self.gpu_state() });
         states
+    }
+
+    /// How many containers' names are known, and why one is not.
+    fn container_state(&self) -> Fact<String> {
+        let (mut n_named, mut n_all, mut reason) = (0, 0, None);
+        for tracked in self.tracked.values() {
+            let Some(found) = identity::container_in(&tracked.workload.path) else { continue };
+            n_all += 1;
+            n_named += u32::from(tracked.workload.names.is_some());
+            let why = self.containers.why_unnamed(found.id);
+            reason = reason.or(why.filter(|_why| tracked.workload.names.is_none()));
+        }
+        let told = format!("{n_named} of {n_all} container cgroups named by their runtime");
+        match reason {
+            None if n_all == 0 => Fact::Known("no containers".to_owned()),
+            None => Fact::Known(told),
+            Some(why) => Fact::degraded(told, why),
+        }
     }
 
     /// Where every feature comes from on this host, or why it is missing for every workload.
     pub fn feature_states(&self) -> Vec<(Feature, Fact<&'static str>)> {
         let gpu = self.gpu_state();
         let state = |&feature: &Feature| {
-            (feature, states::of_host(feature, &self.facts, &self.kernel, &gpu))
+            let state = states::of_host(feature, &self.facts, &self.kernel, &gpu);
+            let instead = || self.tasks.feature_state(feature, &self.kernel);
+            (feature, if state.is_known() { state } else { instead().unwrap_or(state) })
         };
         Feature::ALL.iter().map(state).collect()
     }
@@ -312,9 +404,16 @@ impl Sampler {
         let inodes = self.tracked.get(path).map(|tracked| tracked.inodes).unwrap_or_default();
         let missing = self.feature_states().into_iter().filter(|(f, _)| sample.get(*f).is_none());
         let layout = &self.facts.layout;
+        let is_brief = self.brief.iter().any(|brief| brief == path);
         missing
             .map(|(feature, state)| {
                 let reason = state.reason().map(str::to_owned).unwrap_or_else(|| {
+                    if is_brief {
+                        return "the cgroup ended before its files could be read".to_owned();
+                    }
+                    if self.tasks.feature_state(feature, &self.kernel).is_some() {
+                        return self.tasks.why_missing(path, feature).to_owned();
+                    }
                     states::of_workload(feature, layout, &inodes, &self.kernel).to_owned()
                 });
                 (feature, reason)
@@ -329,6 +428,18 @@ impl Sampler {
     }
 }
 
+/// Whether the container at `path` has names by now.
+fn has_names(path: &str, containers: &mut ContainerFiles, tick: u64) -> bool {
+    identity::container_in(path).is_some_and(|found| containers.names(found.id, tick).is_known())
+}
+
+/// Who is at `path`, with the names its container's runtime gives where they can be had.
+fn identify(path: &str, containers: &mut ContainerFiles, tick: u64) -> Workload {
+    let names = identity::container_in(path)
+        .and_then(|found| containers.names(found.id, tick).clone().into_known());
+    Workload::named(path, names)
+}
+
 fn limits_of(reading: &Reading) -> LimitsInForce {
     LimitsInForce {
         cpu_quota: reading.cpu_quota,
@@ -337,16 +448,31 @@ fn limits_of(reading: &Reading) -> LimitsInForce {
     }
 }
 
-/// A workload without a process on any GPU uses none: zero, provided the driver tells use at all.
+/// A workload without a process on any GPU uses none: zero, provided all GPUs tell their processes.
+/// Clocks are those of the GPUs it uses, so that they are missing then.
 fn fill_gpu(sample: &mut Sample, gpu: Option<&GpuSnapshot>, path: &str) {
     let Some(seen) = gpu.filter(|seen| seen.state.is_known()) else { return };
-    let used = seen.workloads.get(path);
-    if seen.tells_utilisation {
-        let share = used.and_then(|used| used.utilisation).unwrap_or(0.0);
-        sample.set(Feature::GpuUtilisation, share);
-    }
-    let bytes = used.map_or(Some(0), |used| used.memory_bytes);
-    sample.set_some(Feature::GpuMemoryBytes, bytes.map(|bytes| bytes as f64));
+    let none = GpuUse {
+        utilisation: Some(0.0),
+        memory_bytes: Some(0),
+        memory_bandwidth: Some(0.0),
+        encoder: Some(0.0),
+        decoder: Some(0.0),
+        power_watts: Some(0.0),
+        ..GpuUse::default()
+    };
+    let Some(used) = seen.workloads.get(path).copied().or(seen.tells_processes.then_some(none))
+    else {
+        return;
+    };
+    sample.set_some(Feature::GpuUtilisation, used.utilisation);
+    sample.set_some(Feature::GpuMemoryBytes, used.memory_bytes.map(|bytes| bytes as f64));
+    sample.set_some(Feature::GpuMemoryBandwidth, used.memory_bandwidth);
+    sample.set_some(Feature::GpuEncoder, used.encoder);
+    sample.set_some(Feature::GpuDecoder, used.decoder);
+    sample.set_some(Feature::GpuPowerWatts, used.power_watts);
+    sample.set_some(Feature::GpuClockRatio, used.clock_ratio);
+    sample.set_some(Feature::GpuThrottled, used.throttled);
 }
 
 /// Raises the process's limit of open files towards `wanted` and returns how many may be held.

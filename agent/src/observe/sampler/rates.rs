@@ -44,6 +44,11 @@ impl KernelView {
         self.topics |= 1 << topic as u8;
     }
 
+    /// The same topics with every counter at zero: what was counted before there was anything.
+    pub(super) fn at_birth(&self) -> Self {
+        Self { counters: KernelCounters::default(), topics: self.topics }
+    }
+
     pub(super) fn has(&self, topic: Topic) -> bool {
         self.topics & (1 << topic as u8) != 0
     }
@@ -107,24 +112,39 @@ fn fill_levels(sample: &mut Sample, reading: &Reading) {
     sample.set_some(Feature::MemoryBytes, level(reading.memory_bytes));
     sample.set_some(Feature::MemoryAnonBytes, level(reading.memory_anon_bytes));
     sample.set_some(Feature::MemoryFileBytes, level(reading.memory_file_bytes));
+    sample.set_some(Feature::MemoryWorkingSetBytes, level(working_set_bytes(reading)));
+    sample.set_some(Feature::MemoryDirtyBytes, level(reading.memory_dirty_bytes));
+    sample.set_some(Feature::MemoryWritebackBytes, level(reading.memory_writeback_bytes));
     sample.set_some(Feature::Tasks, level(reading.tasks));
     sample.set_some(Feature::CpuLimitCores, amount(reading.cpu_quota));
     sample.set_some(Feature::MemoryLimitBytes, memory_limit);
 }
 
+/// Memory charged without the page cache that was not used lately, as the kubelet and cAdvisor
+/// define the working set: what is left never falls below zero, since the two are read apart.
+fn working_set_bytes(reading: &Reading) -> Option<u64> {
+    Some(reading.memory_bytes?.saturating_sub(reading.memory_inactive_file_bytes?))
+}
+
 fn fill_file_rates(sample: &mut Sample, rates: &mut Rates, before: &Reading, now: &Reading) {
     let pressure = |kind: usize| (before.pressure_some_us[kind], now.pressure_some_us[kind]);
+    let all_stalled = |kind: usize| (before.pressure_full_us[kind], now.pressure_full_us[kind]);
     let counters = [
         (Feature::CpuCores, (before.cpu_usage_ns, now.cpu_usage_ns), 1.0e9),
+        (Feature::CpuSystemCores, (before.cpu_system_ns, now.cpu_system_ns), 1.0e9),
         (Feature::CpuThrottledRatio, (before.throttled_ns, now.throttled_ns), 1.0e9),
         (Feature::CpuThrottledPeriods, (before.throttled_periods, now.throttled_periods), 1.0),
         (Feature::PageFaults, (before.page_faults, now.page_faults), 1.0),
         (Feature::MajorFaults, (before.major_faults, now.major_faults), 1.0),
         (Feature::MemoryRefaults, (before.memory_refaults, now.memory_refaults), 1.0),
+        (Feature::MemoryReclaims, (before.memory_reclaims, now.memory_reclaims), 1.0),
+        (Feature::OomKills, (before.oom_kills, now.oom_kills), 1.0),
         (Feature::MemoryLimitHits, (before.memory_limit_hits, now.memory_limit_hits), 1.0),
         (Feature::PsiCpuSome, pressure(0), 1.0e6),
         (Feature::PsiMemorySome, pressure(1), 1.0e6),
         (Feature::PsiIoSome, pressure(2), 1.0e6),
+        (Feature::PsiMemoryFull, all_stalled(1), 1.0e6),
+        (Feature::PsiIoFull, all_stalled(2), 1.0e6),
     ];
     for (feature, (before, now), per_unit) in counters {
         sample.set_some(feature, rates.of(before, now, per_unit));
@@ -241,6 +261,33 @@ mod tests {
         assert_eq!(sample.get(Feature::CpuLimitCores), Some(1.5));
         assert_eq!(sample.get(Feature::MemoryLimitBytes), None);
         assert_eq!(sample.get(Feature::CpuCores), None);
+    }
+
+    #[test]
+    fn the_working_set_is_what_is_charged_without_idle_page_cache() {
+        let mut now = at(1.0, 5);
+        assert_eq!(filled(None, &now).0.get(Feature::MemoryWorkingSetBytes), None);
+        now.reading.memory_inactive_file_bytes = Some(1024);
+        assert_eq!(filled(None, &now).0.get(Feature::MemoryWorkingSetBytes), Some(3072.0));
+        now.reading.memory_inactive_file_bytes = Some(1 << 20);
+        assert_eq!(filled(None, &now).0.get(Feature::MemoryWorkingSetBytes), Some(0.0));
+    }
+
+    #[test]
+    fn kills_reclaim_and_full_stalls_are_rates() {
+        let (mut before, mut now) = (at(1.0, 0), at(3.0, 0));
+        for (observed, n) in [(&mut before, 0), (&mut now, 4)] {
+            observed.reading.oom_kills = Some(n);
+            observed.reading.memory_reclaims = Some(n);
+            observed.reading.cpu_system_ns = Some(n * 500_000_000);
+            observed.reading.pressure_full_us = [None, Some(n * 1_000_000), None];
+        }
+        let (sample, _) = filled(Some(&before), &now);
+        assert_eq!(sample.get(Feature::OomKills), Some(2.0));
+        assert_eq!(sample.get(Feature::MemoryReclaims), Some(2.0));
+        assert_eq!(sample.get(Feature::CpuSystemCores), Some(1.0));
+        assert_eq!(sample.get(Feature::PsiMemoryFull), Some(2.0));
+        assert_eq!(sample.get(Feature::PsiIoFull), None);
     }
 
     #[test]

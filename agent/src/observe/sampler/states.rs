@@ -36,6 +36,7 @@ fn topic_of(feature: Feature) -> Option<Topic> {
 fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str)> {
     Some(match feature {
         Feature::CpuCores => ("cpuacct", "cpuacct.usage", "cpu.stat"),
+        Feature::CpuSystemCores => ("cpuacct", "cpuacct.usage_sys", "cpu.stat"),
         Feature::CpuThrottledRatio | Feature::CpuThrottledPeriods => {
             ("cpu", "cpu.stat (v1)", "cpu.stat")
         }
@@ -45,8 +46,17 @@ fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str
             ("memory", "memory.limit_in_bytes", "memory.max and memory.high")
         }
         Feature::MemoryLimitHits => ("memory", "memory.failcnt", "memory.events"),
+        Feature::OomKills => ("memory", "memory.oom_control", "memory.events"),
+        Feature::MemoryWorkingSetBytes => (
+            "memory",
+            "memory.usage_in_bytes and memory.stat (v1)",
+            "memory.current and memory.stat",
+        ),
         Feature::MemoryAnonBytes
         | Feature::MemoryFileBytes
+        | Feature::MemoryDirtyBytes
+        | Feature::MemoryWritebackBytes
+        | Feature::MemoryReclaims
         | Feature::PageFaults
         | Feature::MajorFaults
         | Feature::MemoryRefaults => ("memory", "memory.stat (v1)", "memory.stat"),
@@ -59,6 +69,31 @@ fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str
         Feature::Tasks => ("pids", "pids.current", "pids.current"),
         _ => return None,
     })
+}
+
+fn is_pressure(feature: Feature) -> bool {
+    matches!(
+        feature,
+        Feature::PsiCpuSome
+            | Feature::PsiMemorySome
+            | Feature::PsiIoSome
+            | Feature::PsiMemoryFull
+            | Feature::PsiIoFull
+    )
+}
+
+fn is_gpu(feature: Feature) -> bool {
+    matches!(
+        feature,
+        Feature::GpuUtilisation
+            | Feature::GpuMemoryBytes
+            | Feature::GpuMemoryBandwidth
+            | Feature::GpuEncoder
+            | Feature::GpuDecoder
+            | Feature::GpuPowerWatts
+            | Feature::GpuClockRatio
+            | Feature::GpuThrottled
+    )
 }
 
 fn topic_source(topic: Topic) -> &'static str {
@@ -81,12 +116,13 @@ pub(super) fn of_host(
     gpu: &Fact<String>,
 ) -> Fact<&'static str> {
     match feature {
-        Feature::PsiCpuSome | Feature::PsiMemorySome | Feature::PsiIoSome => {
+        feature if is_pressure(feature) => {
             return facts.cgroup_pressure.clone().map(|_where| "pressure file of the cgroup");
         }
-        Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
-            return gpu.clone().map(|_driver| "NVML");
+        Feature::MemoryReclaims if facts.layout.v1("memory").is_some() => {
+            return Fact::absent("the v1 memory controller does not count reclaimed pages");
         }
+        feature if is_gpu(feature) => return gpu.clone().map(|_driver| "NVML"),
         _ => {}
     }
     let topic = topic_of(feature);
@@ -141,7 +177,7 @@ pub(super) fn of_workload(
         };
     }
     match feature {
-        Feature::PsiCpuSome | Feature::PsiMemorySome | Feature::PsiIoSome => {
+        feature if is_pressure(feature) => {
             if is_in(layout.v2()) {
                 "the cgroup has no such pressure file"
             } else {
@@ -149,8 +185,11 @@ pub(super) fn of_workload(
             }
         }
         Feature::CpuLimitCores | Feature::MemoryLimitBytes => "no limit is set, or no such file",
-        Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
-            "the driver does not tell it per process"
+        Feature::GpuClockRatio | Feature::GpuThrottled => {
+            "the workload uses no GPU, or the driver does not tell it"
+        }
+        feature if is_gpu(feature) => {
+            "the driver does not tell it per process, as with MIG, or not to this user"
         }
         Feature::DiskReadBps
         | Feature::DiskWriteBps

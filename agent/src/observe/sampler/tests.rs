@@ -134,8 +134,10 @@ fn every_missing_feature_has_a_reason() {
     assert!(reasons.iter().all(|(_feature, reason)| !reason.is_empty()), "{reasons:?}");
     let states = sampler.feature_states();
     assert_eq!(states.len(), Feature::COUNT);
-    let syscalls = &states[Feature::SyscallRead.index()].1;
-    assert_eq!(*syscalls, Fact::absent("switched off by observe.probes"));
+    let state = |feature: Feature| &states[feature.index()].1;
+    assert_eq!(*state(Feature::SyscallFile), Fact::absent("switched off by observe.probes"));
+    let waits = state(Feature::RunqWaitRatio);
+    assert!(waits.shortfall().is_some_and(|lost| lost.contains("means only")), "{waits}");
 }
 
 #[test]
@@ -253,6 +255,76 @@ fn a_counter_that_goes_back_is_missing_once_and_counted() {
     assert_eq!(sample(&tick(&mut sampler, 2.0), "/a").get(Feature::CpuCores), None);
     assert_eq!(sampler.counts().backward_counters, 2);
     assert_eq!(sample(&tick(&mut sampler, 3.0), "/a").get(Feature::CpuCores), Some(0.0));
+}
+
+#[test]
+fn without_kernel_programs_tasks_tell_means_and_the_source_is_told() {
+    let host = FakeHost::new(UNIFIED);
+    host.cgroup_v2("/a", 1);
+    host.write("sys/fs/cgroup/a/cgroup.threads", "42\n");
+    let task = |n: u64| {
+        host.write("proc/42/schedstat", &format!("9 {} {n}\n", n * 1_000_000_000));
+        host.write("proc/42/io", &format!("syscr: {n}\nsyscw: 0\n"));
+    };
+    task(1);
+    let mut sampler = host.sampler();
+    tick(&mut sampler, 1.0);
+    task(5);
+    let second = tick(&mut sampler, 3.0);
+    let seen = sample(&second, "/a");
+    assert_eq!(seen.get(Feature::RunqWaitRatio), Some(2.0));
+    assert_eq!(seen.get(Feature::ContextSwitches), Some(2.0));
+    assert_eq!(seen.get(Feature::SyscallRead), Some(2.0));
+    assert_eq!(seen.get(Feature::RunqWaitP99), None);
+    assert_eq!(seen.get(Feature::NetRxBps), None);
+    let reasons = sampler.missing_reasons("/a", seen);
+    let network = reasons.iter().find(|(feature, _)| *feature == Feature::NetRxBps).unwrap();
+    assert!(network.1.contains("network namespace"), "{}", network.1);
+    let states = sampler.probe_states();
+    let tasks = states.iter().find(|state| state.name == "files.tasks").unwrap();
+    assert!(tasks.state.to_string().contains("1 tasks read"), "{}", tasks.state);
+    assert!(tasks.state.shortfall().is_some());
+}
+
+#[test]
+fn containers_are_named_by_what_their_runtime_left_on_disk() {
+    let host = FakeHost::new(UNIFIED);
+    let id = "c3".repeat(32);
+    let (path, child) = (format!("/docker/{id}"), format!("/docker/{id}/init"));
+    host.cgroup_v2(&path, 1);
+    host.cgroup_v2(&child, 1);
+    host.cgroup_v2(&format!("/docker/{}", "d4".repeat(32)), 1);
+    let mut sampler = host.sampler();
+    let keys = |tick: &Tick| -> Vec<String> {
+        tick.workloads.iter().map(|(workload, _)| workload.model_key.0.clone()).collect()
+    };
+    let first = keys(&tick(&mut sampler, 1.0));
+    assert_eq!(first[..2], [format!("container:{id}"), format!("container:{id}/init")]);
+    let state = format!("var/lib/docker/containers/{id}/config.v2.json");
+    host.write(&state, r#"{"Name":"/web","Config":{"Image":"nginx"}}"#);
+    let mut last = first;
+    for at_s in [2.0, 3.0, 4.0] {
+        last = keys(&tick(&mut sampler, at_s));
+    }
+    assert_eq!(last[..2], ["docker:web", "docker:web/init"]);
+    let states = sampler.probe_states();
+    let named = states.iter().find(|state| state.name == "files.containers").unwrap();
+    assert!(named.state.to_string().starts_with("2 of 3"), "{}", named.state);
+    assert!(named.state.shortfall().is_some_and(|why| why.contains("no runtime")));
+}
+
+#[test]
+fn a_name_of_255_bytes_with_control_characters_is_a_workload_like_any_other() {
+    let host = FakeHost::new(UNIFIED);
+    let name = format!("\u{1b}[31m\n{}", "x".repeat(249));
+    assert_eq!(name.len(), 255);
+    host.cgroup_v2(&format!("/{name}"), 1);
+    let mut sampler = host.sampler();
+    let first = tick(&mut sampler, 1.0);
+    let (workload, sample) = &first.workloads[0];
+    assert_eq!(workload.path, format!("/{name}"));
+    assert!(!workload.name.chars().any(char::is_control));
+    assert_eq!(sample.get(Feature::MemoryBytes), Some(1_048_576.0));
 }
 
 #[test]

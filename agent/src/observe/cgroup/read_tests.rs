@@ -1,0 +1,180 @@
+//! What the files of real kernels say: v1 of Linux 6.18, v2 of Linux 6.1, cut to what is read.
+
+use std::{fs, path::Path};
+
+use super::{Reading, WorkloadFiles};
+use crate::observe::cgroup::{
+    Layout, Mode, Version,
+    devices::StackedDevices,
+    held::DescriptorBudget,
+    layout::{HIERARCHIES_MAX, Hierarchy},
+};
+
+const MEMORY_STAT_V2: &str = "\
+anon 29118464
+file 132321280
+kernel 11362304
+sock 4096
+shmem 40960
+file_mapped 45289472
+file_dirty 1216512
+file_writeback 405504
+inactive_anon 29081600
+active_anon 77824
+inactive_file 98656256
+active_file 33624064
+workingset_refault_anon 3
+workingset_refault_file 77
+pgscan 4410
+pgsteal 4096
+pgscan_kswapd 4000
+pgscan_direct 410
+pgsteal_kswapd 3900
+pgsteal_direct 196
+pgfault 91421
+pgmajfault 402
+";
+
+const MEMORY_STAT_V1: &str = "\
+cache 0
+rss 0
+inactive_file 0
+dirty 0
+pgfault 0
+hierarchical_memory_limit 9223372036854771712
+total_cache 8192
+total_rss 16384
+total_shmem 0
+total_mapped_file 0
+total_dirty 4096
+total_writeback 12288
+total_workingset_refault_anon 1
+total_workingset_refault_file 2
+total_pgpgin 600
+total_pgpgout 300
+total_pgfault 9
+total_pgmajfault 1
+total_inactive_anon 0
+total_active_anon 16384
+total_inactive_file 6144
+total_active_file 2048
+";
+
+fn write(dir: &Path, files: &[(&str, &str)]) {
+    fs::create_dir_all(dir).unwrap();
+    for (name, text) in files {
+        fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+fn layout(root: &Path, parts: &[(Version, &str, &[&str])]) -> Layout {
+    let hierarchy = |(version, dir, controllers): &(Version, &str, &[&str])| Hierarchy {
+        version: *version,
+        dir: root.join(dir),
+        controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+    };
+    Layout {
+        mode: if parts.len() == 1 { Mode::Unified } else { Mode::Legacy },
+        hierarchies: parts.iter().map(hierarchy).collect(),
+        other_controllers: Vec::new(),
+    }
+}
+
+fn open(layout: &Layout) -> WorkloadFiles {
+    let mut inodes = [0; HIERARCHIES_MAX];
+    inodes[..layout.hierarchies.len()].fill(1);
+    WorkloadFiles::open(layout, "/w", &inodes, true, &DescriptorBudget::new(64))
+}
+
+fn read(files: &mut WorkloadFiles) -> Reading {
+    files.read(&StackedDevices::default(), &mut Vec::new()).unwrap()
+}
+
+#[test]
+fn a_v2_cgroup_tells_all_of_its_memory_and_pressure() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=900\n\
+                    full avg10=0.00 avg60=0.00 avg300=0.00 total=400\n";
+    let files = [
+        ("cpu.stat", "usage_usec 5000\nuser_usec 3000\nsystem_usec 2000\nnr_periods 0\n"),
+        ("memory.current", "161480704\n"),
+        ("memory.max", "max\n"),
+        ("memory.stat", MEMORY_STAT_V2),
+        ("memory.events", "low 0\nhigh 4\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"),
+        ("memory.pressure", pressure),
+        ("io.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"),
+    ];
+    write(&dir, &files);
+    let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory", "io"])]);
+    let seen = read(&mut open(&layout));
+    assert_eq!(seen.cpu_system_ns, Some(2_000_000));
+    assert_eq!(seen.memory_inactive_file_bytes, Some(98_656_256));
+    assert_eq!(seen.memory_dirty_bytes, Some(1_216_512));
+    assert_eq!(seen.memory_writeback_bytes, Some(405_504));
+    assert_eq!(seen.memory_reclaims, Some(4_096), "the sum, not its parts again");
+    assert_eq!((seen.oom_kills, seen.memory_limit_hits), (Some(2), Some(7)));
+    assert_eq!(seen.pressure_some_us, [None, Some(900), Some(5)]);
+    assert_eq!(seen.pressure_full_us, [None, Some(400), None], "no such line is no zero");
+}
+
+#[test]
+fn a_v1_cgroup_tells_the_same_except_what_v1_does_not_count() {
+    let root = tempfile::tempdir().unwrap();
+    write(
+        &root.path().join("cpu/w"),
+        &[("cpuacct.usage", "7000000\n"), ("cpuacct.usage_sys", "2500000\n")],
+    );
+    let oom = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+    let memory = [
+        ("memory.usage_in_bytes", "24576\n"),
+        ("memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory.stat", MEMORY_STAT_V1),
+        ("memory.failcnt", "11\n"),
+        ("memory.oom_control", oom),
+    ];
+    write(&root.path().join("memory/w"), &memory);
+    let parts: [(Version, &str, &[&str]); 2] =
+        [(Version::V1, "cpu", &["cpu", "cpuacct"]), (Version::V1, "memory", &["memory"])];
+    let layout = layout(root.path(), &parts);
+    let seen = read(&mut open(&layout));
+    assert_eq!(seen.cpu_system_ns, Some(2_500_000));
+    assert_eq!(seen.memory_bytes, Some(24_576));
+    assert_eq!(seen.memory_inactive_file_bytes, Some(6_144));
+    assert_eq!(seen.memory_dirty_bytes, Some(4_096));
+    assert_eq!(seen.memory_writeback_bytes, Some(12_288));
+    assert_eq!(seen.memory_reclaims, None);
+    assert_eq!((seen.oom_kills, seen.memory_limit_hits), (Some(3), Some(11)));
+    assert_eq!(seen.pressure_full_us, [None; 3]);
+}
+
+#[test]
+fn old_kernels_tell_kernel_time_in_clock_ticks() {
+    let root = tempfile::tempdir().unwrap();
+    let files = [("cpuacct.usage", "7000000\n"), ("cpuacct.stat", "user 1\nsystem 4\n")];
+    write(&root.path().join("cpu/w"), &files);
+    let parts: [(Version, &str, &[&str]); 2] =
+        [(Version::V1, "cpu", &["cpuacct"]), (Version::V1, "memory", &["memory"])];
+    let layout = layout(root.path(), &parts);
+    assert_eq!(read(&mut open(&layout)).cpu_system_ns, Some(40_000_000));
+}
+
+#[test]
+fn kills_are_seen_at_once_although_there_is_no_limit() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    write(
+        &dir,
+        &[
+            ("cpu.stat", "usage_usec 1\nsystem_usec 1\n"),
+            ("memory.current", "4096\n"),
+            ("memory.max", "max\n"),
+            ("memory.events", "max 0\noom_kill 0\n"),
+        ],
+    );
+    let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
+    let mut files = open(&layout);
+    assert_eq!(read(&mut files).oom_kills, Some(0));
+    write(&dir, &[("memory.current", "0\n"), ("memory.events", "max 0\noom_kill 1\n")]);
+    assert_eq!(read(&mut files).oom_kills, Some(1));
+}
