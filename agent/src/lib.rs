@@ -2,7 +2,8 @@
 //!
 //! Reading order follows the data: [`observe`] reads facts, [`app`] runs the live loop over the pure
 //! crates, [`guard`] is the separate process that alone changes limits, [`uplink`] talks to the
-//! aggregator. [`doctor`], [`snapshot`] and [`record`] show what is observed.
+//! aggregator. [`doctor`], [`snapshot`] and [`record`] show what is observed,
+//! [`selfbench`] what observing costs.
 
 pub mod app;
 pub mod config;
@@ -10,5 +11,6 @@ pub mod doctor;
 pub mod guard;
 pub mod observe;
 pub mod record;
+pub mod selfbench;
 pub mod snapshot;
 pub mod uplink;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use headroom_agent::{
     app::{self, App},
     config::{self, AgentConfig, ConfigError},
-    doctor, guard, record, snapshot,
+    doctor, guard, record, selfbench, snapshot,
 };
 
 /// Gives every workload of this host the resources it is about to need, just before it needs them.
@@ -38,6 +38,8 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Write what every workload does to a trace file
     Record(record::RecordArgs),
+    /// Measure what observing costs on this host: the agent itself, and what it adds to others
+    Selfbench(selfbench::SelfbenchArgs),
     /// Tell what this host offers, what is absent and why, and what would be gained
     Doctor(doctor::DoctorArgs),
 }
@@ -102,6 +104,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status(&args)?,
         Command::Snapshot(args) => snapshot::run(args)?,
         Command::Record(args) => record::run(args)?,
+        Command::Selfbench(args) => selfbench::run(&args)?,
         Command::Doctor(args) => doctor::run(args)?,
     }
     Ok(ExitCode::SUCCESS)

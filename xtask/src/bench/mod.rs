@@ -2,13 +2,9 @@
 //! Every figure comes with its spread and what it is to be compared with.
 
 mod account;
-mod figure;
-mod load;
-mod overhead;
 mod player;
 mod rig;
 mod scenario;
-mod statistics;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::process;
-use figure::Figure;
+use headroom_measure::Figure;
 use rig::Profile;
 
 /// Options of `cargo xtask bench`.
@@ -97,7 +93,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         }
     }
     if subject.includes(Subject::Overhead) {
-        figures.extend(overhead::run(&programs, args.pairs)?);
+        figures.extend(rig::selfbench(&programs, args.pairs)?);
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)

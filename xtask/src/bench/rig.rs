@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use headroom_measure::Figure;
 use serde_json::Value;
 
 use crate::demo::processes::Process;
@@ -231,6 +232,18 @@ fn start_aggregator(programs: &Programs, folder: &Path, http: &str, quic: &str) 
         Ok(ureq::get(format!("http://{http}/healthz")).call().is_ok())
     })?;
     Ok(started)
+}
+
+/// What the agent measures of itself: kernel programs on and off, in turns.
+pub(super) fn selfbench(programs: &Programs, pairs: u32) -> Result<Vec<Figure>> {
+    let mut command = Command::new(&programs.agent);
+    command.args(["selfbench", "--json", "--pairs", &pairs.to_string()]);
+    command.stderr(std::process::Stdio::inherit());
+    let output = command.output().context("start headroom-agent selfbench")?;
+    if !output.status.success() {
+        bail!("headroom-agent selfbench ended with {}", output.status);
+    }
+    serde_json::from_slice(&output.stdout).context("read what selfbench measured")
 }
 
 fn start_agent(programs: &Programs, folder: &Path, role: &'static str) -> Result<Process> {

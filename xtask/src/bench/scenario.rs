@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use serde_json::Value as Json;
 
 use super::account::Account;
-use super::figure::{Figure, Value};
 use super::player::Role;
 use super::rig::{Cast, Programs, Rig};
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::demo::processes::Process;
 use crate::progress;
+use headroom_measure::{Figure, Value};
 
 /// Time in which caches fill and windows begin, before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(15);

@@ -3,28 +3,28 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::statistics::Spread;
+use crate::Spread;
 
 /// A figure as it is printed.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Figure {
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Figure {
     /// What was measured.
-    pub(super) name: String,
+    pub name: String,
     /// Unit of the values.
-    pub(super) unit: &'static str,
+    pub unit: String,
     /// The values, or why there are none.
     #[serde(flatten)]
-    pub(super) value: Value,
+    pub value: Value,
     /// What to hold it against.
-    pub(super) compare: String,
+    pub compare: String,
 }
 
 /// The value of a figure.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Value {
+pub enum Value {
     /// Measured by the benchmark itself, several times.
     Spread(Spread),
     /// Percentiles as the agent reports them of its own work.
@@ -43,12 +43,13 @@ pub(super) enum Value {
 }
 
 impl Figure {
-    pub(super) fn new(name: &str, unit: &'static str, value: Value, compare: &str) -> Self {
-        Self { name: name.to_owned(), unit, value, compare: compare.to_owned() }
+    /// A figure with its value.
+    pub fn new(name: &str, unit: &str, value: Value, compare: &str) -> Self {
+        Self { name: name.to_owned(), unit: unit.to_owned(), value, compare: compare.to_owned() }
     }
 
     /// A figure of values the benchmark took; absent when it took none.
-    pub(super) fn of(name: &str, unit: &'static str, values: &[f64], compare: &str) -> Self {
+    pub fn of(name: &str, unit: &str, values: &[f64], compare: &str) -> Self {
         let value = match Spread::of(values) {
             Some(spread) => Value::Spread(spread),
             None => Value::Absent("nothing was measured".to_owned()),
@@ -59,7 +60,7 @@ impl Figure {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = self.unit;
+        let unit = &self.unit;
         match &self.value {
             Value::Spread(spread) => write!(f, "{}: {spread} {unit}", self.name)?,
             Value::Percentiles { count, p50, p99, max } => {

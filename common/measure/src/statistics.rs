@@ -3,28 +3,28 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Repeated measurements of one thing.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Spread {
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Spread {
     /// Number of measurements.
-    pub(super) n: usize,
+    pub n: usize,
     /// Smallest.
-    pub(super) min: f64,
+    pub min: f64,
     /// First quartile.
-    pub(super) q1: f64,
+    pub q1: f64,
     /// Median.
-    pub(super) median: f64,
+    pub median: f64,
     /// Third quartile.
-    pub(super) q3: f64,
+    pub q3: f64,
     /// Largest.
-    pub(super) max: f64,
+    pub max: f64,
 }
 
 impl Spread {
     /// The spread of some values; `None` when there is none or one is not a number.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
+    pub fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() || values.iter().any(|value| value.is_nan()) {
             return None;
         }
@@ -54,9 +54,14 @@ impl fmt::Display for Spread {
 
 /// How much longer something takes with the agent than without, in percent of without: one value
 /// per pair of neighbouring measurements, so that a slow drift of the machine cancels out.
-pub(super) fn slowdown_percent(without: &[f64], with: &[f64]) -> Vec<f64> {
+pub fn slowdown_percent(without: &[f64], with: &[f64]) -> Vec<f64> {
     let pairs = without.iter().zip(with).filter(|(without, _)| **without > 0.0);
     pairs.map(|(without, with)| (with / without - 1.0) * 100.0).collect()
+}
+
+/// What is added to something by the agent: one difference per pair of neighbouring measurements.
+pub fn added(without: &[f64], with: &[f64]) -> Vec<f64> {
+    without.iter().zip(with).map(|(without, with)| with - without).collect()
 }
 
 /// Linear interpolation between the two nearest ranks of sorted, non-empty values.
@@ -87,6 +92,11 @@ mod tests {
     fn nothing_measured_has_no_spread() {
         assert_eq!(Spread::of(&[]), None);
         assert_eq!(Spread::of(&[1.0, f64::NAN]), None);
+    }
+
+    #[test]
+    fn what_is_added_is_taken_pair_by_pair() {
+        assert_eq!(added(&[100.0, 200.0], &[103.0, 205.0]), [3.0, 5.0]);
     }
 
     #[test]

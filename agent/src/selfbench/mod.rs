@@ -1,0 +1,113 @@
+//! `headroom-agent selfbench`: what observing costs on this host, measured on this host.
+//!
+//! The same small loads run with the kernel programs on and off, turn by turn, so that a drift of
+//! the machine hits both alike; beside them what one tick costs the agent itself. `turns` runs and
+//! times, this file asks and prints.
+
+mod turns;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use headroom_measure::{
+    Figure, Load, load,
+    statistics::{added, slowdown_percent},
+};
+
+use self::turns::{Observer, Own};
+use crate::config::AgentConfig;
+
+/// Options of `headroom-agent selfbench`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SelfbenchArgs {
+    /// Configuration of the agent whose `[observe]` is measured; built-in defaults when left out
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Pairs of turns, one with the kernel programs on and one with them off
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub pairs: u32,
+    /// Print the figures as JSON on standard output; progress goes to standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Nanoseconds per operation of one load, turn by turn.
+struct Series {
+    load: Load,
+    off_ns: Vec<f64>,
+    on_ns: Vec<f64>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When the configuration is refused, the kernel programs cannot be loaded, or a load cannot run.
+pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
+    let observe = AgentConfig::load(args.config.as_deref())?.observe;
+    if !observe.probes {
+        bail!("observe.probes is off: without kernel programs nothing is added to other programs");
+    }
+    let cpu = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
+    let mut all: Vec<Series> = Load::ALL
+        .iter()
+        .map(|load| Series { load: *load, off_ns: vec![], on_ns: vec![] })
+        .collect();
+    let mut own = Own::default();
+    for pair in 0..args.pairs {
+        eprintln!("pair {} of {}: kernel programs off and on, in turns", pair + 1, args.pairs);
+        // Every other pair begins with the programs on: a drift then cancels out.
+        for on in [pair % 2 == 1, pair % 2 == 0] {
+            let observer = if on { Some(Observer::start(&observe)?) } else { None };
+            turns::settle();
+            for series in &mut all {
+                let time_ns = turns::median_ns(series.load, cpu)
+                    .with_context(|| format!("run the load {}", series.load.name()))?;
+                if on { series.on_ns.push(time_ns) } else { series.off_ns.push(time_ns) }
+            }
+            if let Some(observer) = observer {
+                own.add(observer.end()?);
+            }
+        }
+    }
+    let mut figures = own.figures();
+    let how = how(args.pairs, cpu);
+    figures.extend(all.iter().flat_map(|series| series.figures(&how)));
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        figures.iter().for_each(|figure| println!("{figure}"));
+    }
+    Ok(())
+}
+
+fn how(pairs: u32, cpu: usize) -> String {
+    let priority = if load::real_time_is_allowed() {
+        "real-time priority"
+    } else {
+        "no right to real-time priority, so noisier"
+    };
+    format!("{pairs} interleaved pairs on CPU {cpu}, {priority}")
+}
+
+impl Series {
+    fn figures(&self, how: &str) -> [Figure; 4] {
+        let name = self.load.name();
+        let of_work = "an operation that does nothing else; of one that works it is less";
+        [
+            Figure::of(&format!("{name}, off"), "ns", &self.off_ns, how),
+            Figure::of(&format!("{name}, on"), "ns", &self.on_ns, how),
+            Figure::of(
+                &format!("{name}, added"),
+                "ns",
+                &added(&self.off_ns, &self.on_ns),
+                "per operation; a round trip is two context switches and four system calls",
+            ),
+            Figure::of(
+                &format!("{name}, slowdown"),
+                "%",
+                &slowdown_percent(&self.off_ns, &self.on_ns),
+                of_work,
+            ),
+        ]
+    }
+}

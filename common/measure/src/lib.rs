@@ -1,0 +1,10 @@
+//! Measurements that carry their spread: small loads to time, statistics over repetitions, and the
+//! figure that is printed. Used by the agent, which measures itself, and by the benchmarks.
+
+pub mod figure;
+pub mod load;
+pub mod statistics;
+
+pub use figure::{Figure, Value};
+pub use load::{Load, LoadError};
+pub use statistics::Spread;
