@@ -58,6 +58,14 @@ impl HeldFile {
         Ok(Self { path, file, budget: budget.clone() })
     }
 
+    /// Whether the cgroup the file belongs to has no children, told by the links of its directory;
+    /// false when that cannot be read.
+    pub fn is_of_leaf(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let dir = self.path.parent().and_then(|dir| dir.metadata().ok());
+        dir.is_some_and(|dir| dir.nlink() == 2)
+    }
+
     /// Reads the whole file from its start into `buffer` and returns what was read.
     ///
     /// # Errors

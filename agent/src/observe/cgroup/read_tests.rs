@@ -178,3 +178,29 @@ fn kills_are_seen_at_once_although_there_is_no_limit() {
     write(&dir, &[("memory.current", "0\n"), ("memory.events", "max 0\noom_kill 1\n")]);
     assert_eq!(read(&mut files).oom_kills, Some(1));
 }
+
+#[test]
+fn a_still_cgroup_is_repeated_until_a_thorough_look_and_not_with_children() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    write(&dir, &[("cpu.stat", "usage_usec 5000\n"), ("memory.current", "4096\n")]);
+    let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
+    let mut files = open(&layout);
+    read(&mut files);
+    assert_eq!(files.repeat(), None, "one reading does not tell whether it ran");
+    read(&mut files);
+    write(&dir, &[("memory.current", "8192\n")]);
+    let repeated: Vec<_> = std::iter::from_fn(|| files.repeat()).collect();
+    assert!((1..8).contains(&repeated.len()), "{}", repeated.len());
+    assert!(repeated.iter().all(|reading| reading.memory_bytes == Some(4096)));
+    assert_eq!(read(&mut files).memory_bytes, Some(8192));
+
+    write(&dir, &[("cpu.stat", "usage_usec 6000\n")]);
+    read(&mut files);
+    assert_eq!(files.repeat(), None, "it ran");
+    read(&mut files);
+    assert!(files.repeat().is_some());
+    fs::create_dir(dir.join("child")).unwrap();
+    read(&mut files);
+    assert_eq!(files.repeat(), None, "children may run on its account");
+}

@@ -203,11 +203,15 @@ impl Sampler {
         let mut limits = BTreeMap::new();
         let mut vanished = Vec::new();
         for (path, tracked) in &mut self.tracked {
-            let Ok(reading) = tracked.files.read(&self.devices, &mut self.buffer) else {
+            let kernel = self.kernel.view(&self.facts.layout, &tracked.inodes);
+            let before = tracked.before.as_ref();
+            let has_run = before.is_none_or(|before| kernel.has_run_since(&before.kernel));
+            let repeated = if has_run { None } else { tracked.files.repeat() };
+            let read = || tracked.files.read(&self.devices, &mut self.buffer);
+            let Ok(reading) = repeated.map_or_else(read, Ok) else {
                 vanished.push(path.clone());
                 continue;
             };
-            let kernel = self.kernel.view(&self.facts.layout, &tracked.inodes);
             let now = Observed { at_s: clock(), reading, kernel };
             let mut sample = Sample::empty(now_s);
             let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);

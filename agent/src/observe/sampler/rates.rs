@@ -54,6 +54,14 @@ impl KernelView {
     }
 }
 
+impl KernelView {
+    /// Whether a task was put on a CPU since `before`; true when the kernel does not tell.
+    pub(super) fn has_run_since(&self, before: &Self) -> bool {
+        let is_told = self.has(Topic::RunQueue) && before.has(Topic::RunQueue);
+        !is_told || self.counters.switches != before.counters.switches
+    }
+}
+
 /// What was seen of a workload at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Observed {
