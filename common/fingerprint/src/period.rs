@@ -99,7 +99,7 @@ pub(crate) fn line(series: &[f64]) -> Option<(f64, f64)> {
 }
 
 /// Mean product of the series with itself `lag` steps later, over the pairs that are known.
-fn autocovariance(centred: &[f64], lag: usize) -> Option<f64> {
+pub(crate) fn autocovariance(centred: &[f64], lag: usize) -> Option<f64> {
     let pairs = centred.iter().zip(centred.get(lag..)?);
     let (sum, n) = pairs.fold((0.0, 0_u32), |(sum, n), (a, b)| {
         let product = a * b;
