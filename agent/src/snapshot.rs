@@ -249,6 +249,7 @@ mod tests {
             ],
             gone: Vec::new(),
             limits: BTreeMap::new(),
+            sketches: BTreeMap::new(),
         };
         let text = table(&tick);
         let order: Vec<&str> =

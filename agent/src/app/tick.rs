@@ -283,6 +283,7 @@ impl Loop {
         cost: Cost,
     ) {
         let Some(uplink) = &self.uplink else { return };
+        let mut sketches = tick.sketches;
         let probes = probe_reports(&self.sampler);
         let changed = probes != self.probes_told;
         if changed {
@@ -306,6 +307,7 @@ impl Loop {
                         .get(&workload.path)
                         .map_or_else(Vec::new, LimitsInForce::list),
                     forecasts: plan.forecasts,
+                    sketches: sketches.remove(&workload.path).unwrap_or_default(),
                     workload,
                     sample,
                 }

@@ -8,7 +8,9 @@ use std::{fs, path::PathBuf};
 
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{Bundle, Forecast, Source, forecast::HORIZONS};
-use headroom_telemetry::{Fact, Feature, Resource, Sample, Workload, schema::SchemaHash};
+use headroom_telemetry::{
+    Fact, Feature, Resource, Sample, SketchCounts, Sketches, Workload, schema::SchemaHash,
+};
 use headroom_wire::{
     AppliedAction, BootId, Contents, Hello, HostReport, Message, ProbeReport, Welcome, frame,
     limits::PROTOCOL, message::Definitions,
@@ -55,6 +57,7 @@ fn contents() -> Contents {
                 reason: "raise ahead of demand".to_owned(),
             },
         )],
+        sketches: vec![(1, Sketches { order: SketchCounts::new((0..64).collect()), code: None })],
     }
 }
 

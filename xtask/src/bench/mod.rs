@@ -3,6 +3,7 @@
 
 mod account;
 mod figure;
+mod fingerprint;
 mod load;
 mod overhead;
 mod player;
@@ -41,6 +42,8 @@ pub(crate) struct BenchArgs {
     /// Pairs of measurements with the agent on and off
     #[arg(long, default_value_t = 9)]
     pairs: u32,
+    #[command(flatten)]
+    fingerprint: fingerprint::Options,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -56,13 +59,15 @@ enum Subject {
     Latency,
     /// What the agent adds to a system call and to a context switch
     Overhead,
-    /// All of them
+    /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
+    Fingerprint,
+    /// All the others
     All,
 }
 
 impl Subject {
     fn includes(self, other: Self) -> bool {
-        self == Self::All || self == other
+        self == other || (self == Self::All && other != Self::Fingerprint)
     }
 }
 
@@ -70,9 +75,11 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if let Some(role) = args.play {
         player::play(role);
     }
-    if !process::is_root() {
-        bail!("the agent loads kernel programs and the benchmark makes cgroups: run it as root");
+    if args.subject == Subject::Fingerprint {
+        fingerprint::run(root, args)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    need_root()?;
     let programs = rig::build(root, args.profile)?;
     let mut figures = Vec::new();
     let subject = args.subject;
@@ -101,6 +108,13 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn need_root() -> Result<()> {
+    if !process::is_root() {
+        bail!("the agent loads kernel programs and the benchmark makes cgroups: run it as root");
+    }
+    Ok(())
 }
 
 fn print(figures: &[Figure], args: &BenchArgs) -> Result<()> {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Workload};
+use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload};
 use serde::Serialize;
 
 pub use self::config::{ObserveConfig, ObserveError};
@@ -51,6 +51,8 @@ pub struct Tick {
     pub gone: Vec<String>,
     /// Limits in force by path.
     pub limits: BTreeMap<String, LimitsInForce>,
+    /// Sketches of the period by path; a workload without any is left out.
+    pub sketches: BTreeMap<String, Sketches>,
 }
 
 /// Limits of one workload's own cgroup. `None`: the host has no such knob for it.
@@ -206,7 +208,7 @@ impl Sampler {
             gone.push(path);
         }
         self.ticks += 1;
-        Tick { t_s: now_s, host, workloads, gone, limits }
+        Tick { t_s: now_s, host, workloads, gone, limits, sketches: BTreeMap::new() }
     }
 
     /// Brings the set of workloads up to date; returns those that ended.

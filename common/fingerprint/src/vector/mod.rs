@@ -53,6 +53,11 @@ impl Vector {
         Self { values }
     }
 
+    /// A vector in which nothing is known.
+    pub fn unknown() -> Self {
+        Self { values: vec![f32::NAN; DIMENSION] }
+    }
+
     /// All components in the order of the layout, NaN for missing.
     pub fn values(&self) -> &[f32] {
         &self.values
