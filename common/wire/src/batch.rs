@@ -106,6 +106,8 @@ pub struct Batch {
     forecasts: Columns,
     limits: Columns,
     actions: Vec<(u32, AppliedAction)>,
+    // A batch of an older form still is a frame, so that it is refused by itself.
+    #[serde(default)]
     sketches: Columns,
 }
 

@@ -70,8 +70,9 @@ pub(super) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         let agent = rig::build(root, args.profile)?;
         let trace = std::env::temp_dir().join(format!("headroom-trace-{}.csv", std::process::id()));
         let kept = options.keep.clone().unwrap_or_else(|| trace.clone());
-        record(agent.agent(), &kept, &present, options)?;
-        let runs = trace::read(&kept, options.period)?;
+        let broken = record(agent.agent(), &kept, &present, options)?;
+        let mut runs = trace::read(&kept, options.period)?;
+        runs.retain(|run| !broken.contains(&(run.program.as_str(), run.number)));
         if options.keep.is_none() {
             std::fs::remove_file(&trace).with_context(|| format!("remove {}", trace.display()))?;
         }
@@ -111,7 +112,14 @@ fn install(chosen: &[Program]) {
     }
 }
 
-fn record(agent: &Path, trace: &Path, programs: &[Program], options: &Options) -> Result<()> {
+/// Returns program and number of the runs that ended before their time.
+fn record(
+    agent: &Path,
+    trace: &Path,
+    programs: &[Program],
+    options: &Options,
+) -> Result<Vec<(&'static str, u32)>> {
+    let mut broken = Vec::new();
     let mut stage = Stage::set(agent, trace, options.period)?;
     let time = Duration::from_secs(options.seconds);
     for round in 0..options.runs {
@@ -119,10 +127,13 @@ fn record(agent: &Path, trace: &Path, programs: &[Program], options: &Options) -
         progress::step(&what, "each in a fresh cgroup, on another input", || {
             stage.prepare(round)?;
             for together in programs.chunks(options.parallel.max(1)) {
-                stage.play(together, round, time)?;
+                for name in stage.play(together, round, time)? {
+                    eprintln!("  {name} ended before its time and is left out of run {round}");
+                    broken.push((name, round));
+                }
             }
             stage.clear(round)
         })?;
     }
-    Ok(())
+    Ok(broken)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::input;
@@ -64,8 +64,14 @@ impl Stage {
         input::make(&folder, &self.sources, u64::from(round) + 1)
     }
 
-    /// Runs `programs` side by side for `time`, each in its own cgroup.
-    pub(super) fn play(&mut self, programs: &[Program], round: u32, time: Duration) -> Result<()> {
+    /// Runs `programs` side by side for `time`, each in its own cgroup. Returns those that ended
+    /// before their time.
+    pub(super) fn play(
+        &mut self,
+        programs: &[Program],
+        round: u32,
+        time: Duration,
+    ) -> Result<Vec<&'static str>> {
         let mut players = Vec::new();
         for program in programs {
             players.push(Player::start(self, *program, round)?);
@@ -75,7 +81,8 @@ impl Stage {
             self.recorder.check()?;
             std::thread::sleep(Duration::from_millis(100).min(end - Instant::now().min(end)));
         }
-        players.iter_mut().try_for_each(Player::check)
+        let ended = players.iter_mut().filter_map(Player::name_if_ended);
+        Ok(ended.collect())
     }
 
     /// Removes the input of a round.
@@ -144,12 +151,12 @@ impl Player {
         Ok(player)
     }
 
-    /// Fails when the program did not run to the end of its time.
-    fn check(&mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait().context("look after a program")? {
-            bail!("{} ended early with {status}", self.name);
+    /// Its name when the program did not run to the end of its time.
+    fn name_if_ended(&mut self) -> Option<&'static str> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            _ => Some(self.name),
         }
-        Ok(())
     }
 
     /// Processes still in the cgroup.

@@ -7,13 +7,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use headroom_fingerprint::{SketchAccumulator, Vector, Window};
-use headroom_telemetry::trace::{TraceReader, TraceRow};
+use headroom_telemetry::{
+    Feature,
+    trace::{TraceReader, TraceRow},
+};
 
 use super::evaluate::Run;
 use super::stage::PARENT;
 
-/// Time after the first row that a program takes to come into its work, seconds.
+/// A program comes into its work by computing: on a busy machine that takes longer. Rows count from
+/// so much time and so much CPU time on, or from the longest time, seconds.
 const START_S: f64 = 1.0;
+const START_CPU_S: f64 = 0.5;
+const START_S_MAX: f64 = 5.0;
 /// Rows below which a run is left out.
 const ROWS_MIN: usize = 6;
 
@@ -45,17 +51,29 @@ fn name_of(path: &str) -> Option<(String, u32)> {
     Some((program.to_owned(), number.parse().ok()?))
 }
 
-/// The first second and the last row, in which the program was ended, do not count.
+/// The start of the program and the last row, in which it was ended, do not count.
 fn vector(rows: &[TraceRow], period_s: f64) -> Option<Vector> {
-    let from_s = rows.first()?.sample.t_s + START_S;
     let mut window = Window::new(period_s);
     let mut sketches = SketchAccumulator::new();
-    for row in rows.iter().take(rows.len() - 1).filter(|row| row.sample.t_s >= from_s) {
+    for row in rows.get(start(rows, period_s)..rows.len().checked_sub(1)?)? {
         // A row that does not follow the one before is counted by the window.
         let _gap = window.push(&row.sample);
         sketches.add(row.sample.t_s, &row.sketches);
     }
     (window.measured() >= ROWS_MIN).then(|| Vector::of(&window, &sketches))
+}
+
+/// The first row in which the program has started.
+fn start(rows: &[TraceRow], period_s: f64) -> usize {
+    let Some(first_s) = rows.first().map(|row| row.sample.t_s) else { return 0 };
+    let mut cpu_s = 0.0;
+    let started = rows.iter().position(|row| {
+        let passed_s = row.sample.t_s - first_s;
+        let has_started = passed_s >= START_S && cpu_s >= START_CPU_S;
+        cpu_s += row.sample.get(Feature::CpuCores).map_or(0.0, f64::from) * period_s;
+        has_started || passed_s >= START_S_MAX
+    });
+    started.unwrap_or(rows.len())
 }
 
 #[cfg(test)]
@@ -73,16 +91,19 @@ mod tests {
 
     #[test]
     fn start_and_end_of_a_run_do_not_count() {
-        let rows: Vec<TraceRow> = (0..20)
-            .map(|i| TraceRow {
-                workload: "/x".to_owned(),
-                sample: headroom_telemetry::Sample::empty(f64::from(i) * 0.5),
-                sketches: headroom_telemetry::Sketches::default(),
-                extra: Vec::new(),
-            })
-            .collect();
-        assert!(vector(&rows, 0.5).is_some());
-        assert!(vector(&rows[..8], 0.5).is_none());
-        assert!(vector(&[], 0.5).is_none());
+        let rows = |cores: f64| -> Vec<TraceRow> {
+            let row = |i: u32| {
+                let mut sample = headroom_telemetry::Sample::empty(f64::from(i) * 0.5);
+                sample.set(Feature::CpuCores, cores);
+                let sketches = headroom_telemetry::Sketches::default();
+                TraceRow { workload: "/x".to_owned(), sample, sketches, extra: Vec::new() }
+            };
+            (0..20).map(row).collect()
+        };
+        let [busy, slow, idle] = [1.0, 0.5, 0.0].map(rows);
+        assert_eq!([&busy, &slow, &idle].map(|rows| start(rows, 0.5)), [2, 2, 10]);
+        assert_eq!(start(&rows(0.2), 0.5), 5);
+        assert!(vector(&busy, 0.5).is_some() && vector(&busy[..8], 0.5).is_none());
+        assert!(vector(&[], 0.5).is_none() && vector(&busy[..1], 0.5).is_none());
     }
 }
