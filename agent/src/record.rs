@@ -88,7 +88,7 @@ pub fn run(args: RecordArgs) -> anyhow::Result<()> {
         .with_context(|| format!("make {name} (--force overwrites)"))?;
     // Rates need a look before the first row.
     sampler.sample(unix_s());
-    let mut writer = TraceWriter::new(BufWriter::new(file), &name, &columns(&sampler))?;
+    let mut writer = TraceWriter::with_sketches(BufWriter::new(file), &name, &columns(&sampler))?;
     let ticks = limit.map(|limit| (limit.as_secs_f64() / period.as_secs_f64()).round().max(1.0));
     let recorded = record(&mut sampler, &mut writer, period, ticks, &stop)?;
     println!(
@@ -151,7 +151,7 @@ fn write_tick<W: std::io::Write>(
     recorded: &mut Recorded,
 ) -> anyhow::Result<()> {
     for (workload, sample) in &tick.workloads {
-        writer.write(&workload.path, sample)?;
+        writer.write_with(&workload.path, sample, tick.sketches.get(&workload.path))?;
         if !recorded.workloads.contains(&workload.path) {
             recorded.workloads.insert(workload.path.clone());
         }

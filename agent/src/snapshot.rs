@@ -252,6 +252,7 @@ mod tests {
             ],
             gone: Vec::new(),
             limits: BTreeMap::new(),
+            sketches: BTreeMap::new(),
         };
         let text = table(&tick);
         let order: Vec<&str> =

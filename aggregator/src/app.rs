@@ -121,6 +121,7 @@ impl App {
             fleet,
             history,
             writer,
+            neighbours: Arc::default(),
             learner,
             ingest: ingest_metrics,
             metrics: Arc::new(registry),

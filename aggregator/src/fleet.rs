@@ -10,6 +10,7 @@ use std::{
 };
 
 use headroom_allocate::{Knob, Limit};
+use headroom_fingerprint::SketchAccumulator;
 use headroom_predict::{
     Forecast, Source,
     forecast::{HORIZON_STEPS, LEVELS},
@@ -81,6 +82,8 @@ pub struct Live {
     pub past: BTreeMap<Resource, VecDeque<Past>>,
     /// Time of the newest sample, seconds since the Unix epoch.
     pub t_s: f64,
+    /// Sketches of the last minutes.
+    pub sketches: SketchAccumulator,
 }
 
 /// What was expected for one moment.
@@ -215,6 +218,12 @@ impl Host {
                 self.live(workload.clone()).forecast(forecast);
             }
         }
+        for (index, sketches) in contents.sketches {
+            if let Some(workload) = delivery.workloads.get(&index) {
+                let live = self.live(workload.clone());
+                live.sketches.add(live.t_s, &sketches);
+            }
+        }
         let mut limits: BTreeMap<u32, Vec<(Knob, Limit)>> = BTreeMap::new();
         for (index, knob, limit) in contents.limits {
             limits.entry(index).or_default().push((knob, limit));
@@ -242,6 +251,7 @@ impl Host {
             limits: Vec::new(),
             past: BTreeMap::new(),
             t_s: 0.0,
+            sketches: SketchAccumulator::new(),
         });
         live.workload = workload;
         live

@@ -1,7 +1,7 @@
 //! Gathers fingerprints, keeps history, trains, proves and rolls out models, shows the fleet.
 //!
 //! Reading order follows the data: [`ingest`] takes in what agents send, [`history`] keeps it,
-//! [`fleet`] holds what is true now, [`train`] and [`rollout`] make and judge models, [`learn`] runs
+//! [`fleet`] holds what is true now, [`neighbours`] says what runs alike, [`train`] and [`rollout`] make and judge models, [`learn`] runs
 //! them, [`api`] shows all of it. [`app`] puts the parts together; [`pki`] says who may talk.
 
 pub mod api;
@@ -12,6 +12,7 @@ pub mod history;
 pub mod ingest;
 pub mod learn;
 pub mod metrics;
+pub mod neighbours;
 pub mod pki;
 pub mod rollout;
 pub mod train;

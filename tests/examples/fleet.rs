@@ -16,7 +16,7 @@ use headroom_agent::uplink::{Identity, Uplink, UplinkConfig, UplinkHandle};
 use headroom_aggregator::{app::App, config::AggregatorConfig, pki};
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{Predictor, PredictorConfig};
-use headroom_telemetry::{Fact, Feature, Sample, Workload};
+use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload};
 use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
 
 const PAST_S: u32 = 300;
@@ -177,6 +177,13 @@ impl Host {
         } else {
             self.limits[w] = f64::INFINITY;
         }
-        WorkloadReport { workload: Workload::from_path(path), sample, forecasts, limits, actions }
+        WorkloadReport {
+            workload: Workload::from_path(path),
+            sample,
+            forecasts,
+            limits,
+            actions,
+            sketches: Sketches::default(),
+        }
     }
 }

@@ -15,7 +15,9 @@ use headroom_predict::{
     Forecast, Source,
     forecast::{HORIZONS, LEVELS},
 };
-use headroom_telemetry::{Fact, Feature, Resource, Sample, Workload};
+use headroom_telemetry::{
+    Fact, Feature, Resource, SKETCH_BINS, Sample, SketchCounts, Sketches, Workload,
+};
 use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -63,6 +65,7 @@ pub(crate) fn tick(i: u32, n: u32) -> TickReport {
                 })
                 .into_iter()
                 .collect(),
+            sketches: Sketches { order: SketchCounts::new(vec![w + 1; SKETCH_BINS]), code: None },
         }
     };
     TickReport {

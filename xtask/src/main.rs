@@ -7,6 +7,7 @@ mod demo;
 mod ebpf;
 mod process;
 mod progress;
+mod schema;
 mod setup;
 mod test;
 mod vm;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure what Headroom costs and how quickly it acts
     Bench(bench::BenchArgs),
+    /// Write docs/FINGERPRINT.md: the features and the components of the vector
+    Schema,
     /// Boot another kernel in a virtual machine and run the kernel and guard tests there
     Vm(vm::VmArgs),
     /// Watch the whole loop work on this machine
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ebpf(args) => build_kernel_programs(&root, &args),
         Command::Test(args) => test::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
+        Command::Schema => schema::write(&root),
         Command::Vm(args) => vm::run(&root, &args),
         Command::Demo(args) => demo::run(&root, &args).map(|()| ExitCode::SUCCESS),
     }

@@ -291,6 +291,7 @@ impl Loop {
         cost: Cost,
     ) {
         let Some(uplink) = &self.uplink else { return };
+        let mut sketches = tick.sketches;
         let changed = probes != self.probes_told;
         if changed {
             self.probes_told.clone_from(&probes);
@@ -313,6 +314,7 @@ impl Loop {
                         .get(&workload.path)
                         .map_or_else(Vec::new, LimitsInForce::list),
                     forecasts: plan.forecasts,
+                    sketches: sketches.remove(&workload.path).unwrap_or_default(),
                     workload,
                     sample,
                 }

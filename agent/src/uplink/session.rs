@@ -11,12 +11,15 @@ use std::{
 
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::Forecast;
-use headroom_telemetry::{Resource, Workload};
+use headroom_telemetry::{Resource, Sketches, Workload};
 use headroom_wire::{
     Contents, HostReport, Message, ProbeReport, TickReport, WorkloadReport, frame, limits,
     message::{BootId, Definitions},
 };
 
+/// Time over which sketches are summed before they are sent, seconds: they change slowly, and are
+/// large beside a sample.
+const SKETCH_EVERY_S: f64 = 10.0;
 /// Samples after which a batch is cut early; keeps every frame well below its limit.
 const CUT_SAMPLES: usize = 2_048;
 /// Batches sent and not yet acknowledged at most.
@@ -75,6 +78,7 @@ pub(super) struct Session {
     names: HashMap<Workload, (u32, Arc<Workload>, f64)>,
     next_index: u32,
     gathered: Gathered,
+    sketches: GatheredSketches,
     ring: VecDeque<Ready>,
     ring_bytes: usize,
     next_seq: u64,
@@ -100,6 +104,30 @@ struct Gathered {
     workloads: BTreeMap<u32, OfWorkload>,
 }
 
+/// Sketches not yet sent, by workload.
+#[derive(Debug, Default)]
+struct GatheredSketches {
+    since_s: Option<f64>,
+    sums: BTreeMap<u32, Sketches>,
+}
+
+impl GatheredSketches {
+    fn add(&mut self, index: u32, sketches: &Sketches, now_s: f64) {
+        if !sketches.is_empty() {
+            self.since_s.get_or_insert(now_s);
+            self.sums.entry(index).or_default().merge(sketches);
+        }
+    }
+
+    /// The sums when they are due; none before.
+    fn take_due(&mut self, now_s: f64) -> BTreeMap<u32, Sketches> {
+        if self.since_s.is_none_or(|since_s| now_s - since_s < SKETCH_EVERY_S) {
+            return BTreeMap::new();
+        }
+        std::mem::take(self).sums
+    }
+}
+
 #[derive(Debug)]
 struct OfWorkload {
     workload: Arc<Workload>,
@@ -114,6 +142,7 @@ impl Session {
             names: HashMap::new(),
             next_index: 0,
             gathered: Gathered::default(),
+            sketches: GatheredSketches::default(),
             ring: VecDeque::new(),
             ring_bytes: 0,
             next_seq: 1,
@@ -149,6 +178,7 @@ impl Session {
             }
             let (index, workload) = self.index(workload, now_s);
             self.gathered.n_samples += 1;
+            self.sketches.add(index, &of_workload.sketches, now_s);
             let entry = self.gathered.workloads.entry(index);
             entry
                 .or_insert_with(|| OfWorkload { workload, reports: Vec::new() })
@@ -176,13 +206,18 @@ impl Session {
     pub(super) fn cut(&mut self, now_s: f64) {
         let gathered = std::mem::take(&mut self.gathered);
         let mut host = gathered.host;
+        // A workload that is not reported any more leaves its sketches behind unsent.
+        let mut sketches = self.sketches.take_due(now_s);
         let mut part = Part::default();
         for (index, of_workload) in gathered.workloads {
-            if part.contents.samples.len() + of_workload.reports.len() > CUT_SAMPLES {
+            let rows = part.contents.samples.len() + 2 * part.contents.sketches.len();
+            if rows + of_workload.reports.len() > CUT_SAMPLES {
                 self.push(std::mem::take(&mut part), now_s);
             }
             part.contents.host = part.contents.host.take().or(host.take());
             part.add(index, of_workload);
+            let due = sketches.remove(&index).map(|sketches| (index, sketches));
+            part.contents.sketches.extend(due);
         }
         part.contents.host = part.contents.host.take().or(host);
         self.push(part, now_s);

@@ -5,7 +5,9 @@ use headroom_predict::{
     Forecast, Source,
     forecast::{HORIZONS, LEVELS},
 };
-use headroom_telemetry::{Fact, Feature, Resource, Sample, Workload};
+use headroom_telemetry::{
+    Fact, Feature, Resource, SKETCH_BINS, Sample, SketchCounts, Sketches, Workload,
+};
 use headroom_wire::{
     AppliedAction, HostReport, Message, ProbeReport, TickReport, WorkloadReport, frame, limits,
     message::BootId,
@@ -31,6 +33,7 @@ pub(crate) fn tick(t_s: f64, n_workloads: usize) -> TickReport {
                 }],
                 limits: vec![(Knob::CpuQuota, Limit::At(2.0))],
                 actions: Vec::new(),
+                sketches: Sketches::default(),
             }
         })
         .collect();
@@ -213,4 +216,28 @@ fn waits_grow_stay_bounded_and_begin_anew_after_success() {
     gather(&mut session, 0.0, 3);
     session.acked(BootId(9), 1);
     assert!(session.disconnected(false) <= first_s);
+}
+
+#[test]
+fn sketches_are_summed_and_sent_every_ten_seconds() {
+    let mut session = session();
+    session.connected(None);
+    for i in 0..24 {
+        let now_s = 100.0 + f64::from(i);
+        let mut report = tick(now_s, 2);
+        report.workloads[0].sketches.order = SketchCounts::new(vec![1; SKETCH_BINS]);
+        session.report(report, now_s);
+    }
+    session.cut(124.0);
+    let mut told = Vec::new();
+    while let Some((_, ready)) = session.next_batch() {
+        let (message, _) = frame::split(&ready.frame).unwrap();
+        let Message::Batch(batch) = message else { panic!("not a batch") };
+        let contents = batch.decode().unwrap();
+        told.extend(contents.sketches.into_iter().map(|(index, sketches)| {
+            assert_eq!(index, 0);
+            sketches.order.unwrap().0[5]
+        }));
+    }
+    assert_eq!(told, [10, 10], "what is left waits for its time");
 }

@@ -6,6 +6,7 @@
 
 mod guard;
 mod live;
+mod neighbours;
 mod pages;
 mod series;
 mod views;
@@ -29,6 +30,7 @@ use crate::{
     history::{History, Writer},
     learn::{LearnError, Learner},
     metrics::IngestMetrics,
+    neighbours::Neighbours,
 };
 
 /// Everything the API shows.
@@ -40,6 +42,8 @@ pub struct View {
     pub history: Arc<History>,
     /// How history is written.
     pub writer: Writer,
+    /// What runs alike.
+    pub neighbours: Arc<Neighbours>,
     /// Models and training.
     pub learner: Arc<Learner>,
     /// What was taken in.
@@ -84,6 +88,7 @@ fn router(view: View) -> Router {
         .route("/api/hosts", get(hosts))
         .route("/api/workloads", get(workloads))
         .route("/api/workload", get(workload))
+        .route("/api/workload/neighbours", get(near))
         .route("/api/models", get(models))
         .route("/api/train", get(train_status).post(train_start))
         .route("/api/live", get(live::stream))
@@ -158,6 +163,41 @@ async fn workload(
         Ok(Ok(None)) => Err(Failure(
             StatusCode::NOT_FOUND,
             "nothing is known of this workload on this host in this time".to_owned(),
+        )),
+        Ok(Err(error)) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+/// Neighbours told at most.
+const NEIGHBOURS_MAX: usize = 100;
+
+#[derive(Debug, Deserialize)]
+struct NeighboursQuery {
+    host: String,
+    path: String,
+    #[serde(default = "default_neighbours")]
+    n: usize,
+}
+
+fn default_neighbours() -> usize {
+    10
+}
+
+async fn near(
+    State(view): State<View>,
+    Query(query): Query<NeighboursQuery>,
+) -> Result<Json<neighbours::NeighboursView>, Failure> {
+    if !(1..=NEIGHBOURS_MAX).contains(&query.n) {
+        let text = format!("n is {}, it must be 1 to {NEIGHBOURS_MAX}", query.n);
+        return Err(Failure(StatusCode::BAD_REQUEST, text));
+    }
+    let read = move || neighbours::read(&view, &query.host, &query.path, query.n);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(Some(neighbours))) => Ok(Json(neighbours)),
+        Ok(Ok(None)) => Err(Failure(
+            StatusCode::NOT_FOUND,
+            "this workload has not been seen for long enough to be compared".to_owned(),
         )),
         Ok(Err(error)) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
         Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),

@@ -181,12 +181,46 @@ async function readWorkload() {
       return;
     }
     drawWorkload(data);
+    readNeighbours();
   } catch (error) {
     byId("workload-facts").textContent = `Cannot read this workload: ${error.message}`;
   } finally {
     reading = false;
     if (wanted !== open) readWorkload();
   }
+}
+
+// Neighbours change slowly and cost the aggregator a look at the whole fleet.
+const NEIGHBOURS_EVERY_MS = 15000;
+let neighboursAt = 0;
+
+async function readNeighbours() {
+  if (!open || Date.now() - neighboursAt < NEIGHBOURS_EVERY_MS) return;
+  neighboursAt = Date.now();
+  const wanted = open;
+  try {
+    const query = new URLSearchParams({ host: open.host, path: open.path, n: "8" });
+    const response = await fetch(`/api/workload/neighbours?${query}`);
+    const data = await response.json();
+    if (wanted !== open) return;
+    if (response.ok) drawNeighbours(data); else fill("neighbours", empty(`${data.error}.`));
+  } catch (error) {
+    fill("neighbours", empty(`Cannot compare this workload: ${error.message}`));
+  }
+}
+
+function drawNeighbours(data) {
+  if (data.neighbours.length === 0) {
+    fill("neighbours", empty(data.compared === 0 ? "There is no other workload to compare with."
+      : `None of ${data.compared} others has enough measured in common to be compared.`));
+    return;
+  }
+  const rows = data.neighbours.map((n) => element("tr", {},
+    element("td", {}, element("a", { href: `#/workload/${encodeURIComponent(n.host)}/${encodeURIComponent(n.path)}`, title: n.path }, n.name.length > 40 ? `${n.name.slice(0, 12)}…` : n.name)),
+    cell(n.host), cell(n.distance.toFixed(3), "n"), cell(percent(n.comparable), "n"),
+    cell(n.demand_distance === null ? "–" : n.demand_distance.toFixed(3), "n")));
+  fill("neighbours", table([["Workload"], ["Host"], ["Program distance", "n"], ["Compared", "n"], ["Demand distance", "n"]], rows,
+    "Workloads that run the program most like this one's, nearest first"));
 }
 
 function drawWorkload(data) {
@@ -220,6 +254,8 @@ function route() {
   if (open) {
     byId("workload-title").textContent = open.path;
     byId("workload-facts").textContent = "Reading…";
+    fill("neighbours");
+    neighboursAt = 0;
     document.title = `${open.path} · Headroom`;
     drawSpans();
     readWorkload();

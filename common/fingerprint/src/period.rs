@@ -77,8 +77,8 @@ fn height(before: f64, at: f64, after: f64) -> f64 {
     at + vertex(before, at, after).abs() * (at - before).max(at - after)
 }
 
-/// A series less its straight line.
-struct Centred {
+/// A series less what is expected of it.
+pub(crate) struct Centred {
     /// Zero where the series has no value.
     values: Vec<f64>,
     /// One where the series has a value, zero elsewhere; `None` when it has one everywhere.
@@ -87,21 +87,26 @@ struct Centred {
 }
 
 impl Centred {
-    /// `None` when nothing is known.
+    /// The series less its straight line; `None` when nothing is known.
     fn of(series: &[f64]) -> Option<Self> {
         let (intercept, slope) = line(series)?;
+        Some(Self::around(series, |i| intercept + slope * i as f64))
+    }
+
+    /// The series less what `expected` says of each index.
+    pub(crate) fn around(series: &[f64], expected: impl Fn(usize) -> f64) -> Self {
         let centred = |(i, value): (usize, &f64)| {
-            if value.is_nan() { 0.0 } else { value - intercept - slope * i as f64 }
+            if value.is_nan() { 0.0 } else { value - expected(i) }
         };
         let n_known = series.iter().filter(|value| !value.is_nan()).count();
         let has_gaps = n_known < series.len();
         let known = || series.iter().map(|v| f64::from(u8::from(!v.is_nan()))).collect();
         let values = series.iter().enumerate().map(centred).collect();
-        Some(Self { values, known: has_gaps.then(known), n_known })
+        Self { values, known: has_gaps.then(known), n_known }
     }
 
     /// Mean product of the series with itself `lag` steps later, over the pairs that are known.
-    fn autocovariance(&self, lag: usize) -> Option<f64> {
+    pub(crate) fn autocovariance(&self, lag: usize) -> Option<f64> {
         let later = self.values.get(lag..)?;
         let n_pairs = match &self.known {
             Some(known) => dot(known, &known[lag..]),

@@ -1,9 +1,10 @@
 //! The trace form: samples of many workloads as CSV, one row per workload and time.
 //!
 //! A header names the columns, in any order. `workload` (text) and `t` (seconds since the Unix
-//! epoch, fractions allowed) are required; columns named like a [`Feature`] hold its values; other
-//! columns are numbers too and are kept under their name. An empty field is a missing value. Rows
-//! of one workload are in time order; gaps and irregular steps are normal.
+//! epoch, fractions allowed) are required; columns named like a [`Feature`] hold its values;
+//! `order_sketch` and `code_sketch` hold counts with colons between them; other columns are numbers
+//! and are kept under their name. An empty field is a missing value. Rows of one workload are in
+//! time order; gaps and irregular steps are normal.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,10 +14,12 @@ use std::{
 use csv::{ByteRecord, Position, ReaderBuilder, WriterBuilder};
 use thiserror::Error;
 
-use crate::{Feature, Sample};
+use crate::{Feature, Sample, SketchCounts, Sketches};
 
 const WORKLOAD: &str = "workload";
 const TIME: &str = "t";
+const ORDER_SKETCH: &str = "order_sketch";
+const CODE_SKETCH: &str = "code_sketch";
 
 /// Columns that every trace has room for, whatever the host measures.
 pub const CORE_FEATURES: [Feature; 10] = [
@@ -98,6 +101,8 @@ pub enum ValueProblem {
     NotText,
     /// Earlier than the row before of the same workload.
     OutOfOrder,
+    /// Not the counts of a sketch.
+    NotASketch,
 }
 
 impl fmt::Display for ValueProblem {
@@ -108,6 +113,7 @@ impl fmt::Display for ValueProblem {
             Self::Empty => "is empty",
             Self::NotText => "is not UTF-8",
             Self::OutOfOrder => "is earlier than the row before of the same workload",
+            Self::NotASketch => "is not the counts of a sketch with colons between them",
         })
     }
 }
@@ -119,6 +125,8 @@ pub struct TraceRow {
     pub workload: String,
     /// Time and features.
     pub sample: Sample,
+    /// Sketches of the period; those without a column or a value were not taken.
+    pub sketches: Sketches,
     /// Values of the columns that are no features, in [`TraceReader::extra_columns`] order.
     pub extra: Vec<Option<f64>>,
 }
@@ -127,6 +135,8 @@ enum Column {
     Workload,
     Time,
     Feature(Feature),
+    OrderSketch,
+    CodeSketch,
     Extra(usize),
 }
 
@@ -161,6 +171,8 @@ impl<R: io::Read> TraceReader<R> {
             let column = match (title, Feature::by_name(title)) {
                 (WORKLOAD, _) => Column::Workload,
                 (TIME, _) => Column::Time,
+                (ORDER_SKETCH, _) => Column::OrderSketch,
+                (CODE_SKETCH, _) => Column::CodeSketch,
                 (_, Some(feature)) => Column::Feature(feature),
                 (_, None) => {
                     extra.push(title.to_owned());
@@ -207,6 +219,7 @@ impl<R: io::Read> TraceReader<R> {
         let mut row = TraceRow {
             workload: String::new(),
             sample: Sample::empty(0.0),
+            sketches: Sketches::default(),
             extra: vec![None; self.extra.len()],
         };
         for (field, (column, title)) in self.record.iter().zip(&self.columns) {
@@ -228,6 +241,8 @@ impl<R: io::Read> TraceReader<R> {
                 Column::Feature(feature) => {
                     row.sample.set_some(*feature, number(field).map_err(refuse)?);
                 }
+                Column::OrderSketch => row.sketches.order = sketch(field).map_err(refuse)?,
+                Column::CodeSketch => row.sketches.code = sketch(field).map_err(refuse)?,
                 Column::Extra(index) => row.extra[*index] = number(field).map_err(refuse)?,
             }
         }
@@ -287,6 +302,15 @@ fn number(field: &[u8]) -> Result<Option<f64>, ValueProblem> {
     if value.is_finite() { Ok(Some(value)) } else { Err(ValueProblem::NotFinite) }
 }
 
+/// A field as a sketch; `None` when it is empty.
+fn sketch(field: &[u8]) -> Result<Option<SketchCounts>, ValueProblem> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let text = str::from_utf8(field).map_err(|_not_text| ValueProblem::NotText)?;
+    text.parse().map(Some).map_err(|_not_a_sketch| ValueProblem::NotASketch)
+}
+
 /// At most a hundred bytes of `field`, for messages.
 fn cut(field: &[u8]) -> String {
     const LENGTH_MAX: usize = 100;
@@ -301,6 +325,7 @@ pub struct TraceWriter<W: io::Write> {
     name: String,
     writer: csv::Writer<W>,
     features: Vec<Feature>,
+    has_sketches: bool,
     fields: ByteRecord,
 }
 
@@ -310,13 +335,33 @@ impl<W: io::Write> TraceWriter<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn new(output: W, name: &str, features: &[Feature]) -> Result<Self, TraceError> {
+        Self::start(output, name, features, false)
+    }
+
+    /// As [`Self::new`], with columns for the sketches at the end.
+    ///
+    /// # Errors
+    /// When the header cannot be written.
+    pub fn with_sketches(output: W, name: &str, features: &[Feature]) -> Result<Self, TraceError> {
+        Self::start(output, name, features, true)
+    }
+
+    fn start(
+        output: W,
+        name: &str,
+        features: &[Feature],
+        has_sketches: bool,
+    ) -> Result<Self, TraceError> {
         let mut writer = WriterBuilder::new().from_writer(output);
-        let titles = [WORKLOAD, TIME].into_iter().chain(features.iter().map(|f| f.name()));
+        let sketches = [ORDER_SKETCH, CODE_SKETCH].into_iter().filter(|_| has_sketches);
+        let titles =
+            [WORKLOAD, TIME].into_iter().chain(features.iter().map(|f| f.name())).chain(sketches);
         writer
             .write_record(titles)
             .map_err(|source| TraceError::Csv { name: name.to_owned(), source })?;
         let features = features.to_vec();
-        Ok(Self { name: name.to_owned(), writer, features, fields: ByteRecord::new() })
+        let fields = ByteRecord::new();
+        Ok(Self { name: name.to_owned(), writer, features, has_sketches, fields })
     }
 
     /// Writes one row; features that were not measured stay empty.
@@ -324,6 +369,20 @@ impl<W: io::Write> TraceWriter<W> {
     /// # Errors
     /// When it cannot be written, or the time is not finite.
     pub fn write(&mut self, workload: &str, sample: &Sample) -> Result<(), TraceError> {
+        self.write_with(workload, sample, None)
+    }
+
+    /// As [`Self::write`], with the sketches of the period where the trace has columns for them;
+    /// those that were not taken stay empty.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the time is not finite.
+    pub fn write_with(
+        &mut self,
+        workload: &str,
+        sample: &Sample,
+        sketches: Option<&Sketches>,
+    ) -> Result<(), TraceError> {
         if !sample.t_s.is_finite() {
             return Err(TraceError::Value {
                 name: self.name.clone(),
@@ -340,6 +399,14 @@ impl<W: io::Write> TraceWriter<W> {
             let value = sample.get(*feature).map(|value| value.to_string()).unwrap_or_default();
             self.fields.push_field(value.as_bytes());
         }
+        if self.has_sketches {
+            let counts = |of: fn(&Sketches) -> &Option<SketchCounts>| {
+                let counts = sketches.and_then(|sketches| of(sketches).as_ref());
+                counts.map(SketchCounts::to_string).unwrap_or_default()
+            };
+            self.fields.push_field(counts(|sketches| &sketches.order).as_bytes());
+            self.fields.push_field(counts(|sketches| &sketches.code).as_bytes());
+        }
         self.writer
             .write_byte_record(&self.fields)
             .map_err(|source| TraceError::Csv { name: self.name.clone(), source })
@@ -355,101 +422,5 @@ impl<W: io::Write> TraceWriter<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, option, prelude::any, proptest};
-
-    use super::{CORE_FEATURES, TraceReader, TraceRow, TraceWriter};
-    use crate::{Feature, Sample};
-
-    fn read(text: &str) -> Result<Vec<TraceRow>, String> {
-        let reader = TraceReader::new(text.as_bytes(), "x.csv").map_err(|e| e.to_string())?;
-        reader.map(|row| row.map_err(|error| error.to_string())).collect()
-    }
-
-    #[test]
-    fn columns_come_in_any_order_and_empty_is_missing() {
-        let rows = read("t,colour,memory_bytes,workload,cpu_cores\n1.5,,4096,/a,\n").unwrap();
-        assert_eq!(rows[0].workload, "/a");
-        assert!((rows[0].sample.t_s - 1.5).abs() < 1e-12);
-        assert_eq!(rows[0].sample.get(Feature::MemoryBytes), Some(4096.0));
-        assert_eq!(rows[0].sample.get(Feature::CpuCores), None);
-        assert_eq!(rows[0].extra, [None]);
-    }
-
-    #[test]
-    fn unknown_columns_keep_their_values() {
-        let text = "workload,t,llc_misses,cpu_cores\n/a,1,7.5,2\n";
-        let mut reader = TraceReader::new(text.as_bytes(), "x").unwrap();
-        assert_eq!(reader.extra_columns(), ["llc_misses"]);
-        assert_eq!(reader.read_row().unwrap().unwrap().extra, [Some(7.5)]);
-    }
-
-    #[test]
-    fn errors_name_file_line_column_and_value() {
-        let cases = [
-            (
-                "workload,t,cpu_cores\n/a,1,2\n/a,2,fast\n",
-                "x.csv, line 3, column cpu_cores: \"fast\" is not a number",
-            ),
-            ("workload,t,cpu_cores\n/a,1,NaN\n", "line 2, column cpu_cores: \"NaN\" is not finite"),
-            ("workload,t\n/a,inf\n", "column t: \"inf\" is not finite"),
-            ("workload,t\n/a,\n", "column t: \"\" is empty"),
-            ("workload,t\n,1\n", "column workload: \"\" is empty"),
-            ("workload,t\n/a,2\n/b,1\n/a,1\n", "line 4, column t: \"1\" is earlier than"),
-            ("workload,cpu_cores\n", "has no column \"t\"; it has workload,cpu_cores"),
-            ("workload,t,t\n", "has column \"t\" twice"),
-            ("workload,t\n/a\n", "line: 2"),
-        ];
-        for (text, expected) in cases {
-            let error = read(text).unwrap_err();
-            assert!(error.contains(expected), "{error} lacks {expected}");
-        }
-    }
-
-    #[test]
-    fn reading_ends_at_the_first_error() {
-        let text = "workload,t\n/a,x\n/a,1\n";
-        let rows: Vec<_> = TraceReader::new(text.as_bytes(), "x").unwrap().collect();
-        assert_eq!(rows.len(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read_back(
-            names in vec("[ -~é\n\"]{1,20}", 1..5),
-            values in vec(option::of(-1.0e30_f32..1.0e30), CORE_FEATURES.len()),
-            t_s in -1.0e12..1.0e12,
-        ) {
-            let mut sample = Sample::empty(t_s);
-            for (feature, value) in CORE_FEATURES.iter().zip(&values) {
-                sample.set_some(*feature, value.map(f64::from));
-            }
-            let mut bytes = Vec::new();
-            let mut writer = TraceWriter::new(&mut bytes, "x", &CORE_FEATURES).unwrap();
-            for name in names.iter().filter(|name| !name.trim_ascii().is_empty()) {
-                writer.write(name.trim_ascii(), &sample).unwrap();
-            }
-            writer.flush().unwrap();
-            drop(writer);
-            for row in TraceReader::new(bytes.as_slice(), "x").unwrap() {
-                let row = row.unwrap();
-                assert!(names.iter().any(|name| name.trim_ascii() == row.workload));
-                assert_eq!(row.sample.t_s.to_bits(), t_s.to_bits());
-                for (feature, value) in CORE_FEATURES.iter().zip(&values) {
-                    assert_eq!(row.sample.get(*feature), *value);
-                }
-            }
-        }
-
-        #[test]
-        fn hostile_bytes_never_panic(bytes in vec(any::<u8>(), 0..400)) {
-            let mut text = b"workload,t,cpu_cores\n".to_vec();
-            text.extend(bytes.clone());
-            for input in [bytes, text] {
-                if let Ok(reader) = TraceReader::new(input.as_slice(), "x") {
-                    assert!(reader.count() <= input.len());
-                }
-            }
-        }
-    }
-}
+#[path = "trace_tests.rs"]
+mod tests;

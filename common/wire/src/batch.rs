@@ -9,19 +9,20 @@ use headroom_predict::{
     Forecast, Source,
     forecast::{HORIZONS, LEVELS, repair},
 };
-use headroom_telemetry::{Feature, Resource, Sample};
+use headroom_telemetry::{Feature, Resource, Sample, Sketches};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     column,
-    limits::{ACTIONS_MAX, FORECASTS_MAX, LIMITS_MAX, SAMPLES_MAX, TEXT_BYTES_MAX},
+    limits::{ACTIONS_MAX, FORECASTS_MAX, LIMITS_MAX, SAMPLES_MAX, SKETCHES_MAX, TEXT_BYTES_MAX},
     message::BootId,
     report::{AppliedAction, HostReport},
+    sketches,
 };
 
 /// The columnar form this program writes and reads.
-const CODEC: u8 = 1;
+const CODEC: u8 = 2;
 /// Numbers per forecast: the quantiles, then the confidence.
 const FORECAST_VALUES: usize = LEVELS * HORIZONS + 1;
 /// Times beyond this are nonsense (the year 5138), milliseconds.
@@ -84,6 +85,9 @@ pub struct Contents {
     pub limits: Vec<(u32, Knob, Limit)>,
     /// Changes of limits.
     pub actions: Vec<(u32, AppliedAction)>,
+    /// Sketches summed over the periods since they were told last. Counts from 64 on are rounded to
+    /// a sixty-fourth; one in which nothing happened is not told.
+    pub sketches: Vec<(u32, Sketches)>,
 }
 
 /// [`Contents`] as they travel.
@@ -102,16 +106,19 @@ pub struct Batch {
     forecasts: Columns,
     limits: Columns,
     actions: Vec<(u32, AppliedAction)>,
+    // A batch of an older form still is a frame, so that it is refused by itself.
+    #[serde(default)]
+    sketches: Columns,
 }
 
 /// Rows as two blobs: what identifies them, and their values.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-struct Columns {
-    n_rows: u32,
+pub(crate) struct Columns {
+    pub(crate) n_rows: u32,
     #[serde(with = "serde_bytes")]
-    keys: Vec<u8>,
+    pub(crate) keys: Vec<u8>,
     #[serde(with = "serde_bytes")]
-    values: Vec<u8>,
+    pub(crate) values: Vec<u8>,
 }
 
 impl Contents {
@@ -126,6 +133,7 @@ impl Contents {
             ("forecasts", self.forecasts.len(), FORECASTS_MAX),
             ("limits", self.limits.len(), LIMITS_MAX),
             ("actions", self.actions.len(), ACTIONS_MAX),
+            ("sketches", 2 * self.sketches.len(), SKETCHES_MAX),
         ];
         for (what, is, max) in counts {
             if is > max {
@@ -152,6 +160,7 @@ impl Contents {
             forecasts: encode_forecasts(&self.forecasts, t0_ms)?,
             limits: encode_limits(&self.limits)?,
             actions: self.actions.clone(),
+            sketches: sketches::encode(&self.sketches)?,
         })
     }
 
@@ -162,6 +171,7 @@ impl Contents {
             && self.forecasts.is_empty()
             && self.limits.is_empty()
             && self.actions.is_empty()
+            && self.sketches.is_empty()
     }
 }
 
@@ -171,9 +181,9 @@ impl Batch {
         count(self.samples.n_rows)
     }
 
-    /// Bytes of the compressed columns: samples, forecasts, limits.
-    pub fn column_bytes(&self) -> [usize; 3] {
-        [&self.samples, &self.forecasts, &self.limits]
+    /// Bytes of the compressed columns: samples, forecasts, limits, sketches.
+    pub fn column_bytes(&self) -> [usize; 4] {
+        [&self.samples, &self.forecasts, &self.limits, &self.sketches]
             .map(|columns| columns.keys.len() + columns.values.len())
     }
 
@@ -183,6 +193,7 @@ impl Batch {
             .or_else(|| over("forecasts", count(self.forecasts.n_rows), FORECASTS_MAX))
             .or_else(|| over("limits", count(self.limits.n_rows), LIMITS_MAX))
             .or_else(|| over("actions", self.actions.len(), ACTIONS_MAX))
+            .or_else(|| over("sketches", count(self.sketches.n_rows), SKETCHES_MAX))
             .or_else(|| {
                 self.actions.iter().find_map(|(_, action)| {
                     over("bytes in a reason", action.reason.len(), TEXT_BYTES_MAX)
@@ -215,15 +226,16 @@ impl Batch {
             forecasts: decode_forecasts(&self.forecasts, self.t0_ms)?,
             limits: decode_limits(&self.limits)?,
             actions: self.actions.clone(),
+            sketches: sketches::decode(&self.sketches)?,
         })
     }
 }
 
-fn count(n_rows: u32) -> usize {
+pub(crate) fn count(n_rows: u32) -> usize {
     usize::try_from(n_rows).unwrap_or(usize::MAX)
 }
 
-fn rows<T>(rows: &[T]) -> Result<u32, BatchError> {
+pub(crate) fn rows<T>(rows: &[T]) -> Result<u32, BatchError> {
     u32::try_from(rows.len()).map_err(|_too_many| BatchError::Excess {
         what: "rows",
         is: rows.len(),
@@ -253,7 +265,7 @@ fn seconds(t0_ms: i64, offset_ms: i64) -> Result<f64, BatchError> {
     }
 }
 
-fn pack<K, V>(n_rows: u32, keys: &[K], values: &[V]) -> Result<Columns, BatchError>
+pub(crate) fn pack<K, V>(n_rows: u32, keys: &[K], values: &[V]) -> Result<Columns, BatchError>
 where
     K: pco::data_types::Number,
     V: pco::data_types::Number,
@@ -266,7 +278,11 @@ where
     })
 }
 
-fn unpack<T>(what: &'static str, bytes: &[u8], announced: usize) -> Result<Vec<T>, BatchError>
+pub(crate) fn unpack<T>(
+    what: &'static str,
+    bytes: &[u8],
+    announced: usize,
+) -> Result<Vec<T>, BatchError>
 where
     T: pco::data_types::Number + Default,
 {
@@ -275,7 +291,7 @@ where
         .map_err(|is| BatchError::Length { column: what, is, announced })
 }
 
-fn index(key: u64) -> Result<u32, BatchError> {
+pub(crate) fn index(key: u64) -> Result<u32, BatchError> {
     u32::try_from(key)
         .map_err(|_too_big| BatchError::Value { what: "workload index", value: key.to_string() })
 }

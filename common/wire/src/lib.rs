@@ -14,6 +14,7 @@ pub mod frame;
 pub mod limits;
 pub mod message;
 pub mod report;
+mod sketches;
 pub mod tls;
 
 pub use batch::{Batch, BatchError, Contents};

@@ -1,7 +1,7 @@
 //! Every bound of the protocol in one place; both sides refuse what exceeds them.
 
 /// Protocol version of this program; raised with every change of a message.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Application protocol named in the TLS handshake.
 pub const ALPN: &[u8] = b"headroom/1";
 /// Longest frame body, bytes.
@@ -14,6 +14,8 @@ pub const FORECASTS_MAX: usize = 16_384;
 pub const LIMITS_MAX: usize = 16_384;
 /// Most applied actions in one batch.
 pub const ACTIONS_MAX: usize = 4_096;
+/// Most sketches in one batch; a workload has at most two.
+pub const SKETCHES_MAX: usize = 8_192;
 /// Most workloads defined by one frame.
 pub const DEFINITIONS_MAX: usize = 4_096;
 /// Most workloads defined on one connection; an agent with more reconnects and starts afresh.

@@ -2,7 +2,7 @@
 
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::Forecast;
-use headroom_telemetry::{Fact, Sample, Workload};
+use headroom_telemetry::{Fact, Sample, Sketches, Workload};
 use serde::{Deserialize, Serialize};
 
 /// Everything one agent learnt and did in one period.
@@ -31,6 +31,8 @@ pub struct WorkloadReport {
     pub limits: Vec<(Knob, Limit)>,
     /// Changes made in the period.
     pub actions: Vec<AppliedAction>,
+    /// Sketches of the period.
+    pub sketches: Sketches,
 }
 
 /// A change of a limit that was carried out.

@@ -7,7 +7,9 @@ use headroom_predict::{
     Bundle, Forecast, Source,
     forecast::{HORIZONS, LEVELS},
 };
-use headroom_telemetry::{Fact, Feature, Resource, Sample, Workload, schema::SchemaHash};
+use headroom_telemetry::{
+    Fact, Feature, Resource, Sample, SketchCounts, Sketches, Workload, schema::SchemaHash,
+};
 use headroom_wire::{
     AppliedAction, BatchError, BootId, Contents, FrameError, Hello, HostReport, Message,
     ProbeReport, Welcome, frame, limits, message::Definitions,
@@ -65,6 +67,10 @@ fn contents(n: u32) -> Contents {
                 reason: "p99 within 5 s is 1.7 cores".to_owned(),
             },
         )],
+        sketches: vec![
+            (1, Sketches { order: SketchCounts::new((0..64).collect()), code: None }),
+            (6, Sketches { order: None, code: SketchCounts::new((0..64).rev().collect()) }),
+        ],
     }
 }
 
@@ -137,6 +143,7 @@ fn contents_come_back_within_their_rounding() {
     assert_eq!(got.host, sent.host);
     assert_eq!(got.limits, sent.limits);
     assert_eq!(got.actions, sent.actions);
+    assert_eq!(got.sketches, sent.sketches);
     for ((i, a), (j, b)) in sent.samples.iter().zip(&got.samples) {
         assert_eq!(i, j);
         assert!((a.t_s - b.t_s).abs() < 1.0e-3);

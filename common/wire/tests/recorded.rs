@@ -8,10 +8,12 @@ use std::{fs, path::PathBuf};
 
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{Bundle, Forecast, Source, forecast::HORIZONS};
-use headroom_telemetry::{Fact, Feature, Resource, Sample, Workload, schema::SchemaHash};
+use headroom_telemetry::{
+    Fact, Feature, Resource, Sample, SketchCounts, Sketches, Workload, schema::SchemaHash,
+};
 use headroom_wire::{
-    AppliedAction, BootId, Contents, Hello, HostReport, Message, ProbeReport, Welcome, frame,
-    limits::PROTOCOL, message::Definitions,
+    AppliedAction, BatchError, BootId, Contents, Hello, HostReport, Message, ProbeReport, Welcome,
+    frame, limits::PROTOCOL, message::Definitions,
 };
 
 const T_S: f64 = 1_764_000_000.0;
@@ -55,6 +57,7 @@ fn contents() -> Contents {
                 reason: "raise ahead of demand".to_owned(),
             },
         )],
+        sketches: vec![(1, Sketches { order: SketchCounts::new((0..64).collect()), code: None })],
     }
 }
 
@@ -123,4 +126,21 @@ fn recorded_frames_are_understood() {
         }
     }
     assert!(rest.is_empty());
+}
+
+/// An agent of this release may have such batches in its spool: they must not end the connection.
+#[test]
+fn a_batch_of_the_older_form_is_unreadable_by_itself() {
+    let recorded = fs::read(path().with_file_name("frames-v1.bin")).unwrap();
+    let mut rest = recorded.as_slice();
+    let mut batches = 0;
+    while !rest.is_empty() {
+        let (message, length) = frame::split(rest).unwrap();
+        rest = &rest[length..];
+        if let Message::Batch(batch) = message {
+            assert!(matches!(batch.decode(), Err(BatchError::Codec(1))));
+            batches += 1;
+        }
+    }
+    assert_eq!(batches, 1);
 }

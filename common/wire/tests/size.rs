@@ -5,7 +5,7 @@ use headroom_predict::{
     Forecast, Source,
     forecast::{HORIZON_STEPS, HORIZONS, LEVELS},
 };
-use headroom_telemetry::{Feature, Resource, Sample};
+use headroom_telemetry::{Feature, Resource, SKETCH_BINS, Sample, SketchCounts, Sketches};
 use headroom_wire::{BootId, Contents, HostReport, Message, frame};
 
 const WORKLOADS: u32 = 50;
@@ -65,6 +65,24 @@ fn forecast(t_s: f64, resource: Resource, sample: &Sample, noise: &mut Noise) ->
     }
 }
 
+/// What is in a sketch of ten seconds: a busy program makes a few hundred system calls a second in
+/// a dozen patterns, and is sampled some thousand times in twice as many places.
+fn sketches(workload: u32, noise: &mut Noise) -> Sketches {
+    let activity = [1.0, 0.02, 0.0][workload as usize % 3];
+    let mut fill = |bins: usize, events: f64| {
+        let mut counts = vec![0; SKETCH_BINS];
+        for _ in 0..bins {
+            let bin = (noise.next() * SKETCH_BINS as f64) as usize % SKETCH_BINS;
+            counts[bin] += (activity * events * noise.next() * noise.next()) as u32;
+        }
+        SketchCounts::new(counts)
+    };
+    Sketches { order: fill(12, 1_000.0), code: fill(24, 100.0) }
+}
+
+/// Sketches are sent once in so many seconds.
+const SKETCH_EVERY_S: f64 = 10.0;
+
 #[test]
 fn a_workload_costs_little_per_second() {
     let mut noise = Noise(7);
@@ -86,7 +104,7 @@ fn a_workload_costs_little_per_second() {
         contents.limits.push((workload, Knob::MemoryMax, Limit::Unlimited));
     }
     let batch = contents.encode(BootId(1), 1).unwrap();
-    let [samples, forecasts, limits] = batch.column_bytes();
+    let [samples, forecasts, limits, _none] = batch.column_bytes();
     let frame = frame::encode(&Message::Batch(batch)).unwrap().len();
     let seconds = (WORKLOADS * TICKS) as usize;
     println!(
@@ -98,5 +116,13 @@ fn a_workload_costs_little_per_second() {
         limits as f64 / seconds as f64,
         Feature::COUNT * 4,
     );
+    let sketched = Contents {
+        sketches: (0..WORKLOADS).map(|w| (w, sketches(w, &mut noise))).collect(),
+        ..Contents::default()
+    };
+    let [.., sketch_bytes] = sketched.encode(BootId(1), 2).unwrap().column_bytes();
+    let per_second = sketch_bytes as f64 / (f64::from(WORKLOADS) * SKETCH_EVERY_S);
+    println!("sketches every {SKETCH_EVERY_S} s: {per_second:.1} bytes per workload and second");
+    assert!(per_second < 8.0, "{sketch_bytes} bytes for sketches of {WORKLOADS} workloads");
     assert!(frame < 160 * seconds, "{frame} bytes for {seconds} workload-seconds");
 }

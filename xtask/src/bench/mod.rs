@@ -2,6 +2,7 @@
 //! Every figure comes with its spread and what it is to be compared with.
 
 mod account;
+mod fingerprint;
 mod player;
 mod rig;
 mod scenario;
@@ -37,6 +38,8 @@ pub(crate) struct BenchArgs {
     /// Pairs of measurements with the agent on and off
     #[arg(long, default_value_t = 9)]
     pairs: u32,
+    #[command(flatten)]
+    fingerprint: fingerprint::Options,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -52,13 +55,15 @@ enum Subject {
     Latency,
     /// What the agent adds to a system call and to a context switch
     Overhead,
-    /// All of them
+    /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
+    Fingerprint,
+    /// All the others
     All,
 }
 
 impl Subject {
     fn includes(self, other: Self) -> bool {
-        self == Self::All || self == other
+        self == other || (self == Self::All && other != Self::Fingerprint)
     }
 }
 
@@ -66,9 +71,11 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if let Some(role) = args.play {
         player::play(role);
     }
-    if !process::is_root() {
-        bail!("the agent loads kernel programs and the benchmark makes cgroups: run it as root");
+    if args.subject == Subject::Fingerprint {
+        fingerprint::run(root, args)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    need_root()?;
     let programs = rig::build(root, args.profile)?;
     let mut figures = Vec::new();
     let subject = args.subject;
@@ -97,6 +104,13 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn need_root() -> Result<()> {
+    if !process::is_root() {
+        bail!("the agent loads kernel programs and the benchmark makes cgroups: run it as root");
+    }
+    Ok(())
 }
 
 fn print(figures: &[Figure], args: &BenchArgs) -> Result<()> {

@@ -46,6 +46,13 @@ pub(super) struct Programs {
     aggregator: PathBuf,
 }
 
+impl Programs {
+    /// The agent.
+    pub(super) fn agent(&self) -> &Path {
+        &self.agent
+    }
+}
+
 /// Builds kernel programs, agent and aggregator.
 pub(super) fn build(root: &Path, profile: Profile) -> Result<Programs> {
     match setup::kernel_toolchain()? {
@@ -256,7 +263,7 @@ fn start_agent(programs: &Programs, folder: &Path, role: &'static str) -> Result
     Process::start(role, folder, &mut command)
 }
 
-fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while !ready()? {
         if begun.elapsed() > PATIENCE {

@@ -3,7 +3,7 @@
 //! that is not a kernel program still builds and tests.
 
 pub(crate) mod checkers;
-mod debian;
+pub(crate) mod debian;
 mod toolchain;
 
 use std::path::Path;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Workload, WorkloadKind, identity};
+use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload, WorkloadKind, identity};
 use serde::Serialize;
 
 pub use self::config::{ObserveConfig, ObserveError};
@@ -54,6 +54,8 @@ pub struct Tick {
     pub gone: Vec<String>,
     /// Limits in force by path.
     pub limits: BTreeMap<String, LimitsInForce>,
+    /// Sketches of the period by path; a workload without any is left out.
+    pub sketches: BTreeMap<String, Sketches>,
 }
 
 /// Limits of one workload's own cgroup. `None`: the host has no such knob for it.
@@ -232,7 +234,7 @@ impl Sampler {
         self.tasks.fill(&mut workloads, layout, &self.kernel, clock(), inodes_of);
         workloads.extend(self.sample_brief(brief, now_s, clock()));
         self.ticks += 1;
-        Tick { t_s: now_s, host, workloads, gone, limits }
+        Tick { t_s: now_s, host, workloads, gone, limits, sketches: BTreeMap::new() }
     }
 
     /// Samples of workloads that ended before this tick could read their files: what the kernel

@@ -1,0 +1,139 @@
+//! Whether the fingerprint recognises programs: real ones, each run several times on other inputs
+//! in a fresh cgroup, recorded by the real agent; each run is then asked for its nearest neighbour.
+
+mod evaluate;
+mod input;
+mod programs;
+mod report;
+mod stage;
+mod trace;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use self::programs::{PROGRAMS, Program};
+use self::report::Report;
+use self::stage::Stage;
+use super::BenchArgs;
+use super::rig;
+use crate::progress;
+use crate::setup::debian;
+
+/// Options of `cargo xtask bench fingerprint`.
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// fingerprint: programs to tell apart, by name with commas between them; all when left out
+    #[arg(long, value_delimiter = ',')]
+    programs: Vec<String>,
+    /// fingerprint: runs of each program
+    #[arg(long, default_value_t = 4)]
+    runs: u32,
+    /// fingerprint: length of a run, seconds
+    #[arg(long, default_value_t = 12)]
+    seconds: u64,
+    /// fingerprint: time between samples, seconds
+    #[arg(long, default_value_t = 0.5)]
+    period: f64,
+    /// fingerprint: programs that run side by side
+    #[arg(long, default_value_t = 2)]
+    parallel: usize,
+    /// fingerprint: install with apt-get what is not there
+    #[arg(long)]
+    install: bool,
+    /// fingerprint: keep the recording in this file
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// fingerprint: evaluate a kept recording instead of running programs
+    #[arg(long, conflicts_with = "keep")]
+    replay: Option<PathBuf>,
+}
+
+/// Runs and records, or replays, and prints what came out.
+pub(super) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
+    let options = &args.fingerprint;
+    let chosen = choose(&options.programs)?;
+    let mut missing = Vec::new();
+    let runs = if let Some(recording) = &options.replay {
+        trace::read(recording, options.period)?
+    } else {
+        super::need_root()?;
+        if options.install {
+            install(&chosen);
+        }
+        let present: Vec<Program> =
+            chosen.iter().copied().filter(|program| program.missing().is_empty()).collect();
+        for program in &chosen {
+            missing.extend(program.missing().into_iter().map(|name| (program.name, name)));
+        }
+        let agent = rig::build(root, args.profile)?;
+        let trace = std::env::temp_dir().join(format!("headroom-trace-{}.csv", std::process::id()));
+        let kept = options.keep.clone().unwrap_or_else(|| trace.clone());
+        let broken = record(agent.agent(), &kept, &present, options)?;
+        let mut runs = trace::read(&kept, options.period)?;
+        runs.retain(|run| !broken.contains(&(run.program.as_str(), run.number)));
+        if options.keep.is_none() {
+            std::fs::remove_file(&trace).with_context(|| format!("remove {}", trace.display()))?;
+        }
+        runs
+    };
+    if runs.len() < 2 {
+        bail!("{} runs were recorded: there is nothing to compare", runs.len());
+    }
+    let report = Report::of(&runs, missing)?;
+    if args.json {
+        report.print_json(args.profile.name())
+    } else {
+        report.print(args.profile.name())
+    }
+}
+
+fn choose(names: &[String]) -> Result<Vec<Program>> {
+    if names.is_empty() {
+        return Ok(PROGRAMS.to_vec());
+    }
+    let by_name = |name: &String| {
+        let found = PROGRAMS.iter().find(|program| program.name == name);
+        found.copied().with_context(|| {
+            let known: Vec<&str> = PROGRAMS.iter().map(|program| program.name).collect();
+            format!("no program {name:?}; there are {}", known.join(", "))
+        })
+    };
+    names.iter().map(by_name).collect()
+}
+
+/// What cannot be installed is left out of the measurement and listed there.
+fn install(chosen: &[Program]) {
+    for program in chosen.iter().filter(|program| !program.missing().is_empty()) {
+        if let Err(reason) = debian::install(program.packages, "it is to be recognised") {
+            eprintln!("  {} is left out: {reason}", program.name);
+        }
+    }
+}
+
+/// Returns program and number of the runs that ended before their time.
+fn record(
+    agent: &Path,
+    trace: &Path,
+    programs: &[Program],
+    options: &Options,
+) -> Result<Vec<(&'static str, u32)>> {
+    let mut broken = Vec::new();
+    let mut stage = Stage::set(agent, trace, options.period)?;
+    let time = Duration::from_secs(options.seconds);
+    for round in 0..options.runs {
+        let what = format!("run {} of {}, {} programs", round + 1, options.runs, programs.len());
+        progress::step(&what, "each in a fresh cgroup, on another input", || {
+            stage.prepare(round)?;
+            for together in programs.chunks(options.parallel.max(1)) {
+                for name in stage.play(together, round, time)? {
+                    eprintln!("  {name} ended before its time and is left out of run {round}");
+                    broken.push((name, round));
+                }
+            }
+            stage.clear(round)
+        })?;
+    }
+    Ok(broken)
+}

@@ -1,0 +1,190 @@
+//! The programs that are to be told apart: what any Debian has, and some that can be installed.
+//! Each runs until it is ended, on an input that differs from run to run.
+
+use std::path::{Path, PathBuf};
+
+use crate::process;
+
+/// A program under recognition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    /// Name in the tables.
+    pub(super) name: &'static str,
+    /// Executables it needs on `PATH`.
+    pub(super) needs: &'static [&'static str],
+    /// Debian packages that bring them.
+    pub(super) packages: &'static [&'static str],
+    /// Shell script of what is recognised. It runs in a folder of its own with `$IN`, a file of
+    /// [`super::input::BYTES`], `$TREE`, a folder of files, and `$SEED`.
+    script: &'static str,
+    /// Shell script of what makes the load from outside the cgroup, where a server needs it.
+    pub(super) client: Option<&'static str>,
+}
+
+const fn alone(
+    name: &'static str,
+    needs: &'static [&'static str],
+    packages: &'static [&'static str],
+    script: &'static str,
+) -> Program {
+    Program { name, needs, packages, script, client: None }
+}
+
+/// All of them.
+pub(super) const PROGRAMS: &[Program] = &[
+    alone("gzip", &["gzip"], &["gzip"], "while :; do gzip -6 -c \"$IN\" > /dev/null; done"),
+    alone("bzip2", &["bzip2"], &["bzip2"], "while :; do bzip2 -9 -c \"$IN\" > /dev/null; done"),
+    alone("xz", &["xz"], &["xz-utils"], "while :; do xz -T1 -4 -c \"$IN\" > /dev/null; done"),
+    alone("zstd", &["zstd"], &["zstd"], "while :; do zstd -q -T1 -12 -c \"$IN\" > /dev/null; done"),
+    alone(
+        "python-json",
+        &["python3"],
+        &["python3"],
+        "exec python3 \"$SCRIPTS/json_work.py\" \"$IN\" \"$SEED\"",
+    ),
+    alone(
+        "python-sieve",
+        &["python3"],
+        &["python3"],
+        "exec python3 \"$SCRIPTS/sieve.py\" \"$SEED\"",
+    ),
+    alone("perl", &["perl"], &["perl"], "exec perl \"$SCRIPTS/words.pl\" \"$IN\""),
+    alone(
+        "awk",
+        &["awk"],
+        &["mawk"],
+        "while :; do awk '{ for (i = 1; i <= NF; i++) n[$i]++ } END { for (w in n) s += n[w]; print s }' \"$IN\"; done > /dev/null",
+    ),
+    alone(
+        "sort",
+        &["sort"],
+        &["coreutils"],
+        "while :; do LC_ALL=C sort --parallel=1 -S 16M -T . -k 2 \"$IN\" > /dev/null; done",
+    ),
+    alone(
+        "grep",
+        &["grep"],
+        &["grep"],
+        "while :; do grep -rc \"e[a-f]*t$SEED\" \"$TREE\"; done > /dev/null",
+    ),
+    alone(
+        "find",
+        &["find"],
+        &["findutils"],
+        "while :; do find \"$TREE\" -type f -size +${SEED}k -printf '%s %p\\n'; done > /dev/null",
+    ),
+    alone(
+        "tar",
+        &["tar"],
+        &["tar"],
+        "while :; do tar -cf - -C \"$TREE\" . | cat > /dev/null; done",
+    ),
+    alone(
+        "openssl",
+        &["openssl"],
+        &["openssl"],
+        "while :; do openssl speed -seconds 2 -bytes 16384 aes-256-cbc; done > /dev/null 2>&1",
+    ),
+    alone(
+        "sha256sum",
+        &["sha256sum"],
+        &["coreutils"],
+        "while :; do sha256sum \"$IN\"; done > /dev/null",
+    ),
+    alone(
+        "cc",
+        &["cc"],
+        &["gcc", "libc6-dev"],
+        "while :; do cc -O1 -c \"$SCRIPTS/unit.c\" -DSEED=$SEED -o unit.o; done",
+    ),
+    alone(
+        "sqlite3",
+        &["sqlite3"],
+        &["sqlite3"],
+        "sqlite3 d.db 'create table t (k integer primary key, v text)'; while :; do sqlite3 d.db < \"$SCRIPTS/rows.sql\"; done > /dev/null",
+    ),
+    alone(
+        "dd-direct",
+        &["dd"],
+        &["coreutils"],
+        "while :; do dd if=/dev/zero of=direct bs=64k count=400 oflag=direct conv=notrunc; done 2> /dev/null",
+    ),
+    alone(
+        "find-exec",
+        &["find", "sh"],
+        &["findutils"],
+        "while :; do find \"$TREE\" -type f -name '*[0-9a-$SEED]*' -exec true {} \\;; done > /dev/null",
+    ),
+    alone("node", &["node"], &["nodejs"], "exec node \"$SCRIPTS/tree.js\" \"$SEED\""),
+    alone(
+        "git",
+        &["git"],
+        &["git"],
+        "git init -q r; cp \"$IN\" r/f; cd r; while :; do git add -A; git -c user.name=n -c user.email=e commit -qm c; head -c 200000 /dev/urandom > g; git gc -q; done > /dev/null 2>&1",
+    ),
+    Program {
+        name: "python-http",
+        needs: &["python3"],
+        packages: &["python3"],
+        script: "exec python3 \"$SCRIPTS/server.py\" \"$TREE\" > /dev/null 2>&1",
+        client: Some("exec python3 \"$SCRIPTS/client.py\" \"$SEED\" 250"),
+    },
+    Program {
+        name: "redis",
+        needs: &["redis-server", "redis-benchmark"],
+        packages: &["redis-server", "redis-tools"],
+        script: "exec redis-server --port 0 --unixsocket \"$PWD/s\" --save '' > /dev/null",
+        client: Some(
+            "sleep 0.5; while :; do redis-benchmark -s \"$PWD/s\" -q -n 20000 -r 1000$SEED; done > /dev/null 2>&1",
+        ),
+    },
+];
+
+impl Program {
+    /// The executables it needs that are not on this machine.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        self.needs.iter().copied().filter(|name| process::find(name).is_none()).collect()
+    }
+
+    pub(super) fn script(&self) -> &'static str {
+        self.script
+    }
+}
+
+/// Files the programs work with.
+pub(super) const SCRIPTS: &[(&str, &str)] = &[
+    ("json_work.py", include_str!("work/json_work.py")),
+    ("sieve.py", include_str!("work/sieve.py")),
+    ("server.py", include_str!("work/server.py")),
+    ("client.py", include_str!("work/client.py")),
+    ("words.pl", include_str!("work/words.pl")),
+    ("tree.js", include_str!("work/tree.js")),
+    ("unit.c", include_str!("work/unit.c")),
+    ("rows.sql", include_str!("work/rows.sql")),
+];
+
+/// Writes [`SCRIPTS`] below `folder` and returns where.
+pub(super) fn write_scripts(folder: &Path) -> std::io::Result<PathBuf> {
+    let scripts = folder.join("scripts");
+    std::fs::create_dir_all(&scripts)?;
+    for (name, text) in SCRIPTS {
+        std::fs::write(scripts.join(name), text)?;
+    }
+    Ok(scripts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::PROGRAMS;
+
+    #[test]
+    fn names_are_unique_and_fit_into_a_path() {
+        let names: BTreeSet<&str> = PROGRAMS.iter().map(|program| program.name).collect();
+        assert_eq!(names.len(), PROGRAMS.len());
+        for name in names {
+            assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{name}");
+        }
+    }
+}
