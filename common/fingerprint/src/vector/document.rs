@@ -58,13 +58,16 @@ fn features(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "and stored history of another hash do not mix. The last column is how a model sees the value: `level`"
+        "and stored history of another hash do not mix. Column `model` is how a model sees the value: `level`"
     )?;
     writeln!(
         out,
         "relative to the workload's own recent use, `log R` as ln(1+x)/ln(1+R), `unit` as it is.\n"
     )?;
-    writeln!(out, "| # | name | unit | group | what | model |\n|---|---|---|---|---|---|")?;
+    writeln!(
+        out,
+        "| # | name | unit | group | what | model | vector r, R |\n|---|---|---|---|---|---|---|"
+    )?;
     for feature in Feature::ALL {
         let scaling = match feature.scaling() {
             Scaling::Level => "level".to_owned(),
@@ -74,7 +77,12 @@ fn features(out: &mut String) -> std::fmt::Result {
         let (index, name, unit) = (feature.index(), feature.name(), feature.unit());
         let group = group::of_feature(*feature).name();
         let what = feature.description();
-        writeln!(out, "| {index} | `{name}` | {unit} | {group} | {what} | {scaling} |")?;
+        let scale = scale::of_feature(*feature);
+        let (resolution, reference) = (scale.resolution, scale.reference);
+        writeln!(
+            out,
+            "| {index} | `{name}` | {unit} | {group} | {what} | {scaling} | {resolution:e}, {reference:e} |"
+        )?;
     }
     Ok(())
 }
@@ -133,7 +141,7 @@ fn spans(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "They are taken of scaled values, ln(1+x/r)/ln(1+R/r) with r the resolution and R the reference, so that"
+        "They are taken of scaled values, ln(1+x/r)/ln(1+R/r) with r and R of the table of features, so that"
     )?;
     writeln!(
         out,
@@ -141,21 +149,9 @@ fn spans(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "and span k: {per_feature}f + {per_statistic}s + k; its name is `FEATURE.STATISTIC_STEPS`, as in `{}`.\n",
+        "and span k: {per_feature}f + {per_statistic}s + k; its name is `FEATURE.STATISTIC_STEPS`, as in `{}`.",
         LAYOUT[0].name()
-    )?;
-    writeln!(out, "| unit | resolution | reference |\n|---|---|---|")?;
-    let mut told: Vec<String> = Vec::new();
-    for feature in Feature::ALL {
-        let scale = scale::of_feature(*feature);
-        let row =
-            format!("| {} | {:e} | {:e} |", feature.unit(), scale.resolution, scale.reference);
-        if !told.contains(&row) {
-            writeln!(out, "{row}")?;
-            told.push(row);
-        }
-    }
-    Ok(())
+    )
 }
 
 fn rhythms(out: &mut String) -> std::fmt::Result {

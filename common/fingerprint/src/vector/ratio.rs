@@ -140,6 +140,7 @@ pub const RATIOS: &[Ratio] = {
             BYTES_MIN,
         ),
         Ratio {
+            unit: "bytes",
             scale: Some(Scale { resolution: 65_536.0, reference: 1.0e9 }),
             ..share("anon_bytes_per_task", Group::Memory, &[F::MemoryAnonBytes], &[F::Tasks], 1.0)
         },
