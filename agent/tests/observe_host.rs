@@ -6,8 +6,9 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use headroom_agent::observe::{ObserveConfig, Sampler, Tick, kernel::Topic};
@@ -22,8 +23,8 @@ struct Parents(Vec<PathBuf>);
 impl Drop for Parents {
     fn drop(&mut self) {
         for dir in &self.0 {
-            let _ = fs::remove_dir(dir.join(PATH.trim_start_matches('/')));
-            let _ = fs::remove_dir(dir.join("headroom-brief"));
+            drop(fs::remove_dir(dir.join(PATH.trim_start_matches('/'))));
+            drop(fs::remove_dir(dir.join("headroom-brief")));
         }
     }
 }
@@ -63,8 +64,9 @@ fn a_cgroup_that_lives_between_two_ticks_is_sampled_once_with_its_name() {
     }
     let joins: Vec<String> =
         dirs.iter().map(|dir| format!("echo $$ > '{}/cgroup.procs'", dir.display())).collect();
-    let script = format!("{} && /bin/true && exec /bin/true", joins.join(" && "));
-    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    let cat = tool("cat");
+    let script = format!("{} && {cat} /proc/loadavg && exec {cat} /dev/null", joins.join(" && "));
+    assert!(command(&script).stdout(Stdio::null()).status().unwrap().success());
     for dir in &dirs {
         fs::remove_dir(dir).unwrap();
     }
@@ -120,11 +122,24 @@ fn sample_of<'t>(tick: &'t Tick, path: &str) -> &'t Sample {
     &tick.workloads.iter().find(|(workload, _)| workload.path == path).unwrap().1
 }
 
+/// How the shell's tool `name` is called; a machine made for tests may have busybox only.
+fn tool(name: &str) -> String {
+    let has_tools = Path::new("/bin/sh").exists();
+    if has_tools { name.to_owned() } else { format!("/bin/busybox {name}") }
+}
+
+/// A shell that will run `script`.
+fn command(script: &str) -> Command {
+    let words = tool("sh");
+    let mut words = words.split(' ');
+    let mut command = Command::new(words.next().unwrap_or("sh"));
+    command.args(words).args(["-c", script]);
+    command
+}
+
 /// A shell that runs `script`, and says when it has reached each `echo` in it.
 fn shell(script: &str) -> Child {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.spawn().unwrap()
+    command(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
@@ -180,10 +195,12 @@ fn a_kill_for_want_of_memory_is_told_in_the_period_it_happens() {
     let path = "/headroom-files-killed";
     let place = Place::new(path);
     place.cgroup.set_memory_limit(16 << 20).unwrap();
-    let mut child = shell("read go; exec tail /dev/zero");
+    let mut child = shell(&format!("read go; exec {} /dev/zero", tool("tail")));
     place.cgroup.add(child.id()).unwrap();
     let mut sampler = files_only();
     sampler.sample(1.0);
+    // Rates over less than a millisecond say nothing and are missing.
+    std::thread::sleep(Duration::from_millis(20));
     assert_eq!(sample_of(&sampler.sample(2.0), path).get(Feature::OomKills), Some(0.0));
     child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     assert!(!child.wait().unwrap().success());
