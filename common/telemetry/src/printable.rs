@@ -1,6 +1,6 @@
 //! Names from cgroups, runtimes and processes, made safe to show.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::borrow::Cow;
 
 /// `text` with everything that could move a cursor, hide or reorder what stands beside it written
 /// as `\u{..}`: control characters, and the marks of Unicode that set direction or have no width.
@@ -18,8 +18,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     shown.push_str(&text[..first]);
     for (at, character) in text.char_indices().skip_while(|(at, _)| *at < first) {
         if is_unsafe((at, character)) {
-            // Writing to a string cannot fail.
-            let _ = write!(shown, "\\u{{{:x}}}", u32::from(character));
+            shown.extend(character.escape_unicode());
         } else {
             shown.push(character);
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use headroom_predict::Bundle;
-use headroom_telemetry::{Workload, schema::SchemaHash};
+use headroom_telemetry::{ContainerNames, Workload, schema::SchemaHash};
 use serde::{Deserialize, Serialize};
 
 use crate::{batch::Batch, limits, report::ProbeReport};
@@ -145,7 +145,7 @@ impl Message {
                         .or_else(|| text("bytes in a workload's name", &workload.name))
                         .or_else(|| text("bytes in a workload's key", &workload.model_key.0))
                         .or_else(|| {
-                            let names = workload.names.iter().flat_map(|names| names.texts());
+                            let names = workload.names.iter().flat_map(ContainerNames::texts);
                             names
                                 .into_iter()
                                 .find_map(|one| text("bytes in a container's name", one))

@@ -8,7 +8,8 @@ use headroom_predict::{
     forecast::{HORIZONS, LEVELS},
 };
 use headroom_telemetry::{
-    Fact, Feature, Resource, Sample, SketchCounts, Sketches, Workload, schema::SchemaHash,
+    ContainerNames, Fact, Feature, Resource, Runtime, Sample, SketchCounts, Sketches, Workload,
+    schema::SchemaHash,
 };
 use headroom_wire::{
     AppliedAction, BatchError, BootId, Contents, FrameError, Hello, HostReport, Message,
@@ -83,6 +84,14 @@ fn bundle() -> Bundle {
     }
 }
 
+fn names() -> ContainerNames {
+    ContainerNames {
+        container: ContainerNames::text("web"),
+        compose: ContainerNames::text("shop").zip(ContainerNames::text("web")),
+        ..ContainerNames::of(Runtime::Docker)
+    }
+}
+
 fn every_message() -> Vec<Message> {
     vec![
         Message::Hello(Hello {
@@ -104,12 +113,19 @@ fn every_message() -> Vec<Message> {
         Message::Refused { reason: "feature schema differs".to_owned() },
         Message::Workloads(Definitions {
             boot: BootId(0xfeed),
-            entries: vec![(0, Workload::from_path("/system.slice/nginx.service"))],
+            entries: vec![
+                (0, Workload::from_path("/system.slice/nginx.service")),
+                (1, Workload::named(&format!("/docker/{}", "a1".repeat(32)), Some(names()))),
+            ],
         }),
         Message::Batch(contents(20).encode(BootId(0xfeed), 17).unwrap()),
         Message::Probes(vec![
             ProbeReport { name: "block".to_owned(), state: Fact::Known("tracepoint".to_owned()) },
             ProbeReport { name: "pmu".to_owned(), state: Fact::absent("no PMU in this guest") },
+            ProbeReport {
+                name: "tasks".to_owned(),
+                state: Fact::degraded("procfs".to_owned(), "means only"),
+            },
         ]),
         Message::Ack { boot: BootId(0xfeed), seq: 17 },
         Message::ModelOffer(bundle()),

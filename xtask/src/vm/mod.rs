@@ -21,7 +21,7 @@ use image::Suite;
 const BOOT_TIME_MAX: Duration = Duration::from_secs(1200);
 
 /// The integration tests of the agent that run inside.
-const AGENT_TESTS: &[&str] = &["kernel_counts", "guard_host"];
+const AGENT_TESTS: &[&str] = &["kernel_counts", "observe_host", "guard_host"];
 
 /// Options of `cargo xtask vm`.
 #[derive(clap::Args)]

@@ -384,7 +384,7 @@ fn take(role: Role, bytes: &[u8], devices: &StackedDevices, reading: &mut Readin
                 b"max" => reading.memory_limit_hits = Some(value),
                 b"oom_kill" => reading.oom_kills = Some(value),
                 _ => {}
-            })
+            });
         }
         Role::IoStatV2 => reading.io = Some(parse::io_stat(bytes, |d| devices.counts(d))),
         Role::Tasks => reading.tasks = parse::number(bytes),

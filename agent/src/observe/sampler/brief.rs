@@ -3,7 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::observe::kernel::CgroupId;
+use headroom_telemetry::{Sample, Workload};
+
+use super::{
+    Sampler,
+    naming::identify,
+    rates::{self, Observed},
+};
+use crate::observe::{cgroup::Reading, kernel::CgroupId};
 
 /// The most young cgroups and the most ended ones kept at a time.
 const KEPT_MAX: usize = 1_024;
@@ -58,6 +65,40 @@ impl BriefBook {
     /// Ended cgroups that were left out because there were too many, since the start.
     pub(super) fn left_out(&self) -> u64 {
         self.left_out
+    }
+}
+
+impl Sampler {
+    /// Samples of workloads that ended before this tick could read their files: what the kernel
+    /// counted of them, over the whole period.
+    pub(super) fn sample_brief(
+        &mut self,
+        brief: BTreeMap<String, Brief>,
+        now_s: f64,
+        at_s: f64,
+    ) -> Vec<(Workload, Sample)> {
+        self.counts.brief_left_out = self.kernel.brief_left_out();
+        let last_tick_s = self.last_tick_s.replace(at_s);
+        let mut sampled = Vec::new();
+        for (path, brief) in brief {
+            let is_known = self.tracked.contains_key(&path);
+            if is_known || !self.tree.would_be_workload(&path, self.kernel.knows(&brief)) {
+                continue;
+            }
+            let kernel = self.kernel.view_brief(&brief);
+            let before = last_tick_s.map(|at_s| Observed {
+                at_s,
+                reading: Reading::default(),
+                kernel: kernel.at_birth(),
+            });
+            let now = Observed { at_s, reading: Reading::default(), kernel };
+            let mut sample = Sample::empty(now_s);
+            rates::fill(&mut sample, before.as_ref(), &now);
+            sampled.push((identify(&path, &mut self.containers, self.ticks), sample));
+            self.counts.brief += 1;
+            self.brief.push(path);
+        }
+        sampled
     }
 }
 

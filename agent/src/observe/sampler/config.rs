@@ -32,7 +32,7 @@ pub struct ObserveConfig {
     /// Whether kernel programs are loaded. Without them everything comes from files.
     pub probes: bool,
     /// The most tasks whose files in `/proc` are read per period where kernel programs are absent;
-    /// workloads take turns beyond it. About 25 microseconds each; zero reads none.
+    /// workloads take turns beyond it. About 40 microseconds of CPU each; zero reads none.
     pub procfs_tasks: usize,
     /// How the kernel programs are loaded.
     pub kernel: KernelConfig,

@@ -2,7 +2,9 @@
 
 mod brief;
 mod config;
+mod gpu_features;
 mod kernel_source;
+mod naming;
 mod quantile;
 mod rates;
 mod states;
@@ -16,11 +18,18 @@ use std::{
 };
 
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload, WorkloadKind, identity};
+use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload, WorkloadKind};
 use serde::Serialize;
 
 pub use self::config::{ObserveConfig, ObserveError};
-use self::{brief::Brief, kernel_source::KernelSource, rates::Observed, task_source::TaskSource};
+use self::{
+    brief::Brief,
+    gpu_features::fill_gpu,
+    kernel_source::KernelSource,
+    naming::{has_names, identify},
+    rates::Observed,
+    task_source::TaskSource,
+};
 use super::{
     ProbeState,
     cgroup::{
@@ -28,7 +37,7 @@ use super::{
         held::DescriptorBudget, tree::Inodes,
     },
     containers::ContainerFiles,
-    gpu::{GpuMonitor, GpuSnapshot, GpuUse, ProcessCgroups},
+    gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
     host::{HostFacts, HostSample, HostSampler},
     kernel::{KernelStats, Topic},
 };
@@ -237,38 +246,6 @@ impl Sampler {
         Tick { t_s: now_s, host, workloads, gone, limits, sketches: BTreeMap::new() }
     }
 
-    /// Samples of workloads that ended before this tick could read their files: what the kernel
-    /// counted of them, over the whole period.
-    fn sample_brief(
-        &mut self,
-        brief: BTreeMap<String, Brief>,
-        now_s: f64,
-        at_s: f64,
-    ) -> Vec<(Workload, Sample)> {
-        self.counts.brief_left_out = self.kernel.brief_left_out();
-        let last_tick_s = self.last_tick_s.replace(at_s);
-        let mut sampled = Vec::new();
-        for (path, brief) in brief {
-            let is_known = self.tracked.contains_key(&path);
-            if is_known || !self.tree.would_be_workload(&path, self.kernel.knows(&brief)) {
-                continue;
-            }
-            let kernel = self.kernel.view_brief(&brief);
-            let before = last_tick_s.map(|at_s| Observed {
-                at_s,
-                reading: Reading::default(),
-                kernel: kernel.at_birth(),
-            });
-            let now = Observed { at_s, reading: Reading::default(), kernel };
-            let mut sample = Sample::empty(now_s);
-            rates::fill(&mut sample, before.as_ref(), &now);
-            sampled.push((identify(&path, &mut self.containers, self.ticks), sample));
-            self.counts.brief += 1;
-            self.brief.push(path);
-        }
-        sampled
-    }
-
     /// Brings the set of workloads up to date: those that ended are added to `gone`, those that came
     /// and went since the last tick are returned.
     fn follow_tree(&mut self, at_s: f64, gone: &mut Vec<String>) -> BTreeMap<String, Brief> {
@@ -376,24 +353,6 @@ impl Sampler {
         states
     }
 
-    /// How many containers' names are known, and why one is not.
-    fn container_state(&self) -> Fact<String> {
-        let (mut n_named, mut n_all, mut reason) = (0, 0, None);
-        for tracked in self.tracked.values() {
-            let Some(found) = identity::container_in(&tracked.workload.path) else { continue };
-            n_all += 1;
-            n_named += u32::from(tracked.workload.names.is_some());
-            let why = self.containers.why_unnamed(found.id);
-            reason = reason.or(why.filter(|_why| tracked.workload.names.is_none()));
-        }
-        let told = format!("{n_named} of {n_all} container cgroups named by their runtime");
-        match reason {
-            None if n_all == 0 => Fact::Known("no containers".to_owned()),
-            None => Fact::Known(told),
-            Some(why) => Fact::degraded(told, why),
-        }
-    }
-
     /// Where every feature comes from on this host, or why it is missing for every workload.
     pub fn feature_states(&self) -> Vec<(Feature, Fact<&'static str>)> {
         let gpu = self.gpu_state();
@@ -434,51 +393,12 @@ impl Sampler {
     }
 }
 
-/// Whether the container at `path` has names by now.
-fn has_names(path: &str, containers: &mut ContainerFiles, tick: u64) -> bool {
-    identity::container_in(path).is_some_and(|found| containers.names(found.id, tick).is_known())
-}
-
-/// Who is at `path`, with the names its container's runtime gives where they can be had.
-fn identify(path: &str, containers: &mut ContainerFiles, tick: u64) -> Workload {
-    let names = identity::container_in(path)
-        .and_then(|found| containers.names(found.id, tick).clone().into_known());
-    Workload::named(path, names)
-}
-
 fn limits_of(reading: &Reading) -> LimitsInForce {
     LimitsInForce {
         cpu_quota: reading.cpu_quota,
         memory_max: reading.memory_max,
         memory_high: reading.memory_high,
     }
-}
-
-/// A workload without a process on any GPU uses none: zero, provided all GPUs tell their processes.
-/// Clocks are those of the GPUs it uses, so that they are missing then.
-fn fill_gpu(sample: &mut Sample, gpu: Option<&GpuSnapshot>, path: &str) {
-    let Some(seen) = gpu.filter(|seen| seen.state.is_known()) else { return };
-    let none = GpuUse {
-        utilisation: Some(0.0),
-        memory_bytes: Some(0),
-        memory_bandwidth: Some(0.0),
-        encoder: Some(0.0),
-        decoder: Some(0.0),
-        power_watts: Some(0.0),
-        ..GpuUse::default()
-    };
-    let Some(used) = seen.workloads.get(path).copied().or(seen.tells_processes.then_some(none))
-    else {
-        return;
-    };
-    sample.set_some(Feature::GpuUtilisation, used.utilisation);
-    sample.set_some(Feature::GpuMemoryBytes, used.memory_bytes.map(|bytes| bytes as f64));
-    sample.set_some(Feature::GpuMemoryBandwidth, used.memory_bandwidth);
-    sample.set_some(Feature::GpuEncoder, used.encoder);
-    sample.set_some(Feature::GpuDecoder, used.decoder);
-    sample.set_some(Feature::GpuPowerWatts, used.power_watts);
-    sample.set_some(Feature::GpuClockRatio, used.clock_ratio);
-    sample.set_some(Feature::GpuThrottled, used.throttled);
 }
 
 /// Raises the process's limit of open files towards `wanted` and returns how many may be held.

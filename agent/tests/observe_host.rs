@@ -1,0 +1,209 @@
+//! The sampler on a real host: workloads that live for less than a period, what files tell of a
+//! known load, and what is left without kernel programs.
+
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use headroom_agent::observe::{ObserveConfig, Sampler, Tick, kernel::Topic};
+use headroom_telemetry::{Feature, Sample};
+use headroom_tests::cgroup::{Cgroup, Hierarchies};
+
+/// Where the cgroup is made, as systemd names a transient scope.
+const PATH: &str = "/headroom-brief/run-r0123456789abcdef0123456789abcdef.scope";
+
+struct Parents(Vec<PathBuf>);
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            drop(fs::remove_dir(dir.join(PATH.trim_start_matches('/'))));
+            drop(fs::remove_dir(dir.join("headroom-brief")));
+        }
+    }
+}
+
+#[test]
+fn a_cgroup_that_lives_between_two_ticks_is_sampled_once_with_its_name() {
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let config = ObserveConfig {
+        include: vec![headroom_telemetry::Glob("/headroom-brief/*".to_owned())],
+        gpu: false,
+        ..ObserveConfig::default()
+    };
+    let mut sampler = Sampler::start(&config).unwrap();
+    let states = sampler.probe_states();
+    let lacking = states.iter().find(|state| {
+        let is_needed = [Topic::CgroupEvents, Topic::Execs, Topic::RunQueue]
+            .iter()
+            .any(|topic| topic.name() == state.name);
+        is_needed && !state.state.is_known()
+    });
+    if let Some(lacking) = lacking {
+        println!("skipped: {}: {}", lacking.name, lacking.state);
+        return;
+    }
+    let parents = Parents(Hierarchies::detect().unwrap().roots);
+    for root in &parents.0 {
+        fs::create_dir_all(root.join("headroom-brief")).unwrap();
+    }
+    sampler.sample(1.0);
+    let dirs: Vec<PathBuf> =
+        parents.0.iter().map(|root| root.join(PATH.trim_start_matches('/'))).collect();
+    for dir in &dirs {
+        fs::create_dir(dir).unwrap();
+    }
+    let joins: Vec<String> =
+        dirs.iter().map(|dir| format!("echo $$ > '{}/cgroup.procs'", dir.display())).collect();
+    let cat = tool("cat");
+    let script = format!("{} && {cat} /proc/loadavg && exec {cat} /dev/null", joins.join(" && "));
+    assert!(command(&script).stdout(Stdio::null()).status().unwrap().success());
+    for dir in &dirs {
+        fs::remove_dir(dir).unwrap();
+    }
+    let tick = sampler.sample(2.0);
+    let found = tick.workloads.iter().find(|(workload, _sample)| workload.path == PATH);
+    let (workload, sample) = found.expect("the workload that ended is in the tick");
+    assert_eq!(workload.model_key.0, "unit:run-*.scope");
+    assert!(sample.get(Feature::Execs).unwrap() > 0.0);
+    assert!(sample.get(Feature::ContextSwitches).unwrap() > 0.0);
+    assert_eq!(sample.get(Feature::MemoryBytes), None, "its files were not read");
+    let reasons = sampler.missing_reasons(PATH, sample);
+    let memory = reasons.iter().find(|(feature, _)| *feature == Feature::MemoryBytes).unwrap();
+    assert!(memory.1.contains("ended before"), "{}", memory.1);
+    assert_eq!(sampler.counts().brief, 1);
+    let next = sampler.sample(3.0);
+    assert!(next.gone.iter().any(|path| path == PATH), "{:?}", next.gone);
+    assert!(next.workloads.iter().all(|(workload, _sample)| workload.path != PATH));
+}
+
+/// A cgroup of ours, removed with what was switched on for it.
+struct Place {
+    cgroup: Cgroup,
+    hierarchies: Hierarchies,
+}
+
+impl Place {
+    fn new(path: &str) -> Self {
+        let mut hierarchies = Hierarchies::detect().unwrap();
+        hierarchies.enable_controllers().unwrap();
+        Self { cgroup: Cgroup::create(&hierarchies, path).unwrap(), hierarchies }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.cgroup.remove();
+        self.hierarchies.restore_controllers();
+    }
+}
+
+/// A sampler without kernel programs over cgroups whose names begin with `/headroom-files`.
+fn files_only() -> Sampler {
+    let config = ObserveConfig {
+        include: vec![headroom_telemetry::Glob("/headroom-files-*".to_owned())],
+        gpu: false,
+        probes: false,
+        ..ObserveConfig::default()
+    };
+    Sampler::start(&config).unwrap()
+}
+
+fn sample_of<'t>(tick: &'t Tick, path: &str) -> &'t Sample {
+    &tick.workloads.iter().find(|(workload, _)| workload.path == path).unwrap().1
+}
+
+/// How the shell's tool `name` is called; a machine made for tests may have busybox only.
+fn tool(name: &str) -> String {
+    let has_tools = Path::new("/bin/sh").exists();
+    if has_tools { name.to_owned() } else { format!("/bin/busybox {name}") }
+}
+
+/// A shell that will run `script`.
+fn command(script: &str) -> Command {
+    let words = tool("sh");
+    let mut words = words.split(' ');
+    let mut command = Command::new(words.next().unwrap_or("sh"));
+    command.args(words).args(["-c", script]);
+    command
+}
+
+/// A shell that runs `script`, and says when it has reached each `echo` in it.
+fn shell(script: &str) -> Child {
+    command(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn files_and_tasks_tell_a_known_load_without_kernel_programs() {
+    const N_READS: f64 = 300.0;
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let path = "/headroom-files-load";
+    let place = Place::new(path);
+    let script =
+        "read go; i=0; while [ $i -lt 300 ]; do read line < /proc/loadavg; i=$((i+1)); done;
+                  echo done; read end";
+    let mut child = shell(script);
+    place.cgroup.add(child.id()).unwrap();
+    let mut sampler = files_only();
+    let began = std::time::Instant::now();
+    sampler.sample(1.0);
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let tick = sampler.sample(2.0);
+    let period_s = began.elapsed().as_secs_f64();
+    let seen = sample_of(&tick, path);
+    for feature in [
+        Feature::CpuSystemCores,
+        Feature::MemoryWorkingSetBytes,
+        Feature::MemoryDirtyBytes,
+        Feature::MemoryWritebackBytes,
+        Feature::OomKills,
+        Feature::RunqWaitRatio,
+    ] {
+        assert!(seen.get(feature).is_some_and(|value| value >= 0.0), "{}", feature.name());
+    }
+    let charged = seen.get(Feature::MemoryBytes).unwrap();
+    assert!(seen.get(Feature::MemoryWorkingSetBytes).unwrap() <= charged);
+    let reads = seen.get(Feature::SyscallRead).unwrap();
+    let switches = seen.get(Feature::ContextSwitches).unwrap();
+    assert!(reads > 0.0 && switches > 0.0, "{reads} {switches}");
+    assert!(f64::from(reads) * period_s >= N_READS, "{reads} a second over {period_s} s");
+    assert_eq!(seen.get(Feature::NetRxBps), None, "it is in the host's network namespace");
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_told_in_the_period_it_happens() {
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let path = "/headroom-files-killed";
+    let place = Place::new(path);
+    place.cgroup.set_memory_limit(16 << 20).unwrap();
+    let mut child = shell(&format!("read go; exec {} /dev/zero", tool("tail")));
+    place.cgroup.add(child.id()).unwrap();
+    let mut sampler = files_only();
+    sampler.sample(1.0);
+    // Rates over less than a millisecond say nothing and are missing.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(sample_of(&sampler.sample(2.0), path).get(Feature::OomKills), Some(0.0));
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    assert!(!child.wait().unwrap().success());
+    let tick = sampler.sample(3.0);
+    assert!(sample_of(&tick, path).get(Feature::OomKills).unwrap() > 0.0);
+}
