@@ -8,6 +8,7 @@ pub mod containers;
 pub mod gpu;
 pub mod host;
 pub mod kernel;
+mod pmu;
 pub mod pressure;
 pub mod sampler;
 pub mod tasks;

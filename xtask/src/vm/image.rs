@@ -94,15 +94,29 @@ pub(crate) fn write_disk(path: &Path, mke2fs: &Path) -> Result<()> {
 fn add_modules(archive: &mut Archive<BufWriter<File>>, kernel: &Kernel) -> Result<Vec<String>> {
     let mut inside = Vec::new();
     for module in DISK_MODULES {
-        let here = kernel.modules.join(format!("kernel/{module}.ko"));
-        if !here.exists() {
+        let plain = kernel.modules.join(format!("kernel/{module}.ko"));
+        // As Debian packs them from Linux 6.12 on.
+        let packed = plain.with_extension("ko.xz");
+        let bytes = if plain.exists() {
+            read(&plain)?
+        } else if packed.exists() {
+            unpacked(&packed)?
+        } else {
             continue;
-        }
+        };
         let there = format!("/lib/modules/{module}.ko");
-        archive.file(&there, 0o644, &read(&here)?)?;
+        archive.file(&there, 0o644, &bytes)?;
         inside.push(there);
     }
     Ok(inside)
+}
+
+fn unpacked(path: &Path) -> Result<Vec<u8>> {
+    let said = Command::new("xz").arg("-dc").arg(path).output().context("start xz")?;
+    if !said.status.success() {
+        bail!("xz cannot unpack {}", path.display());
+    }
+    Ok(said.stdout)
 }
 
 /// The script that is process 1: mounts, turns the controllers on, runs each suite between its
