@@ -10,6 +10,7 @@ mod btf;
 mod btf_tests;
 mod counters;
 mod detail;
+mod duty;
 mod events;
 mod fields;
 mod hierarchy;
@@ -18,6 +19,7 @@ mod log;
 mod object;
 mod probes;
 mod slots;
+mod tap;
 
 use std::{io, path::PathBuf};
 
@@ -31,6 +33,7 @@ pub use self::{
     btf::BtfError,
     counters::{BlockCounters, KernelCounters, NetCounters},
     detail::{CallCount, ClassDurations, SyscallDetail},
+    duty::{DutyHook, HookCount, Watched},
     events::KernelEvent,
     hierarchy::{Hierarchy, Layout},
     object::is_embedded,

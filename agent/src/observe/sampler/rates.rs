@@ -6,7 +6,7 @@ use headroom_telemetry::{Feature, Sample};
 use super::{quantile, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
-    kernel::{KernelCounters, Topic},
+    kernel::{DutyHook, KernelCounters, Topic, Watched},
 };
 
 /// Below this time between two looks a rate says nothing, seconds.
@@ -37,6 +37,10 @@ pub(super) struct KernelView {
     /// Topics that are attached and know this workload; the other counters are zero without
     /// meaning it.
     topics: u32,
+    /// How long each hook had counted.
+    pub(super) watched: Watched,
+    /// Cost of one event of each hook, nanoseconds.
+    pub(super) costs_ns: [f64; DutyHook::ALL.len()],
 }
 
 impl KernelView {
