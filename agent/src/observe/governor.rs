@@ -8,6 +8,10 @@
 /// Smallest part of the time that a hook counts: below it an estimate says too little.
 pub const FACTOR_MIN: f64 = 0.01;
 
+/// Part of a period that must have been watched for a rate to be told: a sliver of a window that the
+/// end of the period cut off says nothing.
+pub const FACTOR_TOLD_MIN: f64 = FACTOR_MIN / 5.0;
+
 /// Time from one window to the next, seconds, unless putting the hook on and off takes too long.
 pub const CYCLE_MIN_S: f64 = 0.1;
 const CYCLE_MAX_S: f64 = 0.5;
@@ -149,19 +153,21 @@ pub fn slowed_share(counted_per_s: f64, cost_ns: f64, cpu_cores: f64) -> f64 {
     (counted_per_s * cost_ns / 1.0e9 / cpu_cores).clamp(0.0, 0.9)
 }
 
-/// Relative standard error of a rate from windows with these events and lengths in seconds, that
-/// together were `factor` of the time. `None` below two windows or without events.
-pub fn relative_error(windows: &[(u64, f64)], factor: f64) -> Option<f64> {
+/// Relative standard error of a rate estimated from `n_counted` windows that together were `factor`
+/// of the time. How much windows differ is seen from `windows`, these and some before them: events
+/// and length in seconds. `None` below two windows, without events, or when none was counted.
+pub fn relative_error(windows: &[(u64, f64)], n_counted: usize, factor: f64) -> Option<f64> {
     let n_windows = windows.len() as f64;
     let events: u64 = windows.iter().map(|(events, _)| events).sum();
     let watched_s: f64 = windows.iter().map(|(_, length_s)| length_s).sum();
-    if windows.len() < 2 || events == 0 || watched_s <= 0.0 {
+    if windows.len() < 2 || n_counted == 0 || events == 0 || watched_s <= 0.0 {
         return None;
     }
     // The ratio estimator of survey sampling, Cochran, Sampling Techniques, chapter 6.
     let rate = events as f64 / watched_s;
     let squares: f64 = windows.iter().map(|(events, s)| (*events as f64 - rate * s).powi(2)).sum();
-    let variance = squares / (n_windows - 1.0) * n_windows / (events as f64).powi(2);
+    let mean = events as f64 / n_windows;
+    let variance = squares / (n_windows - 1.0) / mean.powi(2) / n_counted as f64;
     Some((variance * (1.0 - factor.clamp(0.0, 1.0))).sqrt())
 }
 
@@ -282,11 +288,13 @@ mod tests {
 
     #[test]
     fn the_error_falls_with_steadiness_and_with_the_part_watched() {
-        assert_eq!(relative_error(&[(5, 0.1)], 0.1), None);
-        assert_eq!(relative_error(&[(0, 0.1), (0, 0.1)], 0.1), None);
-        assert_eq!(relative_error(&[(50, 0.1), (25, 0.05)], 0.1), Some(0.0), "the same rate");
-        let bursty = relative_error(&[(100, 0.1), (0, 0.1)], 0.0).unwrap();
+        assert_eq!(relative_error(&[(5, 0.1)], 1, 0.1), None);
+        assert_eq!(relative_error(&[(0, 0.1), (0, 0.1)], 2, 0.1), None);
+        assert_eq!(relative_error(&[(50, 0.1), (25, 0.05)], 2, 0.1), Some(0.0), "the same rate");
+        let bursty = relative_error(&[(100, 0.1), (0, 0.1)], 2, 0.0).unwrap();
         assert!((bursty - 1.0).abs() < 1e-9, "{bursty}");
-        assert_eq!(relative_error(&[(100, 0.1), (0, 0.1)], 1.0), Some(0.0));
+        let of_one = relative_error(&[(100, 0.1), (0, 0.1)], 1, 0.0).unwrap();
+        assert!((of_one - 2.0_f64.sqrt()).abs() < 1e-9, "{of_one}");
+        assert_eq!(relative_error(&[(100, 0.1), (0, 0.1)], 2, 1.0), Some(0.0));
     }
 }

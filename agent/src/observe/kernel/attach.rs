@@ -121,14 +121,13 @@ impl Topic {
                 host.offsets.either([fields::TASK_STATE, fields::TASK_STATE_LONG]),
             ],
             Self::OomVictims => vec![task, fields::TASK_PID, fields::TASK_COMM],
-            Self::SyscallDetail => Vec::new(),
             Self::BlockIo => vec![
                 fields::REQUEST_OPERATION,
                 fields::REQUEST_LENGTH,
                 fields::REQUEST_START,
                 fields::REQUEST_CGROUP,
             ],
-            Self::Network => Vec::new(),
+            Self::SyscallDetail | Self::Network => Vec::new(),
             Self::CgroupEvents => vec![fields::CGROUP_ID, fields::CGROUP_HIERARCHY],
         }
     }

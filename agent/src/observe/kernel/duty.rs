@@ -53,24 +53,11 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Half way to `later`: the moment of a reading that took from here to there.
-    pub(super) fn middle(&self, later: &Self) -> Self {
-        let mut middle = *self;
-        middle.passed = (self.passed + later.passed) / 2;
-        for (time, later) in middle.watched.iter_mut().zip(later.watched) {
-            *time = (*time + later) / 2;
-        }
-        middle
-    }
-
     /// Part of the time from `before` on in which `hook` counted; `None` when no time passed.
     pub fn factor_since(&self, before: &Self, hook: DutyHook) -> Option<f64> {
         let passed = self.passed.checked_sub(before.passed).filter(|time| !time.is_zero())?;
         let watched = self.watched[hook as usize].checked_sub(before.watched[hook as usize])?;
-        // Half a nanosecond may be lost half way between two looks.
-        const ALWAYS: f64 = 1.0 - 1.0e-6;
-        let factor = watched.as_secs_f64() / passed.as_secs_f64();
-        Some(if factor > ALWAYS { 1.0 } else { factor })
+        Some((watched.as_secs_f64() / passed.as_secs_f64()).min(1.0))
     }
 }
 
@@ -123,8 +110,15 @@ struct Shared {
     maps: SharedMaps,
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// The number of the last window, and the programs.
-    taps: Mutex<(u32, Vec<Tap>)>,
+    taps: Mutex<Programs>,
+}
+
+/// The number of the last window, and the programs.
+type Programs = (u32, Vec<Tap>);
+
+/// No window is open while this is there.
+pub(super) struct Quiet<'a> {
+    _held: Vec<MutexGuard<'a, Programs>>,
 }
 
 /// Runs the windows of every hook until dropped.
@@ -184,6 +178,13 @@ impl Duties {
                 Err(error) => tracing::warn!(%error, "a hook stays on beyond the budget"),
             }
         }
+    }
+
+    /// Ends the windows that are open and lets none begin until the answer is dropped, so that
+    /// counters that are read meanwhile belong to the time before. Hooks that always count go on.
+    pub(super) fn quiet(&self) -> Quiet<'_> {
+        let is_windowed = |shared: &&Arc<Shared>| locked(&shared.progress).plan.factor < 1.0;
+        Quiet { _held: self.hooks.iter().filter(is_windowed).map(Shared::end_window).collect() }
     }
 
     /// How long each hook has counted by now.
@@ -300,8 +301,8 @@ impl Shared {
 
     /// Puts the programs on and opens the gate.
     fn open(&self) {
-        let begun = Instant::now();
         let mut taps = locked(&self.taps);
+        let begun = Instant::now();
         if locked(&self.progress).open_since.is_some() {
             return;
         }
@@ -323,7 +324,17 @@ impl Shared {
 
     /// Closes the gate and takes the programs off.
     fn close(&self) {
+        self.close_holding(&mut locked(&self.taps));
+    }
+
+    /// As [`Shared::close`], and holds the programs so that nobody puts them on.
+    fn end_window(self: &Arc<Self>) -> MutexGuard<'_, Programs> {
         let mut taps = locked(&self.taps);
+        self.close_holding(&mut taps);
+        taps
+    }
+
+    fn close_holding(&self, taps: &mut Programs) {
         let begun = Instant::now();
         {
             let mut progress = locked(&self.progress);

@@ -215,7 +215,7 @@ impl KernelProbes {
         let reads_blocks = self.has(Topic::BlockIo);
         let reads_nets = self.has(Topic::Network);
         let mut all = Vec::with_capacity(self.book.n_taken());
-        let begun = self.duties.watched();
+        let quiet = self.duties.quiet();
         for (id, slot) in self.book.taken() {
             let mut counters = KernelCounters::default();
             if reads_tasks && id.hierarchy == self.layout.task {
@@ -239,7 +239,9 @@ impl KernelProbes {
             }
             all.push((id, counters));
         }
-        self.watched = begun.middle(&self.duties.watched());
+        let watched = self.duties.watched();
+        drop(quiet);
+        self.watched = watched;
         Ok(all)
     }
 

@@ -1,6 +1,8 @@
 //! Keeps the kernel programs within their budget: asks them what they counted, the governor what to
 //! do, and carries that out.
 
+use std::collections::VecDeque;
+
 use headroom_abi::record::gate;
 use serde::Serialize;
 
@@ -19,7 +21,10 @@ const SWITCH_TO_SYSCALL_COST: f64 = 1.2;
 const SYSCALL_COST_NS: f64 = 200.0;
 
 /// Costs outside of these are a disturbed measurement, nanoseconds.
-const SYSCALL_COST_RANGE_NS: (f64, f64) = (30.0, 2_000.0);
+const SYSCALL_COST_RANGE_NS: (f64, f64) = (30.0, 20_000.0);
+
+/// Windows by which it is judged how much they differ; those of a tick alone may be few.
+const WINDOWS_JUDGED: usize = 20;
 
 /// How much of a period a hook counted.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -42,6 +47,8 @@ pub(super) struct Budget {
     watched: Watched,
     cpus: f64,
     duties: Vec<HookDuty>,
+    /// The last windows of each hook: events and length in seconds.
+    windows: [VecDeque<(u64, f64)>; HOOKS],
 }
 
 impl Budget {
@@ -57,6 +64,7 @@ impl Budget {
             watched: probes.watched(),
             cpus,
             duties: Vec::new(),
+            windows: [const { VecDeque::new() }; HOOKS],
         }
     }
 
@@ -76,12 +84,17 @@ impl Budget {
             let watched_s = watched.as_secs_f64();
             facts[index] = HookFacts { events, watched_s, cost_ns, switching_s };
             let Some(factor) = now.factor_since(&self.watched, hook) else { continue };
-            let relative_error = (factor < 1.0).then(|| {
-                let per_s = events as f64 / watched_s.max(f64::MIN_POSITIVE);
+            let recent = &mut self.windows[index];
+            recent.extend(&count.windows);
+            recent.drain(..recent.len().saturating_sub(WINDOWS_JUDGED));
+            let relative_error = if factor < 1.0 && watched_s > 0.0 {
+                let per_s = events as f64 / watched_s;
                 let slowed = governor::slowed_share(per_s, cost_ns, self.cpus);
-                error_of(&count.windows, factor, slowed)
-            });
-            let relative_error = relative_error.flatten();
+                error_of(recent.make_contiguous(), count.windows.len(), factor, slowed)
+            } else {
+                recent.clear();
+                None
+            };
             self.duties.push(HookDuty { hook, factor, relative_error });
         }
         self.watched = now;
@@ -130,7 +143,7 @@ impl Budget {
 
 /// Both sources of error together. How far a workload is bound by the CPU, and so slowed by the
 /// hook, is anywhere between not at all and wholly: the standard deviation of an even spread.
-fn error_of(windows: &[(u64, f64)], factor: f64, slowed: f64) -> Option<f64> {
-    let sampling = governor::relative_error(windows, factor)?;
+fn error_of(windows: &[(u64, f64)], n_counted: usize, factor: f64, slowed: f64) -> Option<f64> {
+    let sampling = governor::relative_error(windows, n_counted, factor)?;
     Some(sampling.hypot(slowed / 12.0_f64.sqrt()))
 }

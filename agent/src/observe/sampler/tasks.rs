@@ -73,9 +73,10 @@ impl Scale {
         }
     }
 
-    /// A rate over all the time from one that was counted; `None` when nothing was watched.
+    /// A rate over all the time from one that was counted; `None` when next to nothing was watched.
     fn plain(&self, rate: f64) -> Option<f64> {
-        self.factor.filter(|factor| *factor > 0.0).map(|factor| rate / factor)
+        let told = self.factor.filter(|factor| *factor >= governor::FACTOR_TOLD_MIN);
+        told.map(|factor| rate / factor)
     }
 
     /// As [`Scale::plain`], for all counts of a hook that slows those it counts.
