@@ -7,11 +7,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use headroom_abi::{
-    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, READERS,
+    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, READERS, RECENT_TASKS,
     histogram::{BUCKETS, bucket},
     record::{
-        BlockCounters, CacheCounters, CgroupChange, CgroupKey, DeviceCounters, DeviceKey, Losses,
-        NetCounters, Reader, SlotCache, StreamEnds, TaskCounters,
+        BlockCounters, CacheCounters, CallNumbers, CgroupChange, CgroupKey, ClassLatency,
+        DeviceCounters, DeviceKey, Losses, NetCounters, Reader, RecentTask, SampledCounters,
+        SlotCache, StreamEnds, TaskCounters, gate,
     },
     size::{SIZE_BUCKETS, size_bucket},
 };
@@ -24,7 +25,7 @@ pub(crate) static SLOTS: HashMap<CgroupKey, u32> = HashMap::with_max_entries(DEF
 #[map]
 pub(crate) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(DEFAULT_SLOTS, 0);
 
-/// The cgroup whose task was counted last on this CPU, and its slot.
+/// What this CPU remembers, above all the cgroup whose task was counted last and its slot.
 #[map]
 pub(crate) static TASK_CACHE: PerCpuArray<SlotCache> = PerCpuArray::with_max_entries(1, 0);
 
@@ -32,6 +33,26 @@ pub(crate) static TASK_CACHE: PerCpuArray<SlotCache> = PerCpuArray::with_max_ent
 #[map]
 pub(crate) static TASKS: PerCpuArray<TaskCounters> =
     PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// What was sampled, by slot. Shared by the CPUs: samples are rare, and one copy is read.
+#[map]
+pub(crate) static SAMPLED: Array<SampledCounters> = Array::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Durations of calls by class, by slot; one entry where there is no room for it.
+#[map]
+pub(crate) static CLASS_LATENCY: Array<ClassLatency> = Array::with_max_entries(1, 0);
+
+/// Calls by number, by slot; one entry where there is no room for it.
+#[map]
+pub(crate) static CALL_NUMBERS: PerCpuArray<CallNumbers> = PerCpuArray::with_max_entries(1, 0);
+
+/// Tasks by the low bits of their ids.
+#[map]
+pub(crate) static RECENT: Array<RecentTask> = Array::with_max_entries(RECENT_TASKS, 0);
+
+/// Which hooks count, by [`headroom_abi::record::gate`].
+#[map]
+pub(crate) static GATES: Array<u32> = Array::with_max_entries(gate::COUNT, 0);
 
 /// Block I/O counters by slot.
 #[map]
@@ -151,6 +172,23 @@ pub(crate) unsafe fn observe_size_atomically(histogram: *mut [u64; SIZE_BUCKETS]
         // SAFETY: the caller vouches for the pointer, and the index is in bounds.
         unsafe { add_atomically(histogram.cast::<u64>().add(index), 1) };
     }
+}
+
+/// As [`add_atomically`], for a counter of half the size.
+///
+/// # Safety
+/// `counter` points into a map value.
+#[inline(always)]
+pub(crate) unsafe fn count_atomically(counter: *mut u32) {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    // SAFETY: the caller vouches for the pointer; the counters are four-byte aligned.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, 1) };
+}
+
+/// The window in which a hook counts; 0 when it is not to.
+#[inline(always)]
+pub(crate) fn open_gate(gate: u32) -> u32 {
+    GATES.get(gate).copied().unwrap_or(0)
 }
 
 /// Adds one to a field of this CPU's [`Losses`] and returns the new value.

@@ -15,8 +15,8 @@ use crate::observe::{
     ObserveConfig, ProbeState, Sampler, Tick,
     gpu::GpuSnapshot,
     host::{HostFacts, HostSample},
-    kernel::DeviceUse,
-    sampler::{LimitsInForce, ObserveCounts},
+    kernel::{DeviceUse, SyscallDetail},
+    sampler::{LimitsInForce, ObserveCounts, SYSCALL_FEATURES},
 };
 
 /// Arguments of `snapshot`.
@@ -59,6 +59,8 @@ struct WorkloadEntry<'a> {
     /// counted.
     devices: Vec<DeviceUse>,
     limits: BTreeMap<&'static str, Limit>,
+    /// System calls by number since the programs were attached; null where they are not counted.
+    syscalls: Option<SyscallDetail>,
 }
 
 /// Watches for a moment and prints what was seen.
@@ -106,6 +108,7 @@ fn everything<'a>(sampler: &'a Sampler, tick: &'a Tick, seconds: f64) -> Snapsho
             values: Feature::ALL.iter().map(|f| (f.name(), sample.get(*f))).collect(),
             devices: devices.remove(&workload.path).unwrap_or_default(),
             reasons: reasons.into_iter().map(|(f, reason)| (f.name(), reason)).collect(),
+            syscalls: sampler.syscall_detail(&workload.path),
             limits: limits.into_iter().flatten().map(|(k, l)| (Knob::name(k), l)).collect(),
         }
     });
@@ -183,8 +186,7 @@ fn host_line(host: &HostSample) -> String {
 }
 
 fn syscalls(sample: &Sample) -> Option<f64> {
-    let classes = Feature::ALL.iter().filter(|feature| feature.name().starts_with("syscall_"));
-    classes.map(|feature| sample.get(*feature).map(f64::from)).sum()
+    SYSCALL_FEATURES.iter().map(|feature| sample.get(*feature).map(f64::from)).sum()
 }
 
 /// A number with a decimal prefix: `1.5M`.
@@ -224,8 +226,6 @@ fn shortened(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use headroom_telemetry::{Feature, Sample, Workload};
 
     use super::{duration, scaled, shortened, table};
@@ -256,9 +256,7 @@ mod tests {
                 workload("/busy", Some(1.5)),
                 workload("/\u{1b}[2J", None),
             ],
-            gone: Vec::new(),
-            limits: BTreeMap::new(),
-            sketches: BTreeMap::new(),
+            ..Tick::default()
         };
         let text = table(&tick);
         let order: Vec<&str> =

@@ -12,6 +12,7 @@ mod kernel {
     pub(crate) mod files;
     pub(crate) mod shared;
     pub(crate) mod streams;
+    mod tasks;
     pub(crate) mod workload;
     pub(crate) mod world;
 

@@ -3,7 +3,9 @@
 mod blockio;
 mod lifecycle;
 mod network;
+mod oom;
 mod pagecache;
+mod profile;
 mod sched;
 mod syscall;
 mod tcp;

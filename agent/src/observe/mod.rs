@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod containers;
+pub mod governor;
 pub mod gpu;
 pub mod host;
 pub mod kernel;

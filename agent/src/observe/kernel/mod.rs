@@ -9,6 +9,8 @@ mod btf;
 #[cfg(test)]
 mod btf_tests;
 mod counters;
+mod detail;
+mod duty;
 mod events;
 mod fields;
 mod hierarchy;
@@ -17,6 +19,7 @@ mod log;
 mod object;
 mod probes;
 mod slots;
+mod tap;
 
 use std::{io, path::PathBuf};
 
@@ -29,6 +32,8 @@ pub use self::{
     attach::Topic,
     btf::BtfError,
     counters::{BlockCounters, CacheCounters, DeviceUse, KernelCounters, NetCounters},
+    detail::{CallCount, ClassDurations, SyscallDetail},
+    duty::{DutyHook, HookCount, Watched},
     events::KernelEvent,
     hierarchy::{Hierarchy, Layout},
     object::is_embedded,
@@ -42,16 +47,27 @@ pub struct KernelConfig {
     /// ELF object to load. Unset: the one this program was built with.
     pub object: Option<PathBuf>,
     /// Cgroups, counted once per hierarchy, that can have counters at a time; 2 to 65,536. Takes
-    /// about 2.5 KB of kernel memory each per CPU.
+    /// about 2.8 KB of kernel memory each per CPU, and with counts by number 2 KB more.
     pub slots: u32,
     /// Has the kernel measure the run time of its programs, of everybody's on this host. Costs
     /// tens of nanoseconds per run.
     pub run_stats: bool,
+    /// Samples of running code per second and CPU; 0 for none.
+    pub code_samples_hz: u32,
+    /// Kernel memory that all maps together may take, bytes. What is only read on request is left
+    /// out beyond it, with that reason.
+    pub map_bytes_max: u64,
 }
 
 impl Default for KernelConfig {
     fn default() -> Self {
-        Self { object: None, slots: DEFAULT_SLOTS, run_stats: false }
+        Self {
+            object: None,
+            slots: DEFAULT_SLOTS,
+            run_stats: false,
+            code_samples_hz: 49,
+            map_bytes_max: 16 << 20,
+        }
     }
 }
 

@@ -13,18 +13,23 @@ use aya::{
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
-use headroom_abi::{CGROUP_RING_BYTES, DEVICE_PAIRS, EXEC_RING_BYTES, READERS, record};
+use headroom_abi::record;
 use headroom_telemetry::Fact;
 use serde::Serialize;
 
 use super::{
     CgroupId, DeviceUse, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic,
+    detail,
+    duty::{Duties, DutyHook, HookCount, Watched},
     events::{CgroupRecord, decode_cgroup, decode_exec},
-    load::{self, Block, DeviceId, Key, Maps, Net, PageCache, Streams, Task, in_map},
+    load::{
+        self, Block, DeviceId, Key, Latency, Maps, Net, Numbers, PageCache, Sampled, Streams, Task,
+        in_map,
+    },
     log::ToTracing,
     slots::SlotBook,
 };
-use crate::observe::ProbeState;
+use crate::observe::{ProbeState, governor::HookPlan};
 
 /// Events kept between two calls of [`KernelProbes::drain_events`]; older ones are dropped.
 const PENDING_MAX: usize = 16_384;
@@ -34,6 +39,9 @@ const READS_AFTER_REMOVAL: u64 = 2;
 
 /// Programs attached to the kernel, until dropped.
 pub struct KernelProbes {
+    /// Before the programs, so that hooks are off before those go.
+    duties: Duties,
+    watched: Watched,
     ebpf: Ebpf,
     maps: Maps,
     logger: Option<EbpfLogger<ToTracing>>,
@@ -105,7 +113,10 @@ impl KernelProbes {
             None
         };
         let loaded = load::load(config)?;
+        let duties = Duties::start(loaded.taps, &loaded.maps.shared);
         Ok(Self {
+            watched: duties.watched(),
+            duties,
             ebpf: loaded.ebpf,
             maps: loaded.maps,
             logger: loaded.logger,
@@ -138,6 +149,36 @@ impl KernelProbes {
         self.states.iter().any(|(found, state)| *found == topic && state.is_known())
     }
 
+    /// How long each hook had counted when the counters were last read.
+    pub fn watched(&self) -> Watched {
+        self.watched
+    }
+
+    /// What `hook` counted, and its windows since the last call.
+    pub fn take_count(&self, hook: DutyHook) -> HookCount {
+        self.duties.take_count(hook)
+    }
+
+    /// From now on `hook` counts as `plan` says.
+    pub fn set_duty(&mut self, hook: DutyHook, plan: HookPlan) {
+        self.duties.set(hook, plan);
+    }
+
+    /// Cost of the hook on system calls on this host, nanoseconds per call; `None` when there is
+    /// none. Takes milliseconds.
+    pub fn measure_syscall_ns(&self) -> Option<f64> {
+        self.duties.measure_syscall_ns()
+    }
+
+    pub(super) fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The slot of a cgroup, if it has one.
+    pub(super) fn slot_of(&self, id: CgroupId) -> Option<u32> {
+        self.book.taken().find(|(found, _)| *found == id).map(|(_, slot)| slot)
+    }
+
     /// Which hierarchy names workloads in which counters.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -165,21 +206,33 @@ impl KernelProbes {
         self.retire_removed();
         self.free_rested_slots()?;
         self.n_reads += 1;
-        let reads_tasks = [Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits]
-            .into_iter()
-            .any(|topic| self.has(topic));
+        let is_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
+        let reads_tasks = is_any(&[
+            Topic::Syscalls,
+            Topic::RunQueue,
+            Topic::Migrations,
+            Topic::OomVictims,
+            Topic::Execs,
+            Topic::Exits,
+        ]);
+        let reads_samples = is_any(&[Topic::SyscallLatency, Topic::CodeSamples]);
         let reads_blocks = self.has(Topic::BlockIo);
         let has_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
         let reads_caches =
             has_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]);
         let reads_nets = has_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]);
         let mut all = Vec::with_capacity(self.book.n_taken());
+        let quiet = self.duties.quiet();
         for (id, slot) in self.book.taken() {
             let mut counters = KernelCounters::default();
             if reads_tasks && id.hierarchy == self.layout.task {
                 for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
                     counters.add_task(record);
                 }
+            }
+            if reads_samples && id.hierarchy == self.layout.task {
+                let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
+                counters.add_sampled(&record);
             }
             if reads_blocks && id.hierarchy == self.layout.block {
                 for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
@@ -198,6 +251,9 @@ impl KernelProbes {
             }
             all.push((id, counters));
         }
+        let watched = self.duties.watched();
+        drop(quiet);
+        self.watched = watched;
         Ok(all)
     }
 
@@ -248,9 +304,15 @@ impl KernelProbes {
             slotless_events: losses.slotless,
             slots_used: self.book.n_taken(),
             slots: self.n_slots,
-            map_bytes: map_bytes(u64::from(self.n_slots), self.n_cpus as u64),
+            map_bytes: self.map_bytes(),
             programs: self.program_costs(),
         }
+    }
+
+    fn map_bytes(&self) -> u64 {
+        let (n_slots, n_cpus) = (u64::from(self.n_slots), self.n_cpus as u64);
+        let detail = self.has(Topic::SyscallDetail).then(|| detail::detail_bytes(n_slots, n_cpus));
+        detail::base_bytes(n_slots, n_cpus) + detail.unwrap_or(0)
     }
 
     fn program_costs(&self) -> Vec<ProgramCost> {
@@ -278,6 +340,9 @@ impl KernelProbes {
                 }
                 Some(CgroupRecord::Removed { number, inode, path }) => {
                     self.cgroup_changed(number, inode, &path, false);
+                }
+                Some(CgroupRecord::OomVictim { id, pid, comm }) => {
+                    self.push(KernelEvent::OomVictim { id, pid, comm });
                 }
                 None => self.n_undecodable += 1,
             }
@@ -357,7 +422,7 @@ impl KernelProbes {
         if !self.book.is_any_resting() {
             return Ok(());
         }
-        let cached = per_cpu(&self.maps.task_cache, 0, "TASK_CACHE")?;
+        let cached = per_cpu(&self.maps.shared.caches, 0, "TASK_CACHE")?;
         let remembered = cached.iter().filter_map(|cache| u32::try_from(cache.0.slot).ok());
         let remembered = remembered.collect();
         let rested = self.book.rested(Instant::now(), &remembered);
@@ -372,6 +437,7 @@ impl KernelProbes {
     fn clear_slot(&mut self, slot: u32) -> Result<(), KernelError> {
         let n_cpus = self.n_cpus;
         clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
+        self.clear_samples(slot)?;
         clear(&mut self.maps.blocks, slot, Block(record::BlockCounters::ZERO), n_cpus, "BLOCKS")?;
         let cache = PageCache(record::CacheCounters::default());
         clear(&mut self.maps.caches, slot, cache, n_cpus, "CACHES")?;
@@ -397,6 +463,19 @@ impl KernelProbes {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(in_map("DEVICES")(error)),
             }
+        }
+        Ok(())
+    }
+
+    fn clear_samples(&mut self, slot: u32) -> Result<(), KernelError> {
+        let maps = &mut self.maps;
+        let zero = Sampled(record::SampledCounters::ZERO);
+        maps.sampled.set(slot, zero, 0).map_err(in_map("SAMPLED"))?;
+        if self.states.iter().any(|(t, state)| *t == Topic::SyscallDetail && state.is_known()) {
+            let zero = Latency(record::ClassLatency::ZERO);
+            maps.class_latency.set(slot, zero, 0).map_err(in_map("CLASS_LATENCY"))?;
+            let zero = Numbers(record::CallNumbers::ZERO);
+            clear(&mut maps.call_numbers, slot, zero, self.n_cpus, "CALL_NUMBERS")?;
         }
         Ok(())
     }
@@ -430,23 +509,4 @@ fn clear<V: Pod>(
     let zeros = PerCpuValues::try_from(vec![zero; n_cpus])
         .map_err(|source| KernelError::Map { map: name, source: source.into() })?;
     map.set(slot, zeros, 0).map_err(in_map(name))
-}
-
-/// Bytes of contents of all maps.
-fn map_bytes(n_slots: u64, n_cpus: u64) -> u64 {
-    let per_slot_and_cpu = size_of::<record::TaskCounters>()
-        + size_of::<record::BlockCounters>()
-        + size_of::<record::CacheCounters>()
-        + size_of::<record::NetCounters>();
-    let per_cpu = size_of::<record::SlotCache>() + size_of::<record::Losses>();
-    let per_slot =
-        size_of::<record::CgroupKey>() + 2 * size_of::<u32>() + size_of::<record::StreamEnds>();
-    let per_device = size_of::<record::DeviceKey>() + size_of::<record::DeviceCounters>();
-    let shared = u64::from(DEVICE_PAIRS) * per_device as u64
-        + u64::from(READERS) * size_of::<record::Reader>() as u64;
-    let rings = u64::from(CGROUP_RING_BYTES) + u64::from(EXEC_RING_BYTES);
-    n_slots * (n_cpus * per_slot_and_cpu as u64 + per_slot as u64)
-        + n_cpus * per_cpu as u64
-        + shared
-        + rings
 }

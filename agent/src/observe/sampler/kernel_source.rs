@@ -7,6 +7,7 @@ use headroom_telemetry::Fact;
 use super::{
     brief::{Brief, BriefBook},
     config::ObserveConfig,
+    duty::{Budget, HookDuty},
     rates::KernelView,
 };
 use crate::observe::{
@@ -14,7 +15,7 @@ use crate::observe::{
     cgroup::{Layout, Tree, tree::Inodes},
     kernel::{
         CgroupId, DeviceUse, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats,
-        Topic,
+        SyscallDetail, Topic,
     },
     pmu,
 };
@@ -25,11 +26,14 @@ const STATS_EVERY_TICKS: u64 = 10;
 /// The probes, if they could be loaded, with what was read last.
 pub(super) struct KernelSource {
     probes: Option<KernelProbes>,
+    budget: Option<Budget>,
     /// Why there are no probes.
     why_none: String,
     /// Why there are no hardware counters.
     why_no_pmu: String,
     latest: HashMap<CgroupId, KernelCounters>,
+    /// Victims of the OOM killer told and not handed on yet: cgroup, process, command.
+    victims: Vec<(Option<CgroupId>, u32, String)>,
     read_error: Option<String>,
     stats: Option<KernelStats>,
     /// Whether events went uncounted lately: a cgroup without counters may then have had some.
@@ -52,11 +56,15 @@ impl KernelSource {
             Ok(probes) => (Some(probes), String::new()),
             Err(reason) => (None, reason),
         };
+        let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
+        let budget = probes.as_ref().map(|probes| Budget::new(config.budget, cpus, probes));
         Self {
             probes,
+            budget,
             why_none,
             why_no_pmu: pmu::why_absent(),
             latest: HashMap::new(),
+            victims: Vec::new(),
             read_error: None,
             stats: None,
             is_short_of_slots: false,
@@ -105,6 +113,9 @@ impl KernelSource {
             return Topic::ALL.into_iter().map(absent).collect();
         };
         let mut states = probes.states();
+        if let Some(budget) = &self.budget {
+            budget.tell(&mut states);
+        }
         if let Some(error) = &self.read_error {
             for state in &mut states {
                 state.state = Fact::unknown(error);
@@ -128,6 +139,9 @@ impl KernelSource {
                     self.brief.removed(id, path);
                 }
                 KernelEvent::Exec { .. } => {}
+                KernelEvent::OomVictim { id, pid, comm } => {
+                    self.victims.push((id, pid, comm));
+                }
             }
         }
         self.ticks += 1;
@@ -176,6 +190,9 @@ impl KernelSource {
             Ok(counters) => {
                 self.latest.extend(counters);
                 self.read_error = None;
+                if let Some(budget) = &mut self.budget {
+                    budget.follow(probes);
+                }
             }
             Err(error) => self.read_error = Some(error.to_string()),
         }
@@ -188,6 +205,28 @@ impl KernelSource {
         for id in ids.into_iter().flatten() {
             probes.retire(id);
         }
+    }
+
+    /// How each hook counted in the last period.
+    pub(super) fn duties(&self) -> &[HookDuty] {
+        self.budget.as_ref().map_or(&[], Budget::duties)
+    }
+
+    /// Victims of the OOM killer since the last call.
+    pub(super) fn take_victims(&mut self) -> Vec<(Option<CgroupId>, u32, String)> {
+        std::mem::take(&mut self.victims)
+    }
+
+    /// The id that names tasks of the workload with `inodes`.
+    pub(super) fn task_id(&self, layout: &Layout, inodes: &Inodes) -> Option<CgroupId> {
+        self.ids(layout, inodes)[0]
+    }
+
+    /// System calls of the workload with `inodes` by number; `None` when they are not counted.
+    pub(super) fn syscall_detail(&self, layout: &Layout, inodes: &Inodes) -> Option<SyscallDetail> {
+        let id = self.task_id(layout, inodes)?;
+        let read = self.probes.as_ref()?.syscall_detail(id);
+        read.inspect_err(|error| tracing::warn!(%error, "system calls by number")).ok()?
     }
 
     fn ids(&self, layout: &Layout, inodes: &Inodes) -> Ids {
@@ -234,6 +273,10 @@ impl KernelSource {
         if self.read_error.is_none() {
             self.add_to(&mut view, self.ids(layout, inodes));
         }
+        if let (Some(probes), Some(budget)) = (&self.probes, &self.budget) {
+            view.watched = probes.watched();
+            view.costs_ns = budget.costs_ns();
+        }
         view
     }
 
@@ -241,7 +284,11 @@ impl KernelSource {
         const TOPICS: [&[Topic]; 3] = [
             &[
                 Topic::Syscalls,
+                Topic::SyscallLatency,
                 Topic::RunQueue,
+                Topic::Migrations,
+                Topic::OomVictims,
+                Topic::CodeSamples,
                 Topic::PageCache,
                 Topic::PageCacheHits,
                 Topic::PageCacheDirtied,

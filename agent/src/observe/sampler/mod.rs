@@ -3,6 +3,7 @@
 mod block;
 mod brief;
 mod config;
+mod duty;
 mod gpu_features;
 mod kernel_source;
 mod naming;
@@ -12,6 +13,7 @@ mod rates;
 mod sockets;
 mod states;
 mod task_source;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +26,7 @@ use headroom_allocate::plan::{Knob, Limit};
 use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload, WorkloadKind};
 use serde::Serialize;
 
-pub use self::config::{ObserveConfig, ObserveError};
+pub(crate) use self::rates::SYSCALL_FEATURES;
 use self::{
     brief::Brief,
     gpu_features::fill_gpu,
@@ -32,6 +34,10 @@ use self::{
     naming::{has_names, identify},
     rates::Observed,
     task_source::TaskSource,
+};
+pub use self::{
+    config::{ObserveConfig, ObserveError},
+    duty::HookDuty,
 };
 use super::{
     ProbeState,
@@ -42,7 +48,7 @@ use super::{
     containers::ContainerFiles,
     gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
     host::{HostFacts, HostSample, HostSampler},
-    kernel::{DeviceUse, KernelStats, Topic},
+    kernel::{DeviceUse, KernelStats, SyscallDetail, Topic},
 };
 
 /// Descriptors left to the rest of the process.
@@ -54,7 +60,7 @@ const SLOW_EVERY_TICKS: u64 = 30;
 const QUICK_EVERY_TICKS: u64 = 5;
 
 /// Everything seen in one period.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Tick {
     /// End of the period, seconds since the Unix epoch, as given by the caller.
     pub t_s: f64,
@@ -66,8 +72,26 @@ pub struct Tick {
     pub gone: Vec<String>,
     /// Limits in force by path.
     pub limits: BTreeMap<String, LimitsInForce>,
-    /// Sketches of the period by path; a workload without any is left out.
+    /// What the kernel programs sketched of each workload in this period, by path; none for one
+    /// that is seen for the first time.
     pub sketches: BTreeMap<String, Sketches>,
+    /// Tasks chosen to die for want of memory. Their workload's memory use is a lower bound on its
+    /// demand.
+    pub oom_victims: Vec<OomVictim>,
+    /// How much of the period the hooks on system calls and task switches counted. Empty without
+    /// kernel programs.
+    pub duty: Vec<HookDuty>,
+}
+
+/// A task chosen to die for want of memory.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OomVictim {
+    /// Path of the workload; `None` when the kernel does not tell, or it is no workload.
+    pub path: Option<String>,
+    /// Process id, in the initial namespace.
+    pub pid: u32,
+    /// Command name; empty when the kernel does not tell.
+    pub comm: String,
 }
 
 /// Limits of one workload's own cgroup. `None`: the host has no such knob for it.
@@ -215,6 +239,8 @@ impl Sampler {
         let host = self.host.sample(clock(), &mut self.buffer);
         let mut workloads = Vec::with_capacity(self.tracked.len());
         let mut limits = BTreeMap::new();
+        let mut sketches = BTreeMap::new();
+        let oom_victims = self.oom_victims();
         let mut vanished = Vec::new();
         for (path, tracked) in &mut self.tracked {
             let kernel = self.kernel.view(&self.facts.layout, &tracked.inodes);
@@ -229,6 +255,9 @@ impl Sampler {
             let now = Observed { at_s: clock(), reading, kernel };
             let mut sample = Sample::empty(now_s);
             let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
+            if let Some(before) = &tracked.before {
+                sketches.insert(path.clone(), tasks::sketches(&before.kernel, &now.kernel));
+            }
             fill_gpu(&mut sample, gpu.as_ref(), path);
             self.counts.backward_counters += u64::from(backward);
             self.counts.failed_reads += u64::from(now.reading.failed_reads);
@@ -246,7 +275,26 @@ impl Sampler {
         self.tasks.fill(&mut workloads, layout, &self.kernel, clock(), inodes_of);
         workloads.extend(self.sample_brief(brief, now_s, clock()));
         self.ticks += 1;
-        Tick { t_s: now_s, host, workloads, gone, limits, sketches: BTreeMap::new() }
+        let duty = self.kernel.duties().to_vec();
+        Tick { t_s: now_s, host, workloads, gone, limits, sketches, oom_victims, duty }
+    }
+
+    fn oom_victims(&mut self) -> Vec<OomVictim> {
+        let told = self.kernel.take_victims();
+        let path_of = |id| {
+            let mut all = self.tracked.iter();
+            let is_it = |inodes| self.kernel.task_id(&self.facts.layout, inodes) == Some(id);
+            all.find(|(_, tracked)| is_it(&tracked.inodes)).map(|(path, _)| path.clone())
+        };
+        told.into_iter()
+            .map(|(id, pid, comm)| OomVictim { path: id.and_then(path_of), pid, comm })
+            .collect()
+    }
+
+    /// System calls of the workload at `path` by number, since its first; `None` when they are not
+    /// counted, see [`Sampler::probe_states`].
+    pub fn syscall_detail(&self, path: &str) -> Option<SyscallDetail> {
+        self.kernel.syscall_detail(&self.facts.layout, &self.tracked.get(path)?.inodes)
     }
 
     /// Brings the set of workloads up to date: those that ended are added to `gone`, those that came

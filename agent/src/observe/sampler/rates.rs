@@ -3,17 +3,17 @@
 use headroom_allocate::plan::Limit;
 use headroom_telemetry::{Feature, Sample};
 
-use super::{block, page_cache, quantile, sockets};
+use super::{block, page_cache, quantile, sockets, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
-    kernel::{KernelCounters, Topic},
+    kernel::{DutyHook, KernelCounters, Topic, Watched},
 };
 
 /// Below this time between two looks a rate says nothing, seconds.
 const ELAPSED_MIN_S: f64 = 0.001;
 
 /// Features of the syscall classes, in the order the kernel counts them.
-pub(super) const SYSCALL_FEATURES: [Feature; 14] = [
+pub(crate) const SYSCALL_FEATURES: [Feature; 14] = [
     Feature::SyscallRead,
     Feature::SyscallWrite,
     Feature::SyscallFile,
@@ -37,6 +37,10 @@ pub(super) struct KernelView {
     /// Topics that are attached and know this workload; the other counters are zero without
     /// meaning it.
     topics: u32,
+    /// How long each hook had counted.
+    pub(super) watched: Watched,
+    /// Cost of one event of each hook, nanoseconds.
+    pub(super) costs_ns: [f64; DutyHook::ALL.len()],
 }
 
 impl KernelView {
@@ -46,7 +50,7 @@ impl KernelView {
 
     /// The same topics with every counter at zero: what was counted before there was anything.
     pub(super) fn at_birth(&self) -> Self {
-        Self { counters: KernelCounters::default(), topics: self.topics }
+        Self { counters: KernelCounters::default(), ..self.clone() }
     }
 
     pub(super) fn has(&self, topic: Topic) -> bool {
@@ -55,9 +59,13 @@ impl KernelView {
 }
 
 impl KernelView {
-    /// Whether a task was put on a CPU since `before`; true when the kernel does not tell.
+    /// Whether a task was put on a CPU since `before`; true when the kernel does not tell, or did
+    /// not count all the time.
     pub(super) fn has_run_since(&self, before: &Self) -> bool {
-        let is_told = self.has(Topic::RunQueue) && before.has(Topic::RunQueue);
+        let factor = self.watched.factor_since(&before.watched, DutyHook::Switches);
+        let is_told = self.has(Topic::RunQueue)
+            && before.has(Topic::RunQueue)
+            && factor.is_some_and(|factor| factor >= 1.0);
         !is_told || self.counters.switches != before.counters.switches
     }
 }
@@ -73,7 +81,7 @@ pub(super) struct Observed {
 
 /// Makes rates over one span of time, and counts counters that went backwards.
 pub(super) struct Rates {
-    elapsed_s: f64,
+    pub(super) elapsed_s: f64,
     backward: u32,
 }
 
@@ -114,7 +122,7 @@ pub(super) fn fill(sample: &mut Sample, before: Option<&Observed>, now: &Observe
     fill_file_rates(sample, &mut rates, &before.reading, &now.reading);
     fill_disk(sample, &mut rates, before, now);
     fill_kernel_rates(sample, &mut rates, &before.kernel, &now.kernel);
-    for fill in [block::fill, page_cache::fill, sockets::fill] {
+    for fill in [tasks::fill, block::fill, page_cache::fill, sockets::fill] {
         fill(sample, &mut rates, &before.kernel, &now.kernel);
     }
     rates.backward
@@ -209,17 +217,6 @@ fn fill_kernel_rates(
     let mut set = |feature, was: u64, is: u64, per_unit| {
         sample.set_some(feature, rates.of(Some(was), Some(is), per_unit));
     };
-    if has(Topic::Syscalls) {
-        for (feature, (was, is)) in
-            SYSCALL_FEATURES.iter().zip(was.syscalls.iter().zip(&is.syscalls))
-        {
-            set(*feature, *was, *is, 1.0);
-        }
-    }
-    if has(Topic::RunQueue) {
-        set(Feature::ContextSwitches, was.switches, is.switches, 1.0);
-        set(Feature::RunqWaitRatio, was.runq_wait_ns, is.runq_wait_ns, 1.0e9);
-    }
     if has(Topic::Execs) {
         set(Feature::Execs, was.execs, is.execs, 1.0);
     }
