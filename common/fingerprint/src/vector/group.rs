@@ -102,6 +102,7 @@ impl Aspect {
 }
 
 /// The group of a feature.
+#[expect(clippy::too_many_lines, reason = "a list; the compiler sees that it is complete")]
 pub const fn of_feature(feature: Feature) -> Group {
     use Feature as F;
     match feature {

@@ -1,4 +1,4 @@
-//! The order of a vector's components, as one constant table, and its hash.
+//! The order of a vector's components, as one static table, and its hash.
 
 use std::{fmt, sync::LazyLock};
 
@@ -111,7 +111,7 @@ pub(super) const STARTS: [usize; 7] = {
 pub const DIMENSION: usize = STARTS[6];
 
 /// Every component, in order.
-pub const LAYOUT: [Component; DIMENSION] = {
+pub static LAYOUT: [Component; DIMENSION] = {
     let mut layout = [Component::Ratio(0); DIMENSION];
     let mut i = 0;
     while i < DIMENSION {
