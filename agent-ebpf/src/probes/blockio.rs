@@ -68,14 +68,8 @@ pub fn count_block_io(ctx: BtfTracePointContext) -> i32 {
             observe_size(&raw mut (*counters).size_hist, n_bytes);
         }
     }
-    let done = Completion {
-        slot,
-        device: request.device(),
-        is_read,
-        n_bytes,
-        latency_ns,
-        is_last_part,
-    };
+    let done =
+        Completion { slot, device: request.device(), is_read, n_bytes, latency_ns, is_last_part };
     // SAFETY: a map value of this CPU.
     unsafe {
         if is_read {
@@ -145,8 +139,9 @@ unsafe fn begin_stream(streams: *mut StreamEnds, end: u64) {
     unsafe {
         let place = (*streams).n_begun as usize & (STREAMS - 1);
         (*streams).n_begun = (*streams).n_begun.wrapping_add(1);
-        *(&raw mut (*streams).ends).cast::<u64>().add(core::hint::black_box(place) & (STREAMS - 1)) =
-            end;
+        *(&raw mut (*streams).ends)
+            .cast::<u64>()
+            .add(core::hint::black_box(place) & (STREAMS - 1)) = end;
     }
 }
 

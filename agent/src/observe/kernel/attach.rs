@@ -163,7 +163,6 @@ impl Topic {
                 fields::SOCKET_STATE,
                 fields::PACKET_SOCKET,
             ],
-            Self::PageCache | Self::PageCacheDirtied => vec![task, fields::TASK_PID],
             Self::PageCacheHits => vec![task, fields::TASK_PID, fields::MAPPING_SIZE],
             Self::CgroupEvents => vec![fields::CGROUP_ID, fields::CGROUP_HIERARCHY],
         }
