@@ -55,6 +55,50 @@ offsets! {
     BLKG_BLKCG
     /// `blkcg.css.cgroup`
     BLKCG_CGROUP
+    /// `request.__sector`
+    REQUEST_SECTOR
+    /// `request.io_start_time_ns`
+    REQUEST_IO_START_TIME
+    /// `request.q`
+    REQUEST_Q
+    /// `request_queue.disk`
+    QUEUE_DISK
+    /// `request.rq_disk`, before Linux 5.17
+    REQUEST_RQ_DISK
+    /// `gendisk.major`
+    DISK_MAJOR
+    /// `gendisk.first_minor`
+    DISK_FIRST_MINOR
+    /// `address_space.host`
+    MAPPING_HOST
+    /// `inode.i_size`
+    INODE_SIZE
+    /// `folio.flags`
+    FOLIO_FLAGS
+    /// `folio._nr_pages`, or what older kernels call it
+    FOLIO_NR_PAGES
+    /// `sock.sk_cgrp_data.cgroup`
+    SOCK_CGROUP
+    /// `sock.sk_protocol`
+    SOCK_PROTOCOL
+    /// `sock.__sk_common.skc_family`
+    SOCK_FAMILY
+    /// `sock.__sk_common.skc_state`
+    SOCK_STATE
+    /// `sk_buff.sk`
+    PACKET_SOCK
+    /// Not zero: the disk is found through the queue.
+    HAS_QUEUE_DISK
+    /// Not zero: folios know how many pages they have.
+    HAS_FOLIO_PAGES
+    /// Not zero: a drop names the socket that would have received the packet.
+    HAS_DROP_RECEIVER
+    /// `PG_head`, the number of a bit
+    PAGE_HEAD_BIT
+    /// `SKB_DROP_REASON_NOT_SPECIFIED`
+    DROP_REASON_UNSPECIFIED
+    /// Bytes of a page, as a power of two
+    PAGE_SHIFT
 }
 
 /// Hierarchy of task counters, one of [`headroom_abi::record::hierarchy`].
@@ -81,6 +125,15 @@ pub(crate) const OPERATION_READ: u32 = 0;
 
 /// `REQ_OP_WRITE`
 pub(crate) const OPERATION_WRITE: u32 = 1;
+
+/// `IPPROTO_TCP`
+const PROTOCOL_TCP: u16 = 6;
+
+/// `AF_INET` and `AF_INET6`
+const FAMILIES_INTERNET: [u16; 2] = [2, 10];
+
+/// `TCP_TIME_WAIT` and `TCP_NEW_SYN_RECV`: states of what stands in for a socket and has no cgroup.
+const STATES_NOT_FULL: [u8; 2] = [6, 12];
 
 /// Loads a field.
 ///
@@ -119,6 +172,18 @@ pub(crate) fn syscall_class(number: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn is_told(hierarchy_id: u32) -> bool {
     hierarchy_id >= u64::BITS || HIERARCHIES_TOLD.load() & (1 << hierarchy_id) != 0
+}
+
+/// The highest reason for the end of a packet that does not say that it was dropped.
+#[inline(always)]
+pub(crate) fn drop_reason_unspecified() -> u32 {
+    DROP_REASON_UNSPECIFIED.load() as u32
+}
+
+/// Whether the kernel says which socket would have received a packet it drops.
+#[inline(always)]
+pub(crate) fn drops_name_receiver() -> bool {
+    HAS_DROP_RECEIVER.load() != 0
 }
 
 /// A `struct cgroup`.
@@ -230,5 +295,134 @@ impl Request {
             let blkcg: *const u8 = load(blkg, &BLKG_BLKCG);
             Cgroup(load(blkcg, &BLKCG_CGROUP)).inode()
         }
+    }
+    /// The first sector of what is not completed.
+    #[inline(always)]
+    pub(crate) fn sector(self) -> u64 {
+        // SAFETY: `self.0` is a `struct request`.
+        unsafe { load(self.0, &REQUEST_SECTOR) }
+    }
+
+    /// When the device was given it, by the monotonic clock; 0 when the queue does not note that.
+    #[inline(always)]
+    pub(crate) fn io_start_time_ns(self) -> u64 {
+        // SAFETY: `self.0` is a `struct request`.
+        unsafe { load(self.0, &REQUEST_IO_START_TIME) }
+    }
+
+    /// The whole disk it is for: minor number in the low 20 bits, major number above.
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        // SAFETY: `self.0` is a `struct request`; the chain follows the kernel's types.
+        unsafe {
+            let disk: *const u8 = if HAS_QUEUE_DISK.load() != 0 {
+                load(load(self.0, &REQUEST_Q), &QUEUE_DISK)
+            } else {
+                load(self.0, &REQUEST_RQ_DISK)
+            };
+            let (major, minor): (u32, u32) =
+                (load(disk, &DISK_MAJOR), load(disk, &DISK_FIRST_MINOR));
+            major << 20 | minor
+        }
+    }
+}
+
+/// A `struct address_space`.
+#[derive(Clone, Copy)]
+pub(crate) struct Mapping(pub(crate) *const u8);
+
+impl Mapping {
+    /// Tells it apart from others while it exists.
+    #[inline(always)]
+    pub(crate) fn identity(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// How many of the pages from `first` to `last` are within the file.
+    #[inline(always)]
+    pub(crate) fn pages_in_file(self, first: u64, last: u64) -> u64 {
+        // SAFETY: `self.0` is a `struct address_space` and its `host` a `struct inode`.
+        let n_bytes: u64 = unsafe { load(load(self.0, &MAPPING_HOST), &INODE_SIZE) };
+        let shift = PAGE_SHIFT.load() & 63;
+        let end = n_bytes.wrapping_add((1 << shift) - 1) >> shift;
+        let after = if last < end { last + 1 } else { end };
+        after.saturating_sub(first)
+    }
+}
+
+/// A `struct folio`, or the `struct page` that is one in older kernels.
+#[derive(Clone, Copy)]
+pub(crate) struct Folio(pub(crate) *const u8);
+
+impl Folio {
+    /// Tells it apart from others while it exists.
+    #[inline(always)]
+    pub(crate) fn identity(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// How many pages it has; 1 where the kernel does not tell.
+    #[inline(always)]
+    pub(crate) fn n_pages(self) -> u64 {
+        if cfg!(feature = "mutant-pagecache") || HAS_FOLIO_PAGES.load() == 0 {
+            return 1;
+        }
+        // SAFETY: `self.0` is a `struct folio`.
+        let flags: u64 = unsafe { load(self.0, &FOLIO_FLAGS) };
+        if flags >> (PAGE_HEAD_BIT.load() & 63) & 1 == 0 {
+            return 1;
+        }
+        // SAFETY: `self.0` is a `struct folio` of several pages, of which the second holds this.
+        u64::from(unsafe { load::<u32>(self.0, &FOLIO_NR_PAGES) })
+    }
+}
+
+/// A `struct sock`.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket(pub(crate) *const u8);
+
+impl Socket {
+    /// Inode number of its cgroup's directory in the v2 hierarchy.
+    #[inline(always)]
+    pub(crate) fn cgroup_inode(self) -> u64 {
+        // SAFETY: `self.0` is a `struct sock`.
+        unsafe { Cgroup(load(self.0, &SOCK_CGROUP)).inode() }
+    }
+
+    /// Whether it speaks TCP.
+    #[inline(always)]
+    pub(crate) fn is_tcp(self) -> bool {
+        // SAFETY: `self.0` is a `struct sock`.
+        unsafe { load::<u16>(self.0, &SOCK_PROTOCOL) == PROTOCOL_TCP }
+    }
+
+    /// Whether it is of IPv4 or IPv6.
+    #[inline(always)]
+    pub(crate) fn is_internet(self) -> bool {
+        // SAFETY: `self.0` is a `struct sock`, or begins like one.
+        let family: u16 = unsafe { load(self.0, &SOCK_FAMILY) };
+        family == FAMILIES_INTERNET[0] || family == FAMILIES_INTERNET[1]
+    }
+
+    /// Whether it is a whole `struct sock` and not what stands for a connection that begins or is
+    /// closed.
+    #[inline(always)]
+    pub(crate) fn is_full(self) -> bool {
+        // SAFETY: `self.0` is a `struct sock`, or begins like one.
+        let state: u8 = unsafe { load(self.0, &SOCK_STATE) };
+        state != STATES_NOT_FULL[0] && state != STATES_NOT_FULL[1]
+    }
+}
+
+/// A `struct sk_buff`.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet(pub(crate) *const u8);
+
+impl Packet {
+    /// The socket it belongs to; null when none.
+    #[inline(always)]
+    pub(crate) fn socket(self) -> Socket {
+        // SAFETY: `self.0` is a `struct sk_buff`.
+        Socket(unsafe { load(self.0, &PACKET_SOCK) })
     }
 }

@@ -4,14 +4,16 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use headroom_abi::{
-    CGROUP_RING_BYTES, DEFAULT_SLOTS, EXEC_RING_BYTES,
+    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, READERS,
     histogram::{BUCKETS, bucket},
     record::{
-        BlockCounters, CgroupChange, CgroupKey, Losses, NetCounters, SlotCache, TaskCounters,
+        BlockCounters, CacheCounters, CgroupChange, CgroupKey, DeviceCounters, DeviceKey, Losses,
+        NetCounters, Reader, SlotCache, StreamEnds, TaskCounters,
     },
+    size::{SIZE_BUCKETS, size_bucket},
 };
 
 /// Slot of each cgroup seen.
@@ -35,6 +37,24 @@ pub(crate) static TASKS: PerCpuArray<TaskCounters> =
 #[map]
 pub(crate) static BLOCKS: PerCpuArray<BlockCounters> =
     PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Where requests of each slot ended last.
+#[map]
+pub(crate) static BLOCK_STREAMS: Array<StreamEnds> = Array::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Block I/O counters by slot and device.
+#[map]
+pub(crate) static DEVICES: HashMap<DeviceKey, DeviceCounters> =
+    HashMap::with_max_entries(DEVICE_PAIRS, 0);
+
+/// Page cache counters by slot.
+#[map]
+pub(crate) static CACHES: PerCpuArray<CacheCounters> =
+    PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// What tasks did last with the page cache, by thread id modulo the number of places.
+#[map]
+pub(crate) static READER_STATES: Array<Reader> = Array::with_max_entries(READERS, 0);
 
 /// Network counters by slot.
 #[map]
@@ -91,6 +111,45 @@ pub(crate) unsafe fn observe(histogram: *mut [u64; BUCKETS], duration_ns: u64) {
     if index < BUCKETS {
         // SAFETY: the caller vouches for the pointer, and the index is in bounds.
         unsafe { add(histogram.cast::<u64>().add(index), 1) };
+    }
+}
+
+/// Counts a duration as [`observe`] does, where an interrupt may do so as well.
+///
+/// # Safety
+/// `histogram` points into a map value.
+#[inline(always)]
+pub(crate) unsafe fn observe_atomically(histogram: *mut [u64; BUCKETS], duration_ns: u64) {
+    let index = core::hint::black_box(bucket(duration_ns));
+    if index < BUCKETS {
+        // SAFETY: the caller vouches for the pointer, and the index is in bounds.
+        unsafe { add_atomically(histogram.cast::<u64>().add(index), 1) };
+    }
+}
+
+/// Counts a size in a histogram of a map value.
+///
+/// # Safety
+/// `histogram` points into a map value of this CPU, as [`add`] demands.
+#[inline(always)]
+pub(crate) unsafe fn observe_size(histogram: *mut [u64; SIZE_BUCKETS], size_bytes: u64) {
+    let index = core::hint::black_box(size_bucket(size_bytes));
+    if index < SIZE_BUCKETS {
+        // SAFETY: the caller vouches for the pointer, and the index is in bounds.
+        unsafe { add(histogram.cast::<u64>().add(index), 1) };
+    }
+}
+
+/// Counts a size as [`observe_size`] does, where an interrupt may do so as well.
+///
+/// # Safety
+/// `histogram` points into a map value.
+#[inline(always)]
+pub(crate) unsafe fn observe_size_atomically(histogram: *mut [u64; SIZE_BUCKETS], size_bytes: u64) {
+    let index = core::hint::black_box(size_bucket(size_bytes));
+    if index < SIZE_BUCKETS {
+        // SAFETY: the caller vouches for the pointer, and the index is in bounds.
+        unsafe { add_atomically(histogram.cast::<u64>().add(index), 1) };
     }
 }
 

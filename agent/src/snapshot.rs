@@ -15,6 +15,7 @@ use crate::observe::{
     ObserveConfig, ProbeState, Sampler, Tick,
     gpu::GpuSnapshot,
     host::{HostFacts, HostSample},
+    kernel::DeviceUse,
     sampler::{LimitsInForce, ObserveCounts},
 };
 
@@ -54,6 +55,9 @@ struct WorkloadEntry<'a> {
     values: BTreeMap<&'static str, Option<f32>>,
     /// Why each missing feature is.
     reasons: BTreeMap<&'static str, String>,
+    /// Block I/O by device since the probes were attached; empty when there was none or it is not
+    /// counted.
+    devices: Vec<DeviceUse>,
     limits: BTreeMap<&'static str, Limit>,
 }
 
@@ -91,12 +95,14 @@ pub(crate) fn unix_s() -> f64 {
 }
 
 fn everything<'a>(sampler: &'a Sampler, tick: &'a Tick, seconds: f64) -> Snapshot<'a> {
+    let mut devices = sampler.block_devices();
     let workloads = tick.workloads.iter().map(|(workload, sample)| {
         let limits = tick.limits.get(&workload.path).map(LimitsInForce::list);
         let reasons = sampler.missing_reasons(&workload.path, sample);
         WorkloadEntry {
             workload,
             values: Feature::ALL.iter().map(|f| (f.name(), sample.get(*f))).collect(),
+            devices: devices.remove(&workload.path).unwrap_or_default(),
             reasons: reasons.into_iter().map(|(f, reason)| (f.name(), reason)).collect(),
             limits: limits.into_iter().flatten().map(|(k, l)| (Knob::name(k), l)).collect(),
         }

@@ -7,10 +7,17 @@
 
 #[cfg(test)]
 mod kernel {
-    //! What the tests share.
+    //! What the tests share, and those with a file of their own.
 
+    pub(crate) mod files;
+    pub(crate) mod shared;
+    pub(crate) mod streams;
     pub(crate) mod workload;
     pub(crate) mod world;
+
+    mod block_io;
+    mod page_cache;
+    mod sockets;
 }
 
 use headroom_abi::syscall::SyscallClass;
@@ -85,53 +92,6 @@ fn wait_for_a_cpu(cgroup: &Group) -> Option<Accounted> {
     let accounted = child.run_in(cgroup)?;
     assert!(accounted.switches >= N_SLEEPS / 2, "it hardly ever slept");
     Some(accounted)
-}
-
-#[test]
-fn block_io_is_charged_to_the_cgroup_that_asked_for_it() {
-    const N_READS: u64 = 200;
-    const N_WRITES: u64 = 150;
-    let Some(mut world) = World::new(&[Topic::BlockIo]) else { return };
-    let file = match workload::DirectFile::create(N_READS) {
-        Ok(file) => file,
-        Err(reason) => return skip_unless(false, &reason),
-    };
-    let cgroup = world.cgroup("blockio");
-    let child = Child::fork(|| {
-        for block in 0..N_READS {
-            file.read(block);
-        }
-        for block in 0..N_WRITES {
-            file.write(block);
-        }
-    });
-    // Work elsewhere makes sure that completions meet other tasks.
-    let neighbour = workload::Neighbour::on_cpu_of(&child);
-    child.run_in(&cgroup);
-    drop(neighbour);
-    let block = world.counters(&cgroup).block;
-    let bytes = workload::BLOCK_BYTES as u64;
-    assert_eq!((block.read_ops, block.read_bytes), (N_READS, N_READS * bytes));
-    assert_eq!((block.write_ops, block.write_bytes), (N_WRITES, N_WRITES * bytes));
-    let timed: u64 = block.latency_hist.iter().sum();
-    assert!(timed == N_READS + N_WRITES || timed == 0, "{timed} of them timed");
-}
-
-#[test]
-fn datagrams_are_counted_on_both_ways() {
-    const N_DATAGRAMS: u64 = 300;
-    const PAYLOAD: u64 = 777;
-    /// IP and UDP headers.
-    const HEADERS: u64 = 20 + 8;
-    let Some(mut world) = World::new(&[Topic::Network]) else { return };
-    let cgroup = world.cgroup("network");
-    let payload = [7_u8; PAYLOAD as usize];
-    let child = Child::fork(|| workload::talk_to_oneself(N_DATAGRAMS, &payload));
-    child.run_in(&cgroup);
-    let net = world.counters(&cgroup).net;
-    let bytes = N_DATAGRAMS * (PAYLOAD + HEADERS);
-    assert_eq!((net.tx_packets, net.tx_bytes), (N_DATAGRAMS, bytes));
-    assert_eq!((net.rx_packets, net.rx_bytes), (N_DATAGRAMS, bytes));
 }
 
 #[test]

@@ -3,5 +3,7 @@
 mod blockio;
 mod lifecycle;
 mod network;
+mod pagecache;
 mod sched;
 mod syscall;
+mod tcp;

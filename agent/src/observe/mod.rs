@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod gpu;
 pub mod host;
 pub mod kernel;
+mod pmu;
 pub mod pressure;
 pub mod sampler;
 

@@ -267,7 +267,7 @@ pub(crate) fn run_true() {
 }
 
 /// Ends a child whose call failed.
-fn check(succeeded: bool) {
+pub(crate) fn check(succeeded: bool) {
     if !succeeded {
         end(8);
     }

@@ -89,6 +89,26 @@ impl World {
         Some(Self { probes, hierarchies, _turn: turn })
     }
 
+    /// Why this kernel cannot serve a topic; `None` when it does. A topic that does not attach
+    /// although the kernel has what it takes is a failure.
+    pub(crate) fn why_absent(&self, topic: Topic) -> Option<String> {
+        if self.probes.has(topic) {
+            return None;
+        }
+        let states = self.probes.states();
+        let state = states.iter().find(|state| state.name == topic.name()).unwrap();
+        let reason = state.state.reason().unwrap_or_default();
+        assert!(reason.starts_with("this kernel "), "{}: {reason}", state.name);
+        Some(reason.to_owned())
+    }
+
+    /// How a topic is attached, with what is to be known about its numbers.
+    pub(crate) fn state_of(&self, topic: Topic) -> String {
+        let states = self.probes.states();
+        let state = states.iter().find(|state| state.name == topic.name());
+        state.map(|state| state.state.to_string()).unwrap_or_default()
+    }
+
     /// A new, empty cgroup in every hierarchy.
     pub(crate) fn cgroup(&self, name: &str) -> Group {
         static N_MADE: AtomicU32 = AtomicU32::new(0);

@@ -47,7 +47,7 @@ pub const fn upper_bound_ns(bucket: usize) -> Option<u64> {
 /// Position of the highest set bit; 0 for 0. The kernel's virtual machine has no instruction for
 /// it, and this sequence of compares is shorter than the generic expansion.
 #[inline(always)]
-const fn floor_log2(value: u64) -> u32 {
+pub(crate) const fn floor_log2(value: u64) -> u32 {
     let mut rest = value;
     let mut power = 0;
     if rest >> 32 != 0 {

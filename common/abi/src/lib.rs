@@ -2,12 +2,13 @@
 //! and sizes.
 //!
 //! Compiled for the host and for the kernel's virtual machine; it has no dependencies and touches
-//! no kernel API. Reading order: [`record`], [`histogram`], [`syscall`].
+//! no kernel API. Reading order: [`record`], [`histogram`], [`size`], [`syscall`].
 
 #![no_std]
 
 pub mod histogram;
 pub mod record;
+pub mod size;
 pub mod syscall;
 
 /// How many workload slots a loader asks for unless told otherwise. A slot is one cgroup in one
@@ -25,3 +26,10 @@ pub const CGROUP_RING_BYTES: u32 = 256 * 1024;
 
 /// Bytes of the ring buffer for exec events.
 pub const EXEC_RING_BYTES: u32 = 256 * 1024;
+
+/// Pairs of a cgroup and a block device that have counters of their own.
+pub const DEVICE_PAIRS: u32 = 4096;
+
+/// Tasks whose last read of a file is remembered; a power of two. Tasks whose ids are equal modulo
+/// this number share a place.
+pub const READERS: u32 = 1024;

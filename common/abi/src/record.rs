@@ -1,7 +1,7 @@
 //! Records in kernel maps and ring buffers. All are `repr(C)` without padding, so that every byte
 //! the kernel hands over is initialised and means something.
 
-use crate::{histogram::BUCKETS, syscall::SyscallClass};
+use crate::{histogram::BUCKETS, size::SIZE_BUCKETS, syscall::SyscallClass};
 
 /// Longest cgroup path carried by an event, including the closing zero. The kernel cuts paths at
 /// the same length before the probe sees them.
@@ -78,13 +78,93 @@ pub struct BlockCounters {
     pub write_ops: u64,
     /// Bytes written.
     pub write_bytes: u64,
+    /// Requests that began where one of the cgroup ended, see [`StreamEnds`].
+    pub sequential_ops: u64,
+    /// Times from request to completion, summed, in nanoseconds.
+    pub latency_ns: u64,
     /// Time from request to completion by [`crate::histogram::bucket`].
     pub latency_hist: [u64; BUCKETS],
+    /// Time in the device by [`crate::histogram::bucket`], of requests whose queue notes when it
+    /// handed them over.
+    pub device_hist: [u64; BUCKETS],
+    /// Sizes of requests by [`crate::size::size_bucket`].
+    pub size_hist: [u64; SIZE_BUCKETS],
+}
+
+/// Streams of block requests that are followed per cgroup.
+pub const STREAMS: usize = 4;
+
+/// Where the last requests of a cgroup ended. Shared by CPUs without a lock: a race costs a
+/// request its place in a stream and nothing else.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct StreamEnds {
+    /// Device and sector after the end, as one number; 0 when unused.
+    pub ends: [u64; STREAMS],
+    /// Counts streams begun; the next takes the place of this number modulo [`STREAMS`].
+    pub n_begun: u64,
+}
+
+/// A cgroup's slot and a block device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DeviceKey {
+    /// The slot.
+    pub slot: u32,
+    /// Minor number in the low 20 bits, major number above, as within the kernel.
+    pub device: u32,
+}
+
+/// Block I/O of a cgroup on one device, of all CPUs. Cumulative.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct DeviceCounters {
+    /// Read requests completed.
+    pub read_ops: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Write requests completed.
+    pub write_ops: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Times from request to completion, summed, in nanoseconds.
+    pub latency_ns: u64,
+}
+
+/// What tasks of a cgroup did with the page cache on one CPU, in pages. Cumulative.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct CacheCounters {
+    /// Pages asked for by reads and faults.
+    pub got_pages: u64,
+    /// Pages added.
+    pub added_pages: u64,
+    /// Pages added by a write that fills them, among [`CacheCounters::added_pages`].
+    pub made_pages: u64,
+    /// Clean pages that were changed.
+    pub dirtied_pages: u64,
+}
+
+/// What a task did last with the page cache. Shared by tasks and CPUs without a lock; a race costs
+/// an estimate and nothing else.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Reader {
+    /// Thread id; 0 when unused.
+    pub pid: u64,
+    /// Identifies the file that was read.
+    pub mapping: u64,
+    /// First page that was asked for.
+    pub first: u64,
+    /// Last page that was asked for.
+    pub last: u64,
+    /// Identifies the folio added last.
+    pub added: u64,
 }
 
 /// Traffic of sockets of a cgroup, seen on one CPU. Cumulative.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct NetCounters {
     /// Bytes received, from the IP header on.
     pub rx_bytes: u64,
@@ -94,6 +174,19 @@ pub struct NetCounters {
     pub tx_bytes: u64,
     /// Packets sent, as handed to the IP layer.
     pub tx_packets: u64,
+    /// TCP connections opened.
+    pub connects: u64,
+    /// TCP connections accepted.
+    pub accepts: u64,
+    /// TCP segments sent again.
+    pub retransmits: u64,
+    /// Packets dropped.
+    pub drops: u64,
+    /// Sizes of packets, both ways, by [`crate::size::size_bucket`].
+    pub size_hist: [u64; SIZE_BUCKETS],
+    /// Smoothed round-trip times of TCP connections by [`crate::histogram::bucket`], once per
+    /// packet sent.
+    pub rtt_hist: [u64; BUCKETS],
 }
 
 /// What the probes could not do, on one CPU. Cumulative.
@@ -177,7 +270,27 @@ impl BlockCounters {
         read_bytes: 0,
         write_ops: 0,
         write_bytes: 0,
+        sequential_ops: 0,
+        latency_ns: 0,
         latency_hist: [0; BUCKETS],
+        device_hist: [0; BUCKETS],
+        size_hist: [0; SIZE_BUCKETS],
+    };
+}
+
+impl NetCounters {
+    /// All zero.
+    pub const ZERO: Self = Self {
+        rx_bytes: 0,
+        rx_packets: 0,
+        tx_bytes: 0,
+        tx_packets: 0,
+        connects: 0,
+        accepts: 0,
+        retransmits: 0,
+        drops: 0,
+        size_hist: [0; SIZE_BUCKETS],
+        rtt_hist: [0; BUCKETS],
     };
 }
 
@@ -186,8 +299,13 @@ const _: () = {
     assert!(size_of::<CgroupKey>() == 8 + 2 * 4);
     assert!(size_of::<SlotCache>() == 2 * 8);
     assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 4 + BUCKETS) * 8);
-    assert!(size_of::<BlockCounters>() == (4 + BUCKETS) * 8);
-    assert!(size_of::<NetCounters>() == 4 * 8);
+    assert!(size_of::<BlockCounters>() == (6 + 2 * BUCKETS + SIZE_BUCKETS) * 8);
+    assert!(size_of::<StreamEnds>() == (STREAMS + 1) * 8 && STREAMS.is_power_of_two());
+    assert!(size_of::<DeviceKey>() == 2 * 4);
+    assert!(size_of::<DeviceCounters>() == 5 * 8);
+    assert!(size_of::<CacheCounters>() == 4 * 8);
+    assert!(size_of::<Reader>() == 5 * 8 && crate::READERS.is_power_of_two());
+    assert!(size_of::<NetCounters>() == (8 + SIZE_BUCKETS + BUCKETS) * 8);
     assert!(size_of::<Losses>() == 3 * 8);
     assert!(size_of::<SlotTaken>() == 2 * 4 + size_of::<CgroupKey>());
     assert!(size_of::<CgroupChange>() == 2 * 4 + 8 + PATH_BYTES);

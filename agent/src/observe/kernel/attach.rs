@@ -27,8 +27,18 @@ pub enum Topic {
     RunQueue,
     /// [`super::KernelCounters::block`].
     BlockIo,
-    /// [`super::KernelCounters::net`].
+    /// [`super::KernelCounters::net`], except what the next two count.
     Network,
+    /// [`super::NetCounters::connects`], `accepts` and `retransmits`.
+    Tcp,
+    /// [`super::NetCounters::drops`].
+    PacketDrops,
+    /// [`super::CacheCounters::added_pages`].
+    PageCache,
+    /// [`super::CacheCounters::got_pages`].
+    PageCacheHits,
+    /// [`super::CacheCounters::dirtied_pages`] and `made_pages`.
+    PageCacheDirtied,
     /// [`super::KernelCounters::execs`] and [`super::KernelEvent::Exec`].
     Execs,
     /// [`super::KernelCounters::exits`].
@@ -39,11 +49,16 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::Syscalls,
         Self::RunQueue,
         Self::BlockIo,
         Self::Network,
+        Self::Tcp,
+        Self::PacketDrops,
+        Self::PageCache,
+        Self::PageCacheHits,
+        Self::PageCacheDirtied,
         Self::Execs,
         Self::Exits,
         Self::CgroupEvents,
@@ -56,6 +71,11 @@ impl Topic {
             Self::RunQueue => "kernel.run_queue",
             Self::BlockIo => "kernel.block_io",
             Self::Network => "kernel.network",
+            Self::Tcp => "kernel.tcp",
+            Self::PacketDrops => "kernel.packet_drops",
+            Self::PageCache => "kernel.page_cache",
+            Self::PageCacheHits => "kernel.page_cache_hits",
+            Self::PageCacheDirtied => "kernel.page_cache_dirtied",
             Self::Execs => "kernel.execs",
             Self::Exits => "kernel.exits",
             Self::CgroupEvents => "kernel.cgroup_events",
@@ -69,6 +89,11 @@ impl Topic {
             Self::RunQueue => &["time_run_queue"],
             Self::BlockIo => &["count_block_io"],
             Self::Network => &["count_received", "count_sent"],
+            Self::Tcp => &["count_connection", "count_retransmit"],
+            Self::PacketDrops => &["count_drop", "count_datagram_drop"],
+            Self::PageCache => &["count_page_added"],
+            Self::PageCacheHits => &["count_pages_got", "count_page_fault", "count_pages_mapped"],
+            Self::PageCacheDirtied => &["count_page_dirtied"],
             Self::Execs => &["task_exec"],
             Self::Exits => &["task_exit"],
             Self::CgroupEvents => &["cgroup_made", "cgroup_removed"],
@@ -79,7 +104,9 @@ impl Topic {
         let task = Chain::to_task_cgroup(layout.task);
         match self {
             Self::Syscalls | Self::Exits => vec![task],
-            Self::Execs => vec![task, fields::TASK_PID],
+            Self::Execs | Self::PageCache | Self::PageCacheDirtied => {
+                vec![task, fields::TASK_PID]
+            }
             Self::RunQueue => {
                 vec![task, fields::TASK_PID, fields::TASK_LAST_QUEUED, fields::RUN_QUEUE_CLOCK]
             }
@@ -88,8 +115,19 @@ impl Topic {
                 fields::REQUEST_LENGTH,
                 fields::REQUEST_START,
                 fields::REQUEST_CGROUP,
+                fields::REQUEST_SECTOR,
+                fields::REQUEST_IO_START,
+                fields::DISK_FIRST_MINOR,
             ],
             Self::Network => Vec::new(),
+            Self::Tcp => vec![fields::SOCKET_CGROUP, fields::SOCKET_PROTOCOL],
+            Self::PacketDrops => vec![
+                fields::SOCKET_CGROUP,
+                fields::SOCKET_FAMILY,
+                fields::SOCKET_STATE,
+                fields::PACKET_SOCKET,
+            ],
+            Self::PageCacheHits => vec![task, fields::TASK_PID, fields::MAPPING_SIZE],
             Self::CgroupEvents => vec![fields::CGROUP_ID, fields::CGROUP_HIERARCHY],
         }
     }
@@ -102,13 +140,26 @@ enum Hook {
     Sockets(CgroupSkbAttachType),
 }
 
-fn hook_of(program: &str) -> Hook {
+fn hook_of(program: &str, offsets: &Offsets) -> Hook {
     match program {
         "count_syscall" => Hook::RawTracepoint("sys_enter"),
         "time_run_queue" => Hook::TypedTracepoint("sched_switch"),
         "count_block_io" => Hook::TypedTracepoint("block_rq_complete"),
         "count_received" => Hook::Sockets(CgroupSkbAttachType::Ingress),
         "count_sent" => Hook::Sockets(CgroupSkbAttachType::Egress),
+        "count_connection" => Hook::TypedTracepoint("inet_sock_set_state"),
+        "count_retransmit" => Hook::TypedTracepoint("tcp_retransmit_skb"),
+        "count_drop" => Hook::TypedTracepoint("kfree_skb"),
+        "count_datagram_drop" => Hook::TypedTracepoint("udp_fail_queue_rcv_skb"),
+        "count_page_added" => Hook::TypedTracepoint("mm_filemap_add_to_page_cache"),
+        "count_pages_got" => Hook::TypedTracepoint("mm_filemap_get_pages"),
+        "count_page_fault" => Hook::TypedTracepoint("mm_filemap_fault"),
+        "count_pages_mapped" => Hook::TypedTracepoint("mm_filemap_map_pages"),
+        "count_page_dirtied" if offsets.missing_tracepoint("writeback_dirty_folio").is_none() => {
+            Hook::TypedTracepoint("writeback_dirty_folio")
+        }
+        // Its name before Linux 5.16.
+        "count_page_dirtied" => Hook::TypedTracepoint("writeback_dirty_page"),
         "task_exec" => Hook::TypedTracepoint("sched_process_exec"),
         "task_exit" => Hook::TypedTracepoint("sched_process_exit"),
         "cgroup_made" => Hook::TypedTracepoint("cgroup_mkdir"),
@@ -133,12 +184,29 @@ pub(super) fn attach(ebpf: &mut Ebpf, topic: Topic, host: &Host<'_>) -> Fact<Str
         match attach_program(ebpf, program, host) {
             Ok(hook) => hooks.push(hook),
             Err(reason) => {
-                detach(ebpf, topic);
+                detach(ebpf, topic, host.offsets);
                 return Fact::Absent(format!("{program}: {reason}"));
             }
         }
     }
+    hooks.extend(reservation(topic, host));
     Fact::Known(hooks.join(", "))
+}
+
+/// What is to be known about the numbers of an attached topic on this host.
+fn reservation(topic: Topic, host: &Host<'_>) -> Option<String> {
+    match topic {
+        Topic::BlockIo if host.layout.block != Hierarchy::Unified => {
+            Some("writeback counts for whoever flushes, as the io controller is on v1".to_owned())
+        }
+        Topic::PageCache | Topic::PageCacheDirtied if !host.offsets.tells_folio_pages() => {
+            Some("a folio counts as one page".to_owned())
+        }
+        Topic::PacketDrops if !host.offsets.tells_drop_receiver() => {
+            Some("on arrival only datagrams of IPv4".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// What the kernel lacks for a topic, found without asking it to load anything.
@@ -146,15 +214,27 @@ fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
     if topic == Topic::Syscalls && Architecture::current().is_none() {
         return Some(format!("no table of system calls for {}", std::env::consts::ARCH));
     }
-    if topic == Topic::Network && host.layout.mount(Hierarchy::Unified).is_none() {
+    let is_of_sockets = matches!(topic, Topic::Network | Topic::Tcp | Topic::PacketDrops);
+    if is_of_sockets && host.layout.mount(Hierarchy::Unified).is_none() {
         return Some("no cgroup v2 hierarchy is mounted".to_owned());
     }
-    topic.chains(host.layout).iter().find_map(|chain| host.offsets.missing(chain))
+    let of_topic = match topic {
+        Topic::BlockIo => host.offsets.missing_disk(),
+        Topic::PacketDrops => host.offsets.missing_drop_reason(),
+        _ => None,
+    };
+    let tracepoint = |program: &&str| match hook_of(program, host.offsets) {
+        Hook::TypedTracepoint(name) => host.offsets.missing_tracepoint(name),
+        Hook::RawTracepoint(_) | Hook::Sockets(_) => None,
+    };
+    of_topic
+        .or_else(|| topic.programs().iter().find_map(tracepoint))
+        .or_else(|| topic.chains(host.layout).iter().find_map(|chain| host.offsets.missing(chain)))
 }
 
 fn attach_program(ebpf: &mut Ebpf, name: &str, host: &Host<'_>) -> Result<String, String> {
     let program = ebpf.program_mut(name).ok_or("the object has no such program")?;
-    match hook_of(name) {
+    match hook_of(name, host.offsets) {
         Hook::RawTracepoint(tracepoint) => {
             let program: &mut RawTracePoint = program.try_into().map_err(in_words)?;
             program.load().map_err(in_words)?;
@@ -183,13 +263,13 @@ fn attach_program(ebpf: &mut Ebpf, name: &str, host: &Host<'_>) -> Result<String
 }
 
 /// Detaches and unloads whatever of a topic is there.
-pub(super) fn detach(ebpf: &mut Ebpf, topic: Topic) {
+pub(super) fn detach(ebpf: &mut Ebpf, topic: Topic, offsets: &Offsets) {
     for name in topic.programs() {
         let Some(program) = ebpf.program_mut(name) else { continue };
         if program.fd().is_err() {
             continue;
         }
-        let unloaded = match hook_of(name) {
+        let unloaded = match hook_of(name, offsets) {
             Hook::RawTracepoint(_) => {
                 <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload)
             }

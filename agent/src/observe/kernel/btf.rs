@@ -50,6 +50,12 @@ pub enum BtfError {
         /// Its name.
         name: String,
     },
+    /// The kernel has no such tracepoint.
+    #[error("this kernel has no tracepoint {name}")]
+    NoTracepoint {
+        /// Its name.
+        name: String,
+    },
     /// The field exists but is of another type.
     #[error("{path} is not {expected}")]
     WrongType {
@@ -220,6 +226,27 @@ impl<'a> Btf<'a> {
             }
         }
         Err(BtfError::NoEnumerator { name: name.to_owned() })
+    }
+
+    /// How many arguments the tracepoint `name` hands to programs.
+    ///
+    /// # Errors
+    /// When the kernel has no such tracepoint.
+    pub(super) fn tracepoint_arguments(&self, name: &str) -> Result<usize, BtfError> {
+        // A pointer to a function whose first argument is the tracepoint's own.
+        let wanted = format!("btf_trace_{name}");
+        for &position in self.types.iter().skip(1) {
+            let found = self.type_at(position)?;
+            if found.kind != kind::TYPEDEF || self.string(found.name)? != wanted.as_bytes() {
+                continue;
+            }
+            let pointer = self.resolve(found.size_or_type)?;
+            let function = self.resolve(pointer.size_or_type)?;
+            if pointer.kind == kind::PTR && function.kind == kind::FUNC_PROTO {
+                return Ok(function.n_items.saturating_sub(1));
+            }
+        }
+        Err(BtfError::NoTracepoint { name: name.to_owned() })
     }
 
     /// Offset and type of `a.b[c]` within a structure.

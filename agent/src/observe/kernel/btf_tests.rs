@@ -84,6 +84,10 @@ fn sample() -> Vec<u8> {
     b.head("more", 6, 1, 4); // 13
     let name = b.string("LARGE_ID");
     b.words(&[name, 4]);
+    b.head("", 13, 3, 0); // 14: function of what the tracepoint keeps, a task and a number
+    b.words(&[0, 7, 0, 11, 0, 2]);
+    b.head("", 2, 0, 14); // 15
+    b.head("btf_trace_task_seen", 8, 0, 15); // 16
     b.finish()
 }
 
@@ -97,6 +101,7 @@ fn finds_fields_through_anonymous_and_embedded_structures_pointers_and_arrays() 
     assert_eq!(btf.offsets("task.sets->refs", 8), Ok(vec![8, 0]));
     assert_eq!(btf.offsets("task.sets->slots[CPU_ID]->refs", 8), Ok(vec![8, 32, 0]));
     assert_eq!(btf.enumerator("CPU_ID"), Ok(3));
+    assert_eq!(btf.tracepoint_arguments("task_seen"), Ok(2));
 }
 
 #[test]
@@ -111,6 +116,8 @@ fn what_is_missing_is_named() {
     assert_eq!(text("task.sets->slots[LARGE_ID]", 8), "set.slots is not long enough");
     assert_eq!(text("task.pid", 8), "task.pid is not 8 bytes but 4");
     assert_eq!(text("task.pid->x", 8), "task.pid is not a pointer");
+    let missing = btf.tracepoint_arguments("task_gone").unwrap_err().to_string();
+    assert_eq!(missing, "this kernel has no tracepoint task_gone");
 }
 
 #[test]
@@ -155,4 +162,5 @@ fn reads_the_running_kernel() {
     assert_eq!(btf.offsets("task_struct.cgroups->dfl_cgrp->kn->id", 8).unwrap().len(), 4);
     assert_eq!(btf.offsets("task_struct.pid", 4).unwrap().len(), 1);
     assert!(btf.offsets("task_struct.no_such_member", 8).is_err());
+    assert!(btf.tracepoint_arguments("sched_switch").unwrap() >= 3);
 }

@@ -57,8 +57,49 @@ pub(super) const CGROUP_HIERARCHY: Chain = Chain {
     variables: &["CGROUP_ROOT", "ROOT_HIERARCHY_ID"],
 };
 
+pub(super) const REQUEST_SECTOR: Chain =
+    Chain { path: "request.__sector", width: 8, variables: &["REQUEST_SECTOR"] };
+pub(super) const REQUEST_IO_START: Chain =
+    Chain { path: "request.io_start_time_ns", width: 8, variables: &["REQUEST_IO_START_TIME"] };
+const REQUEST_QUEUE_DISK: Chain = Chain {
+    path: "request.q->disk->major",
+    width: 4,
+    variables: &["REQUEST_Q", "QUEUE_DISK", "DISK_MAJOR"],
+};
+const REQUEST_RQ_DISK: Chain = Chain {
+    path: "request.rq_disk->major",
+    width: 4,
+    variables: &["REQUEST_RQ_DISK", "DISK_MAJOR"],
+};
+pub(super) const DISK_FIRST_MINOR: Chain =
+    Chain { path: "gendisk.first_minor", width: 4, variables: &["DISK_FIRST_MINOR"] };
+pub(super) const MAPPING_SIZE: Chain = Chain {
+    path: "address_space.host->i_size",
+    width: 8,
+    variables: &["MAPPING_HOST", "INODE_SIZE"],
+};
+const FOLIO_FLAGS: Chain = Chain { path: "folio.flags", width: 8, variables: &["FOLIO_FLAGS"] };
+const FOLIO_PAGES: Chain =
+    Chain { path: "folio._nr_pages", width: 4, variables: &["FOLIO_NR_PAGES"] };
+/// Its name from Linux 6.1 to 6.14.
+const FOLIO_PAGES_OLDER: Chain =
+    Chain { path: "folio._folio_nr_pages", width: 4, variables: &["FOLIO_NR_PAGES"] };
+pub(super) const SOCKET_CGROUP: Chain = Chain {
+    path: "sock.sk_cgrp_data.cgroup->kn->id",
+    width: 8,
+    variables: &["SOCK_CGROUP", "CGROUP_KN", "KERNFS_ID"],
+};
+pub(super) const SOCKET_PROTOCOL: Chain =
+    Chain { path: "sock.sk_protocol", width: 2, variables: &["SOCK_PROTOCOL"] };
+pub(super) const SOCKET_FAMILY: Chain =
+    Chain { path: "sock.__sk_common.skc_family", width: 2, variables: &["SOCK_FAMILY"] };
+pub(super) const SOCKET_STATE: Chain =
+    Chain { path: "sock.__sk_common.skc_state", width: 1, variables: &["SOCK_STATE"] };
+pub(super) const PACKET_SOCKET: Chain =
+    Chain { path: "sk_buff.sk", width: 8, variables: &["PACKET_SOCK"] };
+
 /// Every chain, for setting all offsets before the object is loaded.
-const ALL: [Chain; 11] = [
+const ALL: [Chain; 25] = [
     TASK_UNIFIED,
     TASK_CPU,
     TASK_PID,
@@ -70,7 +111,38 @@ const ALL: [Chain; 11] = [
     REQUEST_CGROUP,
     CGROUP_ID,
     CGROUP_HIERARCHY,
+    REQUEST_SECTOR,
+    REQUEST_IO_START,
+    REQUEST_QUEUE_DISK,
+    REQUEST_RQ_DISK,
+    DISK_FIRST_MINOR,
+    MAPPING_SIZE,
+    FOLIO_FLAGS,
+    FOLIO_PAGES,
+    FOLIO_PAGES_OLDER,
+    SOCKET_CGROUP,
+    SOCKET_PROTOCOL,
+    SOCKET_FAMILY,
+    SOCKET_STATE,
+    PACKET_SOCKET,
 ];
+
+/// Tracepoints that not every supported kernel has, or not with the same arguments.
+const TRACEPOINTS: [&str; 9] = [
+    "mm_filemap_add_to_page_cache",
+    "mm_filemap_get_pages",
+    "mm_filemap_fault",
+    "mm_filemap_map_pages",
+    "writeback_dirty_folio",
+    "writeback_dirty_page",
+    "tcp_retransmit_skb",
+    "udp_fail_queue_rcv_skb",
+    "kfree_skb",
+];
+
+/// Arguments of `kfree_skb` with a reason, and with the socket that would have received the packet.
+const DROP_ARGUMENTS: usize = 3;
+const DROP_ARGUMENTS_WITH_RECEIVER: usize = 4;
 
 impl Chain {
     /// The way from a task to its cgroup's id in `hierarchy`.
@@ -87,6 +159,8 @@ pub(super) struct Offsets {
     /// Value of each variable that could be found.
     pub(super) variables: BTreeMap<&'static str, u64>,
     missing: BTreeMap<&'static str, BtfError>,
+    /// Arguments of each of [`TRACEPOINTS`] that the kernel has.
+    tracepoints: BTreeMap<&'static str, usize>,
 }
 
 impl Offsets {
@@ -102,7 +176,60 @@ impl Offsets {
                 }
             }
         }
-        Self { variables, missing }
+        let enumerators = [
+            ("PAGE_HEAD_BIT", "PG_head"),
+            ("DROP_REASON_UNSPECIFIED", "SKB_DROP_REASON_NOT_SPECIFIED"),
+        ];
+        for (variable, enumerator) in enumerators {
+            variables.extend(btf.enumerator(enumerator).ok().map(|value| (variable, value)));
+        }
+        let arguments = |name| Some((name, btf.tracepoint_arguments(name).ok()?));
+        let tracepoints = TRACEPOINTS.into_iter().filter_map(arguments).collect();
+        let mut found = Self { variables, missing, tracepoints };
+        let ways = [
+            ("HAS_QUEUE_DISK", found.missing(&REQUEST_QUEUE_DISK).is_none()),
+            ("HAS_FOLIO_PAGES", found.tells_folio_pages()),
+            ("HAS_DROP_RECEIVER", found.tells_drop_receiver()),
+        ];
+        found.variables.extend(ways.map(|(variable, has)| (variable, u64::from(has))));
+        found
+    }
+
+    /// Whether folios of several pages can be told.
+    pub(super) fn tells_folio_pages(&self) -> bool {
+        let has = |chain| self.missing(chain).is_none();
+        has(&FOLIO_FLAGS)
+            && (has(&FOLIO_PAGES) || has(&FOLIO_PAGES_OLDER))
+            && self.variables.contains_key("PAGE_HEAD_BIT")
+    }
+
+    /// Why the disk of a request cannot be told; `None` when it can.
+    pub(super) fn missing_disk(&self) -> Option<String> {
+        self.missing(&REQUEST_QUEUE_DISK).and(self.missing(&REQUEST_RQ_DISK))
+    }
+
+    /// Why drops cannot be told from other ends of packets; `None` when they can.
+    pub(super) fn missing_drop_reason(&self) -> Option<String> {
+        let tells = self.drop_arguments() >= DROP_ARGUMENTS
+            && self.variables.contains_key("DROP_REASON_UNSPECIFIED");
+        (!tells).then(|| "this kernel does not say why a packet ends (Linux 5.17)".to_owned())
+    }
+
+    /// Why the program for `tracepoint` has nothing to attach to; `None` when it has, or when this
+    /// is only known once it is tried.
+    pub(super) fn missing_tracepoint(&self, tracepoint: &str) -> Option<String> {
+        let is_known = TRACEPOINTS.contains(&tracepoint);
+        (is_known && !self.tracepoints.contains_key(tracepoint))
+            .then(|| BtfError::NoTracepoint { name: tracepoint.to_owned() }.to_string())
+    }
+
+    /// Whether a drop names the socket that would have received the packet.
+    pub(super) fn tells_drop_receiver(&self) -> bool {
+        self.drop_arguments() >= DROP_ARGUMENTS_WITH_RECEIVER
+    }
+
+    fn drop_arguments(&self) -> usize {
+        self.tracepoints.get("kfree_skb").copied().unwrap_or_default()
     }
 
     /// Why `chain` cannot be followed on this kernel; `None` when it can.

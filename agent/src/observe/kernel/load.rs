@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use aya::{
     Btf as LoaderBtf, Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
 };
 use aya_log::EbpfLogger;
 use headroom_abi::{
@@ -41,6 +41,10 @@ kernel_record! {
     Task = record::TaskCounters;
     Block = record::BlockCounters;
     Net = record::NetCounters;
+    Streams = record::StreamEnds;
+    DeviceId = record::DeviceKey;
+    Device = record::DeviceCounters;
+    PageCache = record::CacheCounters;
     Loss = record::Losses;
 }
 
@@ -52,6 +56,9 @@ pub(super) struct Maps {
     pub(super) tasks: PerCpuArray<MapData, Task>,
     pub(super) blocks: PerCpuArray<MapData, Block>,
     pub(super) nets: PerCpuArray<MapData, Net>,
+    pub(super) block_streams: Array<MapData, Streams>,
+    pub(super) devices: HashMap<MapData, DeviceId, Device>,
+    pub(super) caches: PerCpuArray<MapData, PageCache>,
     pub(super) losses: PerCpuArray<MapData, Loss>,
     pub(super) cgroup_events: RingBuf<MapData>,
     pub(super) exec_events: RingBuf<MapData>,
@@ -119,7 +126,9 @@ fn load_object(
     for (variable, offset) in &offsets.variables {
         loader.override_global(variable, offset, true);
     }
-    for map in ["SLOTS", "FREE_SLOTS", "TASKS", "BLOCKS", "NETS"] {
+    let page_shift = page_shift();
+    loader.override_global("PAGE_SHIFT", &page_shift, true);
+    for map in ["SLOTS", "FREE_SLOTS", "TASKS", "BLOCKS", "BLOCK_STREAMS", "CACHES", "NETS"] {
         loader.map_max_entries(map, config.slots);
     }
     loader.load(&object.bytes).map_err(|source| KernelError::Load {
@@ -147,11 +156,22 @@ impl Maps {
             tasks: take(ebpf, origin, "TASKS")?,
             blocks: take(ebpf, origin, "BLOCKS")?,
             nets: take(ebpf, origin, "NETS")?,
+            block_streams: take(ebpf, origin, "BLOCK_STREAMS")?,
+            devices: take(ebpf, origin, "DEVICES")?,
+            caches: take(ebpf, origin, "CACHES")?,
             losses: take(ebpf, origin, "LOSSES")?,
             cgroup_events: take(ebpf, origin, "CGROUP_EVENTS")?,
             exec_events: take(ebpf, origin, "EXEC_EVENTS")?,
         })
     }
+}
+
+/// Bytes of a page, as a power of two.
+fn page_shift() -> u64 {
+    const SMALLEST: libc::c_long = 4096;
+    // SAFETY: has no preconditions.
+    let n_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::from(n_bytes.max(SMALLEST).trailing_zeros())
 }
 
 /// Adds the map's name to an error.

@@ -28,7 +28,7 @@ use thiserror::Error;
 pub use self::{
     attach::Topic,
     btf::BtfError,
-    counters::{BlockCounters, KernelCounters, NetCounters},
+    counters::{BlockCounters, CacheCounters, DeviceUse, KernelCounters, NetCounters},
     events::KernelEvent,
     hierarchy::{Hierarchy, Layout},
     object::is_embedded,
@@ -42,7 +42,7 @@ pub struct KernelConfig {
     /// ELF object to load. Unset: the one this program was built with.
     pub object: Option<PathBuf>,
     /// Cgroups, counted once per hierarchy, that can have counters at a time; 2 to 65,536. Takes
-    /// about 1 KB of kernel memory each per CPU.
+    /// about 2.5 KB of kernel memory each per CPU.
     pub slots: u32,
     /// Has the kernel measure the run time of its programs, of everybody's on this host. Costs
     /// tens of nanoseconds per run.

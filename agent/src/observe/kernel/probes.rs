@@ -1,7 +1,7 @@
 //! The loaded kernel programs: reading counters, draining events, handing slots back.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -13,14 +13,14 @@ use aya::{
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
-use headroom_abi::{CGROUP_RING_BYTES, EXEC_RING_BYTES, record};
+use headroom_abi::{CGROUP_RING_BYTES, DEVICE_PAIRS, EXEC_RING_BYTES, READERS, record};
 use headroom_telemetry::Fact;
 use serde::Serialize;
 
 use super::{
-    CgroupId, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic,
+    CgroupId, DeviceUse, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic,
     events::{CgroupRecord, decode_cgroup, decode_exec},
-    load::{self, Block, Key, Maps, Net, Task, in_map},
+    load::{self, Block, DeviceId, Key, Maps, Net, PageCache, Streams, Task, in_map},
     log::ToTracing,
     slots::SlotBook,
 };
@@ -169,7 +169,10 @@ impl KernelProbes {
             .into_iter()
             .any(|topic| self.has(topic));
         let reads_blocks = self.has(Topic::BlockIo);
-        let reads_nets = self.has(Topic::Network);
+        let has_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
+        let reads_caches =
+            has_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]);
+        let reads_nets = has_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]);
         let mut all = Vec::with_capacity(self.book.n_taken());
         for (id, slot) in self.book.taken() {
             let mut counters = KernelCounters::default();
@@ -183,12 +186,37 @@ impl KernelProbes {
                     counters.add_block(record);
                 }
             }
+            if reads_caches && id.hierarchy == self.layout.task {
+                for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
+                    counters.add_cache(record);
+                }
+            }
             if reads_nets && id.hierarchy == self.layout.network {
                 for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
                     counters.add_net(record);
                 }
             }
             all.push((id, counters));
+        }
+        Ok(all)
+    }
+
+    /// Block I/O by cgroup and device since the programs were attached, in no order. For looking at
+    /// now and then: it asks the kernel for every pair of the two.
+    ///
+    /// Beyond [`DEVICE_PAIRS`] pairs new ones are not told apart; [`Self::read`] has their sums.
+    ///
+    /// # Errors
+    /// When the kernel map cannot be read.
+    pub fn read_devices(&self) -> Result<Vec<(CgroupId, DeviceUse)>, KernelError> {
+        let cgroups: HashMap<u32, CgroupId> =
+            self.book.taken().map(|(id, slot)| (slot, id)).collect();
+        let mut all = Vec::new();
+        for entry in &self.maps.devices {
+            let (DeviceId(key), load::Device(record)) = entry.map_err(in_map("DEVICES"))?;
+            if let Some(id) = cgroups.get(&key.slot) {
+                all.push((*id, DeviceUse::new(key.device, &record)));
+            }
         }
         Ok(all)
     }
@@ -332,13 +360,43 @@ impl KernelProbes {
         let cached = per_cpu(&self.maps.task_cache, 0, "TASK_CACHE")?;
         let remembered = cached.iter().filter_map(|cache| u32::try_from(cache.0.slot).ok());
         let remembered = remembered.collect();
-        for slot in self.book.rested(Instant::now(), &remembered) {
-            let n_cpus = self.n_cpus;
-            clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
-            let block = Block(record::BlockCounters::ZERO);
-            clear(&mut self.maps.blocks, slot, block, n_cpus, "BLOCKS")?;
-            clear(&mut self.maps.nets, slot, Net(record::NetCounters::default()), n_cpus, "NETS")?;
+        let rested = self.book.rested(Instant::now(), &remembered);
+        self.forget_devices(&rested)?;
+        for slot in rested {
+            self.clear_slot(slot)?;
             self.maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
+        }
+        Ok(())
+    }
+
+    fn clear_slot(&mut self, slot: u32) -> Result<(), KernelError> {
+        let n_cpus = self.n_cpus;
+        clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
+        clear(&mut self.maps.blocks, slot, Block(record::BlockCounters::ZERO), n_cpus, "BLOCKS")?;
+        let cache = PageCache(record::CacheCounters::default());
+        clear(&mut self.maps.caches, slot, cache, n_cpus, "CACHES")?;
+        clear(&mut self.maps.nets, slot, Net(record::NetCounters::ZERO), n_cpus, "NETS")?;
+        let streams = Streams(record::StreamEnds::default());
+        self.maps.block_streams.set(slot, streams, 0).map_err(in_map("BLOCK_STREAMS"))
+    }
+
+    /// Removes what slots that are given again had per device.
+    fn forget_devices(&mut self, slots: &[u32]) -> Result<(), KernelError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let mut stale = Vec::new();
+        for key in self.maps.devices.keys() {
+            let DeviceId(key) = key.map_err(in_map("DEVICES"))?;
+            if slots.contains(&key.slot) {
+                stale.push(key);
+            }
+        }
+        for key in stale {
+            match self.maps.devices.remove(&DeviceId(key)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(in_map("DEVICES")(error)),
+            }
         }
         Ok(())
     }
@@ -378,9 +436,17 @@ fn clear<V: Pod>(
 fn map_bytes(n_slots: u64, n_cpus: u64) -> u64 {
     let per_slot_and_cpu = size_of::<record::TaskCounters>()
         + size_of::<record::BlockCounters>()
+        + size_of::<record::CacheCounters>()
         + size_of::<record::NetCounters>();
     let per_cpu = size_of::<record::SlotCache>() + size_of::<record::Losses>();
-    let per_slot = size_of::<record::CgroupKey>() + 2 * size_of::<u32>();
+    let per_slot =
+        size_of::<record::CgroupKey>() + 2 * size_of::<u32>() + size_of::<record::StreamEnds>();
+    let per_device = size_of::<record::DeviceKey>() + size_of::<record::DeviceCounters>();
+    let shared = u64::from(DEVICE_PAIRS) * per_device as u64
+        + u64::from(READERS) * size_of::<record::Reader>() as u64;
     let rings = u64::from(CGROUP_RING_BYTES) + u64::from(EXEC_RING_BYTES);
-    n_slots * (n_cpus * per_slot_and_cpu as u64 + per_slot as u64) + n_cpus * per_cpu as u64 + rings
+    n_slots * (n_cpus * per_slot_and_cpu as u64 + per_slot as u64)
+        + n_cpus * per_cpu as u64
+        + shared
+        + rings
 }

@@ -8,7 +8,11 @@ use super::{config::ObserveConfig, rates::KernelView};
 use crate::observe::{
     ProbeState,
     cgroup::{Layout, Tree, tree::Inodes},
-    kernel::{CgroupId, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats, Topic},
+    kernel::{
+        CgroupId, DeviceUse, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats,
+        Topic,
+    },
+    pmu,
 };
 
 /// Ticks between looks at what the probes lost; the look asks the kernel about every program.
@@ -19,6 +23,8 @@ pub(super) struct KernelSource {
     probes: Option<KernelProbes>,
     /// Why there are no probes.
     why_none: String,
+    /// Why there are no hardware counters.
+    why_no_pmu: String,
     latest: HashMap<CgroupId, KernelCounters>,
     read_error: Option<String>,
     stats: Option<KernelStats>,
@@ -44,12 +50,18 @@ impl KernelSource {
         Self {
             probes,
             why_none,
+            why_no_pmu: pmu::why_absent(),
             latest: HashMap::new(),
             read_error: None,
             stats: None,
             is_short_of_slots: false,
             ticks: 0,
         }
+    }
+
+    /// Why hardware counters are not read.
+    pub(super) fn why_no_pmu(&self) -> &str {
+        &self.why_no_pmu
     }
 
     /// Why `topic` is not counted; `None` when it is.
@@ -65,6 +77,12 @@ impl KernelSource {
 
     pub(super) fn has(&self, topic: Topic) -> bool {
         self.probes.as_ref().is_some_and(|probes| probes.has(topic))
+    }
+
+    /// Whether any request counted so far came with the time its device was given it.
+    pub(super) fn tells_device_time(&self) -> bool {
+        let has_any = |counters: &KernelCounters| counters.block.device_hist.iter().any(|&n| n > 0);
+        self.latest.values().any(has_any)
     }
 
     pub(super) fn stats(&self) -> Option<&KernelStats> {
@@ -149,14 +167,44 @@ impl KernelSource {
         })
     }
 
+    /// Block I/O by cgroup and device since the start; nothing when it is not counted. A read error
+    /// is logged.
+    pub(super) fn devices(&self) -> HashMap<CgroupId, Vec<DeviceUse>> {
+        let mut by_cgroup: HashMap<_, Vec<_>> = HashMap::new();
+        let Some(probes) = self.probes.as_ref().filter(|probes| probes.has(Topic::BlockIo)) else {
+            return by_cgroup;
+        };
+        let devices = probes.read_devices().unwrap_or_else(|error| {
+            tracing::warn!(%error, "block I/O by device is unknown");
+            Vec::new()
+        });
+        for (id, used) in devices {
+            by_cgroup.entry(id).or_default().push(used);
+        }
+        by_cgroup
+    }
+
+    /// The id that block I/O of the workload with `inodes` is counted for.
+    pub(super) fn block_id(&self, layout: &Layout, inodes: &Inodes) -> Option<CgroupId> {
+        self.ids(layout, inodes)[1]
+    }
+
     /// Counters of the workload with `inodes`.
     ///
     /// A cgroup the probes have no counters for had no events, unless slots ran out.
     pub(super) fn view(&self, layout: &Layout, inodes: &Inodes) -> KernelView {
         const TOPICS: [&[Topic]; 3] = [
-            &[Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits],
+            &[
+                Topic::Syscalls,
+                Topic::RunQueue,
+                Topic::PageCache,
+                Topic::PageCacheHits,
+                Topic::PageCacheDirtied,
+                Topic::Execs,
+                Topic::Exits,
+            ],
             &[Topic::BlockIo],
-            &[Topic::Network],
+            &[Topic::Network, Topic::Tcp, Topic::PacketDrops],
         ];
         let mut view = KernelView::default();
         if self.read_error.is_some() {

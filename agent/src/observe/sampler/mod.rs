@@ -1,9 +1,12 @@
 //! One sample per workload per tick, joined from kernel counters, cgroup files, pressure and GPUs.
 
+mod block;
 mod config;
 mod kernel_source;
+mod page_cache;
 mod quantile;
 mod rates;
+mod sockets;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -27,7 +30,7 @@ use super::{
     },
     gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
     host::{HostFacts, HostSample, HostSampler},
-    kernel::{KernelStats, Topic},
+    kernel::{DeviceUse, KernelStats, Topic},
 };
 
 /// Descriptors left to the rest of the process.
@@ -320,6 +323,20 @@ impl Sampler {
                 (feature, reason)
             })
             .collect()
+    }
+
+    /// Block I/O since the start by workload and device, as far as the kernel counts it. Asks the
+    /// kernel anew, once per pair of the two: for looking at now and then.
+    pub fn block_devices(&self) -> BTreeMap<String, Vec<DeviceUse>> {
+        let mut by_cgroup = self.kernel.devices();
+        let mut by_path = BTreeMap::new();
+        for (path, tracked) in &self.tracked {
+            let id = self.kernel.block_id(&self.facts.layout, &tracked.inodes);
+            if let Some(devices) = id.and_then(|id| by_cgroup.remove(&id)) {
+                by_path.insert(path.clone(), devices);
+            }
+        }
+        by_path
     }
 
     /// The interface version of the hierarchy that accounts CPU use.

@@ -3,7 +3,7 @@
 use headroom_allocate::plan::Limit;
 use headroom_telemetry::{Feature, Sample};
 
-use super::quantile;
+use super::{block, page_cache, quantile, sockets};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
     kernel::{KernelCounters, Topic},
@@ -36,16 +36,16 @@ pub(super) struct KernelView {
     pub(super) counters: KernelCounters,
     /// Topics that are attached and know this workload; the other counters are zero without
     /// meaning it.
-    topics: u8,
+    topics: u32,
 }
 
 impl KernelView {
     pub(super) fn allow(&mut self, topic: Topic) {
-        self.topics |= 1 << topic as u8;
+        self.topics |= 1 << topic as u32;
     }
 
     pub(super) fn has(&self, topic: Topic) -> bool {
-        self.topics & (1 << topic as u8) != 0
+        self.topics & (1 << topic as u32) != 0
     }
 }
 
@@ -59,14 +59,24 @@ pub(super) struct Observed {
 }
 
 /// Makes rates over one span of time, and counts counters that went backwards.
-struct Rates {
+pub(super) struct Rates {
     elapsed_s: f64,
     backward: u32,
 }
 
 impl Rates {
+    /// Over a span of `elapsed_s` seconds, which is above zero.
+    pub(super) fn over(elapsed_s: f64) -> Self {
+        Self { elapsed_s, backward: 0 }
+    }
+
     /// Growth per second in units of `1 / per_unit`.
-    fn of(&mut self, before: Option<u64>, now: Option<u64>, per_unit: f64) -> Option<f64> {
+    pub(super) fn of(
+        &mut self,
+        before: Option<u64>,
+        now: Option<u64>,
+        per_unit: f64,
+    ) -> Option<f64> {
         let (before, now) = (before?, now?);
         let Some(grown) = now.checked_sub(before) else {
             self.backward += 1;
@@ -87,10 +97,13 @@ pub(super) fn fill(sample: &mut Sample, before: Option<&Observed>, now: &Observe
     if elapsed_s < ELAPSED_MIN_S {
         return 0;
     }
-    let mut rates = Rates { elapsed_s, backward: 0 };
+    let mut rates = Rates::over(elapsed_s);
     fill_file_rates(sample, &mut rates, &before.reading, &now.reading);
     fill_disk(sample, &mut rates, before, now);
     fill_kernel_rates(sample, &mut rates, &before.kernel, &now.kernel);
+    for fill in [block::fill, page_cache::fill, sockets::fill] {
+        fill(sample, &mut rates, &before.kernel, &now.kernel);
+    }
     rates.backward
 }
 

@@ -21,15 +21,32 @@ fn topic_of(feature: Feature) -> Option<Topic> {
         | Feature::DiskReadBps
         | Feature::DiskWriteBps
         | Feature::DiskReadIops
-        | Feature::DiskWriteIops => Topic::BlockIo,
-        Feature::NetRxBps | Feature::NetTxBps | Feature::NetRxPps | Feature::NetTxPps => {
-            Topic::Network
-        }
+        | Feature::DiskWriteIops
+        | Feature::DiskDeviceP50
+        | Feature::DiskDeviceP99
+        | Feature::DiskSizeP50
+        | Feature::DiskSequentialRatio
+        | Feature::DiskQueueDepth => Topic::BlockIo,
+        Feature::NetRxBps
+        | Feature::NetTxBps
+        | Feature::NetRxPps
+        | Feature::NetTxPps
+        | Feature::NetPacketP50
+        | Feature::NetRttP50 => Topic::Network,
+        Feature::NetConnects | Feature::NetAccepts | Feature::NetRetransmits => Topic::Tcp,
+        Feature::NetDrops => Topic::PacketDrops,
+        Feature::PageCacheMisses => Topic::PageCache,
+        Feature::PageCacheHits => Topic::PageCacheHits,
+        Feature::PageCacheDirtied => Topic::PageCacheDirtied,
         Feature::Execs => Topic::Execs,
         Feature::Exits => Topic::Exits,
         other if SYSCALL_FEATURES.contains(&other) => Topic::Syscalls,
         _ => return None,
     })
+}
+
+fn is_device_time(feature: Feature) -> bool {
+    matches!(feature, Feature::DiskDeviceP50 | Feature::DiskDeviceP99)
 }
 
 /// Controller whose files tell `feature`, with the file's name in v1 and in v2.
@@ -67,6 +84,11 @@ fn topic_source(topic: Topic) -> &'static str {
         Topic::RunQueue => "kernel probe on task switches",
         Topic::BlockIo => "kernel probe on block request completion",
         Topic::Network => "kernel probe on packets of cgroups",
+        Topic::Tcp => "kernel probes on states and retransmissions of TCP",
+        Topic::PacketDrops => "kernel probes on packets dropped",
+        Topic::PageCache => "kernel probe on additions to the page cache",
+        Topic::PageCacheHits => "kernel probes on reads and faults of the page cache",
+        Topic::PageCacheDirtied => "kernel probe on dirtied pages",
         Topic::Execs => "kernel probe on exec",
         Topic::Exits => "kernel probe on task exit",
         Topic::CgroupEvents => "kernel probe on cgroup changes",
@@ -86,6 +108,9 @@ pub(super) fn of_host(
         }
         Feature::GpuUtilisation | Feature::GpuMemoryBytes => {
             return gpu.clone().map(|_driver| "NVML");
+        }
+        Feature::InstructionsPerCycle | Feature::LlcMisses | Feature::BranchMisses => {
+            return Fact::absent(kernel.why_no_pmu());
         }
         _ => {}
     }
@@ -127,13 +152,22 @@ pub(super) fn of_workload(
     let is_in = |index: Option<usize>| index.is_some_and(|index| inodes[index] != 0);
     if let Some(topic) = topic_of(feature).filter(|topic| kernel.has(*topic)) {
         return match topic {
-            Topic::Network if !is_in(layout.network_ids()) => {
+            Topic::Network | Topic::Tcp | Topic::PacketDrops if !is_in(layout.network_ids()) => {
                 "the workload has no cgroup in the v2 tree"
+            }
+            Topic::PageCacheHits if !kernel.has(Topic::PageCache) => {
+                "pages brought to memory are not counted, so those found there cannot be told"
             }
             Topic::BlockIo if !is_in(layout.block_ids()) => {
                 "the workload has no cgroup where block I/O is accounted"
             }
-            Topic::Network | Topic::BlockIo => "nothing to measure in this period",
+            Topic::BlockIo if is_device_time(feature) && !kernel.tells_device_time() => {
+                "no block queue has noted when its device was given a request (writeback \
+                 throttling or the kyber scheduler makes it)"
+            }
+            Topic::Network | Topic::Tcp | Topic::PacketDrops | Topic::BlockIo => {
+                "nothing to measure in this period"
+            }
             _ if !is_in(layout.task_ids()) => {
                 "the workload has no cgroup in the hierarchy that names its tasks"
             }
