@@ -135,7 +135,12 @@ impl Topic {
         let task = Chain::to_task_cgroup(host.layout.task);
         match self {
             Self::Exits | Self::Migrations => vec![task],
-            Self::Syscalls | Self::SyscallLatency | Self::Execs | Self::CodeSamples => {
+            Self::Syscalls
+            | Self::SyscallLatency
+            | Self::Execs
+            | Self::CodeSamples
+            | Self::PageCache
+            | Self::PageCacheDirtied => {
                 vec![task, fields::TASK_PID]
             }
             Self::RunQueue => vec![
