@@ -134,23 +134,35 @@ fn cycle_s(switching_s: f64, budget_cpus: f64) -> f64 {
     (switching_s / (SWITCHING_SHARE * budget_cpus)).clamp(CYCLE_MIN_S, CYCLE_MAX_S)
 }
 
+/// What a hook adds to a short call.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CallCost {
+    /// Added by the hook, nanoseconds.
+    pub hook_ns: f64,
+    /// Of the shortest call without it, nanoseconds.
+    pub alone_ns: f64,
+}
+
 /// What a rate counted in windows says of all the time.
 ///
 /// While a hook counts it slows whoever it counts: a workload that uses `cpu_cores` and makes
-/// `counted_per_s` events in windows, each at `cost_ns`, makes more of them between windows if it
+/// `counted_per_s` events in windows, each at `cost`, makes more of them between windows if it
 /// is bound by the CPU. Returns events per second over all the time. Exact for a workload bound by
 /// the CPU; for others too high by at most the share of their time that the hook takes in windows.
-pub fn estimate_per_s(counted_per_s: f64, factor: f64, cost_ns: f64, cpu_cores: f64) -> f64 {
-    let slowed = slowed_share(counted_per_s, cost_ns, cpu_cores);
+pub fn estimate_per_s(counted_per_s: f64, factor: f64, cost: CallCost, cpu_cores: f64) -> f64 {
+    let slowed = slowed_share(counted_per_s, cost, cpu_cores);
     counted_per_s * (factor + (1.0 - factor) / (1.0 - slowed))
 }
 
-/// Share of its CPU time that a workload spends in a hook while that counts; at most 0.9.
-pub fn slowed_share(counted_per_s: f64, cost_ns: f64, cpu_cores: f64) -> f64 {
-    if cpu_cores <= 0.0 {
+/// Share of its CPU time that a workload spends in a hook while that counts. At most what it is for
+/// one that does nothing but the shortest call: windows that found it running more than on average
+/// would else be taken for a cost that no call has.
+pub fn slowed_share(counted_per_s: f64, cost: CallCost, cpu_cores: f64) -> f64 {
+    let whole_ns = cost.hook_ns + cost.alone_ns;
+    if cpu_cores <= 0.0 || whole_ns <= 0.0 {
         return 0.0;
     }
-    (counted_per_s * cost_ns / 1.0e9 / cpu_cores).clamp(0.0, 0.9)
+    (counted_per_s * cost.hook_ns / 1.0e9 / cpu_cores).clamp(0.0, cost.hook_ns / whole_ns)
 }
 
 /// Relative standard error of a rate estimated from `n_counted` windows that together were `factor`
@@ -174,7 +186,8 @@ pub fn relative_error(windows: &[(u64, f64)], n_counted: usize, factor: f64) -> 
 #[cfg(test)]
 mod tests {
     use super::{
-        CYCLE_MIN_S, FACTOR_MIN, Governor, HookFacts, HookPlan, estimate_per_s, relative_error,
+        CYCLE_MIN_S, CallCost, FACTOR_MIN, Governor, HookFacts, HookPlan, estimate_per_s,
+        relative_error,
     };
 
     const BUDGET: f64 = 0.02;
@@ -281,9 +294,13 @@ mod tests {
         // 170 ns per call alone, 330 ns with the hook, one core.
         let (alone, hooked) = (1.0e9 / 170.0, 1.0e9 / 330.0);
         let truth = 0.05 * hooked + 0.95 * alone;
-        let estimate = estimate_per_s(hooked, 0.05, 160.0, 1.0);
+        let cost = CallCost { hook_ns: 160.0, alone_ns: 170.0 };
+        let estimate = estimate_per_s(hooked, 0.05, cost, 1.0);
         assert!((estimate / truth - 1.0).abs() < 1e-9, "{estimate} for {truth}");
-        assert_eq!(estimate_per_s(1_000.0, 1.0, 160.0, 1.0), 1_000.0, "counted all the time");
+        assert_eq!(estimate_per_s(1_000.0, 1.0, cost, 1.0), 1_000.0, "counted all the time");
+        // It ran in every window, and half of the time between them.
+        let lucky = estimate_per_s(hooked, 0.0, cost, 0.5);
+        assert!((lucky / alone - 1.0).abs() < 1e-9, "{lucky} for {alone}");
     }
 
     #[test]

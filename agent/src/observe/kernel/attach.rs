@@ -246,11 +246,13 @@ pub(super) fn attach(
             }
         }
     }
-    hooks.extend(reservation(topic, host));
-    Fact::Known(hooks.join(", "))
+    match reservation(topic, host) {
+        Some(shortfall) => Fact::Degraded(hooks.join(", "), shortfall),
+        None => Fact::Known(hooks.join(", ")),
+    }
 }
 
-/// What is to be known about the numbers of an attached topic on this host.
+/// What the numbers of an attached topic fall short of on this host.
 fn reservation(topic: Topic, host: &Host<'_>) -> Option<String> {
     match topic {
         Topic::BlockIo if host.layout.block != Hierarchy::Unified => {

@@ -16,7 +16,7 @@ use headroom_abi::record::gate;
 use serde::Serialize;
 
 use super::{load::Cache, tap::Tap};
-use crate::observe::governor::HookPlan;
+use crate::observe::governor::{CallCost, HookPlan};
 
 /// Windows remembered for the error of an estimate.
 const WINDOWS_MAX: usize = 256;
@@ -213,9 +213,9 @@ impl Duties {
         }
     }
 
-    /// Cost of the hook on system calls, nanoseconds per call: the same calls of this thread with
-    /// the hook on and off, the best of several turns. `None` when the hook has no programs.
-    pub(super) fn measure_syscall_ns(&self) -> Option<f64> {
+    /// Cost of the hook on system calls: the same calls of this thread with the hook on and off, the
+    /// best of several turns. `None` when the hook has no programs.
+    pub(super) fn measure_call(&self) -> Option<CallCost> {
         const TURNS: usize = 5;
         let shared = &self.hooks[DutyHook::Syscalls as usize];
         if locked(&shared.taps).1.is_empty() {
@@ -229,7 +229,7 @@ impl Duties {
             shared.open();
         }
         locked(&shared.progress).windows.clear();
-        Some((on_ns - off_ns).max(0.0))
+        Some(CallCost { hook_ns: (on_ns - off_ns).max(0.0), alone_ns: off_ns })
     }
 }
 

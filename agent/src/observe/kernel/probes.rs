@@ -29,7 +29,10 @@ use super::{
     log::ToTracing,
     slots::SlotBook,
 };
-use crate::observe::{ProbeState, governor::HookPlan};
+use crate::observe::{
+    ProbeState,
+    governor::{CallCost, HookPlan},
+};
 
 /// Events kept between two calls of [`KernelProbes::drain_events`]; older ones are dropped.
 const PENDING_MAX: usize = 16_384;
@@ -164,10 +167,10 @@ impl KernelProbes {
         self.duties.set(hook, plan);
     }
 
-    /// Cost of the hook on system calls on this host, nanoseconds per call; `None` when there is
-    /// none. Takes milliseconds.
-    pub fn measure_syscall_ns(&self) -> Option<f64> {
-        self.duties.measure_syscall_ns()
+    /// Cost of the hook on system calls on this host; `None` when there is none. Takes
+    /// milliseconds.
+    pub fn measure_call(&self) -> Option<CallCost> {
+        self.duties.measure_call()
     }
 
     pub(super) fn maps(&self) -> &Maps {

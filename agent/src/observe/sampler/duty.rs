@@ -8,17 +8,18 @@ use serde::Serialize;
 
 use crate::observe::{
     ProbeState,
-    governor::{self, Governor, HookFacts},
+    governor::{self, CallCost, Governor, HookFacts},
     kernel::{DutyHook, KernelProbes, Topic, Watched},
 };
 
 const HOOKS: usize = gate::COUNT as usize;
 
-/// What a task switch costs of what a system call does, as measured side by side.
+/// What a task switch is taken to cost of what a system call does: its program does about as much,
+/// and adds to a histogram.
 const SWITCH_TO_SYSCALL_COST: f64 = 1.2;
 
-/// Cost of a system call where it cannot be measured, nanoseconds.
-const SYSCALL_COST_NS: f64 = 200.0;
+/// Cost of a system call where it cannot be measured.
+const CALL_COST: CallCost = CallCost { hook_ns: 200.0, alone_ns: 200.0 };
 
 /// Costs outside of these are a disturbed measurement, nanoseconds.
 const SYSCALL_COST_RANGE_NS: (f64, f64) = (30.0, 20_000.0);
@@ -42,6 +43,7 @@ pub struct HookDuty {
 /// The governor with what it remembers from tick to tick.
 pub(super) struct Budget {
     governor: Governor<HOOKS>,
+    call_cost: CallCost,
     costs_ns: [f64; HOOKS],
     events: [u64; HOOKS],
     watched: Watched,
@@ -54,11 +56,13 @@ pub(super) struct Budget {
 impl Budget {
     /// Measures what the hooks cost here.
     pub(super) fn new(budget: f64, cpus: f64, probes: &KernelProbes) -> Self {
-        let measured = probes.measure_syscall_ns().unwrap_or(SYSCALL_COST_NS);
-        let syscall_ns = measured.clamp(SYSCALL_COST_RANGE_NS.0, SYSCALL_COST_RANGE_NS.1);
-        tracing::debug!(syscall_ns, "cost of the hook on system calls");
+        let mut call_cost = probes.measure_call().unwrap_or(CALL_COST);
+        let syscall_ns = call_cost.hook_ns.clamp(SYSCALL_COST_RANGE_NS.0, SYSCALL_COST_RANGE_NS.1);
+        call_cost.hook_ns = syscall_ns;
+        tracing::debug!(?call_cost, "cost of the hook on system calls");
         Self {
             governor: Governor::new(budget),
+            call_cost,
             costs_ns: [syscall_ns, syscall_ns * SWITCH_TO_SYSCALL_COST],
             events: DutyHook::ALL.map(|hook| probes.take_count(hook).events),
             watched: probes.watched(),
@@ -89,7 +93,7 @@ impl Budget {
             recent.drain(..recent.len().saturating_sub(WINDOWS_JUDGED));
             let relative_error = if factor < 1.0 && watched_s > 0.0 {
                 let per_s = events as f64 / watched_s;
-                let slowed = governor::slowed_share(per_s, cost_ns, self.cpus);
+                let slowed = governor::slowed_share(per_s, self.call_cost, self.cpus);
                 error_of(recent.make_contiguous(), count.windows.len(), factor, slowed)
             } else {
                 recent.clear();
@@ -109,9 +113,9 @@ impl Budget {
         &self.duties
     }
 
-    /// Cost of one event of each hook, nanoseconds.
-    pub(super) fn costs_ns(&self) -> [f64; HOOKS] {
-        self.costs_ns
+    /// Cost of the hook on system calls.
+    pub(super) fn call_cost(&self) -> CallCost {
+        self.call_cost
     }
 
     /// Adds to the states of topics that they count for a part of the time.

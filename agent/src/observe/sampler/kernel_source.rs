@@ -275,7 +275,7 @@ impl KernelSource {
         }
         if let (Some(probes), Some(budget)) = (&self.probes, &self.budget) {
             view.watched = probes.watched();
-            view.costs_ns = budget.costs_ns();
+            view.call_cost = budget.call_cost();
         }
         view
     }

@@ -6,7 +6,8 @@ use headroom_telemetry::{Feature, Sample};
 use super::{block, page_cache, quantile, sockets, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
-    kernel::{DutyHook, KernelCounters, Topic, Watched},
+    governor::CallCost,
+    kernel::{KernelCounters, Topic, Watched},
 };
 
 /// Below this time between two looks a rate says nothing, seconds.
@@ -39,8 +40,8 @@ pub(super) struct KernelView {
     topics: u32,
     /// How long each hook had counted.
     pub(super) watched: Watched,
-    /// Cost of one event of each hook, nanoseconds.
-    pub(super) costs_ns: [f64; DutyHook::ALL.len()],
+    /// Cost of the hook on system calls.
+    pub(super) call_cost: CallCost,
 }
 
 impl KernelView {

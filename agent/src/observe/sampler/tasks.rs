@@ -8,7 +8,7 @@ use super::{
     rates::{KernelView, Rates, SYSCALL_FEATURES},
 };
 use crate::observe::{
-    governor,
+    governor::{self, CallCost},
     kernel::{DutyHook, Topic},
 };
 
@@ -58,7 +58,7 @@ pub(super) fn fill(sample: &mut Sample, rates: &mut Rates, before: &KernelView, 
 struct Scale {
     /// That part; `None` when it is not known.
     factor: Option<f64>,
-    cost_ns: f64,
+    cost: CallCost,
     cpu_cores: f64,
 }
 
@@ -68,7 +68,7 @@ impl Scale {
         let factor = now.watched.factor_since(&before.watched, hook);
         Self {
             factor: if is_told { factor } else { Some(1.0) },
-            cost_ns: now.costs_ns[hook as usize],
+            cost: now.call_cost,
             cpu_cores: sample.get(Feature::CpuCores).map_or(0.0, f64::from),
         }
     }
@@ -87,7 +87,7 @@ impl Scale {
         if total <= 0.0 || factor >= 1.0 {
             return rates;
         }
-        let real = governor::estimate_per_s(in_windows, factor, self.cost_ns, self.cpu_cores);
+        let real = governor::estimate_per_s(in_windows, factor, self.cost, self.cpu_cores);
         rates.into_iter().map(|rate| rate.map(|rate| rate / total * real)).collect()
     }
 }
