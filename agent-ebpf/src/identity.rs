@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use headroom_abi::{
     OVERFLOW_SLOT,
-    record::{CgroupKey, SlotTaken, event},
+    record::{CgroupKey, SlotCache, SlotTaken, event},
 };
 
 use crate::maps::{CGROUP_EVENTS, FREE_SLOTS, NO_WAKEUP, SLOTS, TASK_CACHE, lose};
@@ -20,10 +20,20 @@ const SLOTLESS_LOG_INTERVAL: u64 = 1 << 20;
 /// never reused, unlike the addresses of kernel objects.
 #[inline(always)]
 pub(crate) fn task_slot(inode: u64) -> u32 {
-    let Some(cache) = TASK_CACHE.get_ptr_mut(0) else { return OVERFLOW_SLOT };
-    // SAFETY: a map value of this CPU; programs that use it run with preemption off and never in
-    // an interrupt.
-    let cache = unsafe { &mut *cache };
+    let Some(cache) = this_cpu() else { return OVERFLOW_SLOT };
+    task_slot_on(cache, inode)
+}
+
+/// What this CPU remembers. For programs that run with preemption off and never in an interrupt.
+#[inline(always)]
+pub(crate) fn this_cpu() -> Option<&'static mut SlotCache> {
+    // SAFETY: a map value of this CPU, which no other program uses meanwhile.
+    TASK_CACHE.get_ptr_mut(0).map(|cache| unsafe { &mut *cache })
+}
+
+/// As [`task_slot`], by what this CPU remembers.
+#[inline(always)]
+pub(crate) fn task_slot_on(cache: &mut SlotCache, inode: u64) -> u32 {
     if cache.inode == inode {
         return cache.slot as u32;
     }
@@ -65,8 +75,9 @@ pub(crate) fn slot(inode: u64, hierarchy: u32) -> u32 {
     slot
 }
 
+/// Slot of a cgroup, if it has one.
 #[inline(always)]
-fn find(key: &CgroupKey) -> Option<u32> {
+pub(crate) fn find(key: &CgroupKey) -> Option<u32> {
     // SAFETY: the slot number is copied at once; entries are written whole before they are linked.
     unsafe { SLOTS.get(key) }.copied()
 }

@@ -6,7 +6,7 @@
 //! as zero instead of faulting.
 
 use aya_ebpf::{Global, helpers::generated::bpf_get_current_task_btf};
-use headroom_abi::syscall::TABLE_LEN;
+use headroom_abi::syscall::{NUMBER_UNKNOWN, TABLE_LEN};
 
 macro_rules! offsets {
     ($($(#[$attribute:meta])* $name:ident)*) => {
@@ -33,6 +33,12 @@ offsets! {
     ROOT_HIERARCHY_ID
     /// `task_struct.pid`
     TASK_PID
+    /// `task_struct.comm`
+    TASK_COMM
+    /// `task_struct.__state`, or `state` before 5.14
+    TASK_STATE
+    /// `task_struct.thread_info.status`; x86 only
+    TASK_STATUS
     /// `task_struct.sched_info.last_queued`
     TASK_LAST_QUEUED
     /// `task_struct.se.cfs_rq`
@@ -69,9 +75,18 @@ static BLOCK_HIERARCHY: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static HIERARCHIES_TOLD: Global<u64> = Global::new(0);
 
-/// Class of each system call number; filled by the loader.
+/// [`headroom_abi::syscall::call_table`]; filled by the loader.
 #[unsafe(no_mangle)]
-static SYSCALL_CLASS: Global<[u8; TABLE_LEN]> = Global::new([0; TABLE_LEN]);
+static SYSCALL_TABLE: Global<[u8; TABLE_LEN]> = Global::new([0; TABLE_LEN]);
+
+/// Bits of `thread_info.status` that are set during a call through the 32-bit interface; none where
+/// that cannot be told.
+#[unsafe(no_mangle)]
+static COMPAT_STATUS: Global<u32> = Global::new(0);
+
+/// Whether calls are counted by number, and durations by class: 1 or 0.
+#[unsafe(no_mangle)]
+static HAS_CALL_NUMBERS: Global<u32> = Global::new(0);
 
 /// Low bits of `request.cmd_flags` that hold the operation.
 const OPERATION_MASK: u32 = 0xff;
@@ -104,15 +119,19 @@ pub(crate) fn block_hierarchy() -> u32 {
     BLOCK_HIERARCHY.load()
 }
 
-/// Class of a system call number, as [`headroom_abi::syscall::SyscallClass::index`].
+/// Whether there is room for counts by number.
 #[inline(always)]
-pub(crate) fn syscall_class(number: u64) -> u64 {
-    // The last entry is of class "other", as is every number past the table.
-    let index = if number < TABLE_LEN as u64 { number } else { TABLE_LEN as u64 - 1 };
-    let table = (&raw const SYSCALL_CLASS).cast::<u8>();
-    // SAFETY: the index is below the table's length. Volatile, because the loader rewrites the
-    // table after the compiler saw zeros.
-    u64::from(unsafe { core::ptr::read_volatile(table.add(index as usize)) })
+pub(crate) fn has_call_numbers() -> bool {
+    HAS_CALL_NUMBERS.load() != 0
+}
+
+/// The entry of [`headroom_abi::syscall::call_table`] for a number from [`Task::call_number`].
+#[inline(always)]
+pub(crate) fn call_entry(number: usize) -> u64 {
+    let table = (&raw const SYSCALL_TABLE).cast::<u8>();
+    // SAFETY: the mask keeps the index below the table's length, a power of two. Volatile, because
+    // the loader rewrites the table after the compiler saw zeros.
+    u64::from(unsafe { core::ptr::read_volatile(table.add(number & (TABLE_LEN - 1))) })
 }
 
 /// Whether user space wants to hear of cgroups in the hierarchy with this number.
@@ -174,6 +193,33 @@ impl Task {
     pub(crate) fn pid(self) -> u32 {
         // SAFETY: `self.0` is a `struct task_struct`.
         unsafe { load(self.0, &TASK_PID) }
+    }
+
+    /// `number` of a call it makes, or [`NUMBER_UNKNOWN`] when the tables cannot name it.
+    #[inline(always)]
+    pub(crate) fn call_number(self, number: u64) -> usize {
+        let compat = COMPAT_STATUS.load();
+        // SAFETY: `self.0` is a `struct task_struct`.
+        if compat != 0 && unsafe { load::<u32>(self.0, &TASK_STATUS) } & compat != 0 {
+            return NUMBER_UNKNOWN;
+        }
+        if number < NUMBER_UNKNOWN as u64 { number as usize } else { NUMBER_UNKNOWN }
+    }
+
+    /// Whether it is not runnable: it sleeps, or ends.
+    #[inline(always)]
+    pub(crate) fn is_blocked(self) -> bool {
+        // SAFETY: `self.0` is a `struct task_struct`; where the state is a long, its low half is
+        // the one with bits set.
+        let state: u32 = unsafe { load(self.0, &TASK_STATE) };
+        state != 0
+    }
+
+    /// Where its command name is.
+    #[inline(always)]
+    pub(crate) fn comm(self) -> *const u8 {
+        // SAFETY: the offset lies within a `struct task_struct`.
+        unsafe { self.0.add(TASK_COMM.load() as usize) }
     }
 
     /// When it began to wait for a CPU, by the run queue's clock; 0 when it does not wait.

@@ -4,13 +4,14 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use headroom_abi::{
-    CGROUP_RING_BYTES, DEFAULT_SLOTS, EXEC_RING_BYTES,
+    CGROUP_RING_BYTES, DEFAULT_SLOTS, EXEC_RING_BYTES, RECENT_TASKS,
     histogram::{BUCKETS, bucket},
     record::{
-        BlockCounters, CgroupChange, CgroupKey, Losses, NetCounters, SlotCache, TaskCounters,
+        BlockCounters, CallNumbers, CgroupChange, CgroupKey, ClassLatency, Losses, NetCounters,
+        RecentTask, SampledCounters, SlotCache, TaskCounters, gate,
     },
 };
 
@@ -22,7 +23,7 @@ pub(crate) static SLOTS: HashMap<CgroupKey, u32> = HashMap::with_max_entries(DEF
 #[map]
 pub(crate) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(DEFAULT_SLOTS, 0);
 
-/// The cgroup whose task was counted last on this CPU, and its slot.
+/// What this CPU remembers, above all the cgroup whose task was counted last and its slot.
 #[map]
 pub(crate) static TASK_CACHE: PerCpuArray<SlotCache> = PerCpuArray::with_max_entries(1, 0);
 
@@ -30,6 +31,26 @@ pub(crate) static TASK_CACHE: PerCpuArray<SlotCache> = PerCpuArray::with_max_ent
 #[map]
 pub(crate) static TASKS: PerCpuArray<TaskCounters> =
     PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// What was sampled, by slot. Shared by the CPUs: samples are rare, and one copy is read.
+#[map]
+pub(crate) static SAMPLED: Array<SampledCounters> = Array::with_max_entries(DEFAULT_SLOTS, 0);
+
+/// Durations of calls by class, by slot; one entry where there is no room for it.
+#[map]
+pub(crate) static CLASS_LATENCY: Array<ClassLatency> = Array::with_max_entries(1, 0);
+
+/// Calls by number, by slot; one entry where there is no room for it.
+#[map]
+pub(crate) static CALL_NUMBERS: PerCpuArray<CallNumbers> = PerCpuArray::with_max_entries(1, 0);
+
+/// Tasks by the low bits of their ids.
+#[map]
+pub(crate) static RECENT: Array<RecentTask> = Array::with_max_entries(RECENT_TASKS, 0);
+
+/// Which hooks count, by [`headroom_abi::record::gate`].
+#[map]
+pub(crate) static GATES: Array<u32> = Array::with_max_entries(gate::COUNT, 0);
 
 /// Block I/O counters by slot.
 #[map]
@@ -92,6 +113,23 @@ pub(crate) unsafe fn observe(histogram: *mut [u64; BUCKETS], duration_ns: u64) {
         // SAFETY: the caller vouches for the pointer, and the index is in bounds.
         unsafe { add(histogram.cast::<u64>().add(index), 1) };
     }
+}
+
+/// As [`add_atomically`], for a counter of half the size.
+///
+/// # Safety
+/// `counter` points into a map value.
+#[inline(always)]
+pub(crate) unsafe fn count_atomically(counter: *mut u32) {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    // SAFETY: the caller vouches for the pointer; the counters are four-byte aligned.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, 1) };
+}
+
+/// The window in which a hook counts; 0 when it is not to.
+#[inline(always)]
+pub(crate) fn open_gate(gate: u32) -> u32 {
+    GATES.get(gate).copied().unwrap_or(0)
 }
 
 /// Adds one to a field of this CPU's [`Losses`] and returns the new value.

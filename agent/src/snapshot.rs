@@ -15,7 +15,8 @@ use crate::observe::{
     ObserveConfig, ProbeState, Sampler, Tick,
     gpu::GpuSnapshot,
     host::{HostFacts, HostSample},
-    sampler::{LimitsInForce, ObserveCounts},
+    kernel::SyscallDetail,
+    sampler::{LimitsInForce, ObserveCounts, SYSCALL_FEATURES},
 };
 
 /// Arguments of `snapshot`.
@@ -55,6 +56,8 @@ struct WorkloadEntry<'a> {
     /// Why each missing feature is.
     reasons: BTreeMap<&'static str, String>,
     limits: BTreeMap<&'static str, Limit>,
+    /// System calls by number since the programs were attached; null where they are not counted.
+    syscalls: Option<SyscallDetail>,
 }
 
 /// Watches for a moment and prints what was seen.
@@ -98,6 +101,7 @@ fn everything<'a>(sampler: &'a Sampler, tick: &'a Tick, seconds: f64) -> Snapsho
             workload,
             values: Feature::ALL.iter().map(|f| (f.name(), sample.get(*f))).collect(),
             reasons: reasons.into_iter().map(|(f, reason)| (f.name(), reason)).collect(),
+            syscalls: sampler.syscall_detail(&workload.path),
             limits: limits.into_iter().flatten().map(|(k, l)| (Knob::name(k), l)).collect(),
         }
     });
@@ -175,8 +179,7 @@ fn host_line(host: &HostSample) -> String {
 }
 
 fn syscalls(sample: &Sample) -> Option<f64> {
-    let classes = Feature::ALL.iter().filter(|feature| feature.name().starts_with("syscall_"));
-    classes.map(|feature| sample.get(*feature).map(f64::from)).sum()
+    SYSCALL_FEATURES.iter().map(|feature| sample.get(*feature).map(f64::from)).sum()
 }
 
 /// A number with a decimal prefix: `1.5M`.
@@ -216,8 +219,6 @@ fn shortened(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use headroom_telemetry::{Feature, Sample, Workload};
 
     use super::{duration, scaled, shortened, table};
@@ -247,8 +248,7 @@ mod tests {
                 workload("/idle", Some(0.0)),
                 workload("/busy", Some(1.5)),
             ],
-            gone: Vec::new(),
-            limits: BTreeMap::new(),
+            ..Tick::default()
         };
         let text = table(&tick);
         let order: Vec<&str> =

@@ -14,7 +14,8 @@ use crate::setup::{self, Compiler, KernelToolchain};
 use crate::{cargo, process, progress};
 
 /// Cargo features of `agent-ebpf` that make one program wrong.
-pub(crate) const MUTANTS: &[&str] = &["mutant-syscall", "mutant-blockio"];
+pub(crate) const MUTANTS: &[&str] =
+    &["mutant-syscall", "mutant-blockio", "mutant-error", "mutant-switch", "mutant-migration"];
 
 const TARGET: &str = "bpfel-unknown-none";
 const PROGRAM: &str = "headroom-agent-ebpf";

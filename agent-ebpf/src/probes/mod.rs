@@ -3,5 +3,7 @@
 mod blockio;
 mod lifecycle;
 mod network;
+mod oom;
+mod profile;
 mod sched;
 mod syscall;

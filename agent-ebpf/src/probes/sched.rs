@@ -1,29 +1,65 @@
-//! How long runnable tasks wait for a CPU, without state of our own.
+//! How long runnable tasks wait for a CPU, without state of our own; why they leave it; and where
+//! they move.
 //!
 //! The scheduler itself notes when a task began to wait. The wait is charged to the cgroup of the
 //! task that gets the CPU; `current` at that moment is the one that leaves it.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use headroom_abi::record::{SlotCache, gate};
 
 use crate::{
     identity,
-    kernel::Task,
-    maps::{TASKS, add, observe},
+    kernel::{Task, task_hierarchy},
+    maps::{TASKS, add, observe, open_gate},
 };
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
 #[btf_tracepoint(function = "sched_switch")]
 pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
-    let next = Task(ctx.arg(2));
-    if next.pid() == 0 {
+    if open_gate(gate::SWITCHES) == 0 {
         return 0;
     }
+    let is_preempted: u64 = ctx.arg(0);
+    let (prev, next) = (Task(ctx.arg(1)), Task(ctx.arg(2)));
+    let Some(cpu) = identity::this_cpu() else { return 0 };
+    cpu.switches = cpu.switches.wrapping_add(1);
+    // First the one that leaves: this CPU most likely remembers its cgroup.
+    if prev.pid() != 0 {
+        #[cfg(not(feature = "mutant-switch"))]
+        count_leaving(cpu, prev, is_preempted & 1 == 0 && prev.is_blocked());
+        #[cfg(feature = "mutant-switch")]
+        count_leaving(cpu, next, is_preempted & 1 == 0 && prev.is_blocked());
+    }
+    if next.pid() != 0 {
+        count_entering(cpu, next);
+    }
+    0
+}
+
+/// The task leaves: of itself, to wait, or because another is to run. The argument that tells its
+/// state is younger than the kernels supported; the scheduler still holds the run queue, so the
+/// field says the same.
+#[inline(always)]
+fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool) {
+    let slot = identity::task_slot_on(cpu, prev.cgroup_inode());
+    let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
+    // SAFETY: a map value of this CPU.
+    unsafe {
+        if is_voluntary {
+            add(&raw mut (*counters).voluntary_switches, 1);
+        } else {
+            add(&raw mut (*counters).involuntary_switches, 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn count_entering(cpu: &mut SlotCache, next: Task) {
     let queued_ns = next.last_queued_ns();
     // Another CPU's clock may have been ahead when the wait began there.
     let wait_ns = next.run_queue_clock_ns().saturating_sub(queued_ns);
-    let Some(counters) = TASKS.get_ptr_mut(identity::task_slot(next.cgroup_inode())) else {
-        return 0;
-    };
+    let slot = identity::task_slot_on(cpu, next.cgroup_inode());
+    let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
         add(&raw mut (*counters).switches, 1);
@@ -31,6 +67,26 @@ pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
             add(&raw mut (*counters).runq_wait_ns, wait_ns);
             observe(&raw mut (*counters).runq_hist, wait_ns);
         }
+    }
+}
+
+/// `sched_migrate_task(struct task_struct *p, int dest_cpu)`
+///
+/// Runs wherever a task is woken, interrupts included, so it asks nothing that this CPU remembers.
+/// The task's lock is held with interrupts off; nothing else touches this counter on this CPU.
+#[btf_tracepoint(function = "sched_migrate_task")]
+pub fn count_migration(ctx: BtfTracePointContext) -> i32 {
+    #[cfg(not(feature = "mutant-migration"))]
+    let task = Task(ctx.arg(0));
+    #[cfg(feature = "mutant-migration")]
+    let task = {
+        let _moved: u64 = ctx.arg(1);
+        Task::current()
+    };
+    let slot = identity::slot(task.cgroup_inode(), task_hierarchy());
+    if let Some(counters) = TASKS.get_ptr_mut(slot) {
+        // SAFETY: a map value of this CPU.
+        unsafe { add(&raw mut (*counters).migrations, 1) };
     }
     0
 }

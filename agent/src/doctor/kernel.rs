@@ -114,6 +114,11 @@ fn jit(root: &Path) -> Fact<String> {
 fn programs(config: &DoctorConfig) -> Vec<Finding> {
     let gain = |topic: Topic| match topic {
         Topic::Syscalls => "system calls by class, per workload",
+        Topic::SyscallLatency => "failed system calls and the time in them, per workload",
+        Topic::SyscallDetail => "system calls by number on request, per workload",
+        Topic::Migrations => "moves between CPUs, per workload",
+        Topic::OomVictims => "tasks killed for want of memory, told as it happens",
+        Topic::CodeSamples => "which code runs, as a sketch, per workload",
         Topic::RunQueue => "context switches and waits for a CPU, per workload",
         Topic::BlockIo => "disk use with latency, exact for writeback too, per workload",
         Topic::Network => "network use, per workload",

@@ -20,6 +20,19 @@ pub const MAX_SLOTS: u32 = 65_536;
 /// The slot that takes the events of cgroups for which no slot was free.
 pub const OVERFLOW_SLOT: u32 = 0;
 
+/// Counters in a sketch: what is counted is hashed to one of them.
+pub const SKETCH_BINS: usize = 64;
+
+/// The bin of a code sketch that takes samples of the kernel itself. Its addresses differ from boot
+/// to boot, so they cannot be told apart in a way that lasts.
+pub const CODE_BIN_KERNEL: usize = SKETCH_BINS - 1;
+
+/// One system call in this many is timed, on average.
+pub const CALLS_PER_TIMED: u64 = 64;
+
+/// Tasks whose last calls are remembered at a time; two whose ids agree in the low bits share.
+pub const RECENT_TASKS: u32 = 4096;
+
 /// Bytes of the ring buffer for cgroup and slot events.
 pub const CGROUP_RING_BYTES: u32 = 256 * 1024;
 

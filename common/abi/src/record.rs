@@ -1,7 +1,11 @@
 //! Records in kernel maps and ring buffers. All are `repr(C)` without padding, so that every byte
 //! the kernel hands over is initialised and means something.
 
-use crate::{histogram::BUCKETS, syscall::SyscallClass};
+use crate::{
+    SKETCH_BINS,
+    histogram::BUCKETS,
+    syscall::{SyscallClass, TABLE_LEN},
+};
 
 /// Longest cgroup path carried by an event, including the closing zero. The kernel cuts paths at
 /// the same length before the probe sees them.
@@ -38,14 +42,53 @@ pub struct CgroupKey {
     pub reserved: u32,
 }
 
-/// What a slot remembers for the CPU that used it last.
+/// What a CPU remembers from one event to the next.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SlotCache {
-    /// Inode number of the cgroup; 0 when nothing is cached.
+    /// Inode number of the cgroup whose task was counted last; 0 when nothing is cached.
     pub inode: u64,
     /// Its slot.
     pub slot: u64,
+    /// System calls counted on this CPU. Cumulative.
+    pub calls: u64,
+    /// Task switches counted on this CPU. Cumulative.
+    pub switches: u64,
+    /// System calls to let pass before the next one is timed.
+    pub calls_until_timed: u64,
+    /// State of the generator that draws that number.
+    pub seed: u64,
+}
+
+/// What is remembered of the task whose id has certain low bits.
+///
+/// As long as a cache line, so that tasks on different CPUs do not share one.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RecentTask {
+    /// Thread id; another task's calls begin anew.
+    pub pid: u32,
+    /// The two system calls before, each as its number plus one; 0 for none.
+    pub history: u32,
+    /// When the call under way began, by the monotonic clock; 0 when it is not timed.
+    pub start_ns: u64,
+    /// The [`gate`] that was open then.
+    pub epoch: u32,
+    /// Entry of [`crate::syscall::call_table`] of the call under way.
+    pub call: u32,
+    /// Always zero.
+    pub reserved: [u64; 5],
+}
+
+/// Places in the map of gates. A gate is 0 while its hook is not to count, and otherwise the number
+/// of the window in which it counts.
+pub mod gate {
+    /// Entry and exit of system calls.
+    pub const SYSCALLS: u32 = 0;
+    /// Task switches.
+    pub const SWITCHES: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
 }
 
 /// What tasks of a cgroup did on one CPU. Cumulative.
@@ -62,8 +105,58 @@ pub struct TaskCounters {
     pub execs: u64,
     /// Tasks ended.
     pub exits: u64,
+    /// Times a task gave up the CPU to wait.
+    pub voluntary_switches: u64,
+    /// Times a task was taken off the CPU while it could run on.
+    pub involuntary_switches: u64,
+    /// Times a task was moved to another CPU.
+    pub migrations: u64,
+    /// Tasks chosen to die for want of memory.
+    pub oom_victims: u64,
     /// Waits for the CPU by [`crate::histogram::bucket`].
     pub runq_hist: [u64; BUCKETS],
+    /// Syscalls by a hash of the call and the two before it in the same task. Wraps.
+    pub order: [u32; SKETCH_BINS],
+}
+
+/// What was sampled of a cgroup, on all CPUs together. Cumulative; counters wrap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SampledCounters {
+    /// System calls that were timed to their end.
+    pub timed: u64,
+    /// Those among them that failed.
+    pub failed: u64,
+    /// Time in calls that do not wait by design, by [`crate::histogram::bucket`].
+    pub latency_hist: [u32; BUCKETS],
+    /// Samples of running code by a hash of its place in its page.
+    pub code: [u32; SKETCH_BINS],
+}
+
+/// Buckets of [`ClassLatency`], see [`class_bucket`].
+pub const CLASS_BUCKETS: usize = 32;
+
+/// Durations of timed system calls of a cgroup by class, on all CPUs together. Counters wrap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClassLatency {
+    /// By [`SyscallClass`] and [`class_bucket`].
+    pub hist: [[u32; CLASS_BUCKETS]; SYSCALL_ROOM],
+}
+
+/// System calls of a cgroup by number, on one CPU. Counters wrap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CallNumbers {
+    /// By number; the last counts all that have no place.
+    pub calls: [u32; TABLE_LEN],
+}
+
+/// The bucket of a [`ClassLatency`] that takes what [`crate::histogram::bucket`] puts in `bucket`:
+/// one per power of two.
+#[inline(always)]
+pub const fn class_bucket(bucket: usize) -> usize {
+    bucket.div_ceil(2)
 }
 
 /// Block I/O charged to a cgroup, completed on one CPU. Cumulative.
@@ -116,6 +209,8 @@ pub mod event {
     pub const CGROUP_MADE: u32 = 2;
     /// A [`super::CgroupChange`] for a cgroup that was removed.
     pub const CGROUP_REMOVED: u32 = 3;
+    /// A [`super::OomVictim`].
+    pub const OOM_VICTIM: u32 = 4;
 }
 
 /// A cgroup was given a slot.
@@ -158,6 +253,37 @@ pub struct Exec {
     pub comm: [u8; COMM_BYTES],
 }
 
+/// A task was chosen to die for want of memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OomVictim {
+    /// [`event::OOM_VICTIM`].
+    pub kind: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Its cgroup, in the hierarchy that task counters use; inode 0 when the kernel tells only the
+    /// process.
+    pub key: CgroupKey,
+    /// Command name, closed by a zero; empty when the kernel tells only the process.
+    pub comm: [u8; COMM_BYTES],
+}
+
+impl SampledCounters {
+    /// All zero.
+    pub const ZERO: Self =
+        Self { timed: 0, failed: 0, latency_hist: [0; BUCKETS], code: [0; SKETCH_BINS] };
+}
+
+impl ClassLatency {
+    /// All zero.
+    pub const ZERO: Self = Self { hist: [[0; CLASS_BUCKETS]; SYSCALL_ROOM] };
+}
+
+impl CallNumbers {
+    /// All zero.
+    pub const ZERO: Self = Self { calls: [0; TABLE_LEN] };
+}
+
 impl TaskCounters {
     /// All zero.
     pub const ZERO: Self = Self {
@@ -166,7 +292,12 @@ impl TaskCounters {
         runq_wait_ns: 0,
         execs: 0,
         exits: 0,
+        voluntary_switches: 0,
+        involuntary_switches: 0,
+        migrations: 0,
+        oom_victims: 0,
         runq_hist: [0; BUCKETS],
+        order: [0; SKETCH_BINS],
     };
 }
 
@@ -184,8 +315,14 @@ impl BlockCounters {
 const _: () = {
     assert!(SyscallClass::COUNT <= SYSCALL_ROOM && SYSCALL_ROOM.is_power_of_two());
     assert!(size_of::<CgroupKey>() == 8 + 2 * 4);
-    assert!(size_of::<SlotCache>() == 2 * 8);
-    assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 4 + BUCKETS) * 8);
+    assert!(size_of::<SlotCache>() == 6 * 8);
+    assert!(size_of::<RecentTask>() == 64);
+    assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 8 + BUCKETS) * 8 + SKETCH_BINS * 4);
+    assert!(size_of::<SampledCounters>() == 2 * 8 + (BUCKETS + SKETCH_BINS) * 4);
+    assert!(size_of::<ClassLatency>() == SYSCALL_ROOM * CLASS_BUCKETS * 4);
+    assert!(class_bucket(BUCKETS - 1) < CLASS_BUCKETS);
+    assert!(size_of::<CallNumbers>() == TABLE_LEN * 4 && TABLE_LEN.is_power_of_two());
+    assert!(size_of::<OomVictim>() == 2 * 4 + size_of::<CgroupKey>() + COMM_BYTES);
     assert!(size_of::<BlockCounters>() == (4 + BUCKETS) * 8);
     assert!(size_of::<NetCounters>() == 4 * 8);
     assert!(size_of::<Losses>() == 3 * 8);

@@ -64,6 +64,16 @@ impl SyscallClass {
 /// Entries in a table from number to class; larger numbers are [`SyscallClass::Other`].
 pub const TABLE_LEN: usize = 512;
 
+/// The number that stands for calls the table has no place for: numbers past it, and calls made
+/// through the 32-bit interface, whose numbers mean something else.
+pub const NUMBER_UNKNOWN: usize = TABLE_LEN - 1;
+
+/// Mask of the class in an entry of [`call_table`].
+pub const CALL_CLASS: u8 = 0x0f;
+
+/// Set in an entry of [`call_table`] for calls that wait by design.
+pub const CALL_WAITS: u8 = 0x80;
+
 /// An architecture whose system call numbers are known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Architecture {
@@ -121,6 +131,74 @@ pub const fn class_table(architecture: Architecture) -> [u8; TABLE_LEN] {
         position += 1;
     }
     table
+}
+
+/// What the kernel programs know of each number of `architecture`: its class, and
+/// [`CALL_WAITS`] for calls that wait for somebody else by design, whose duration says nothing about
+/// the kernel.
+pub fn call_table(architecture: Architecture) -> [u8; TABLE_LEN] {
+    let mut table = class_table(architecture);
+    for syscall in SYSCALLS.iter().filter(|syscall| syscall.waits()) {
+        if let Some(number) = syscall.number(architecture) {
+            table[usize::from(number)] |= CALL_WAITS;
+        }
+    }
+    table
+}
+
+/// Calls that wait by design although most of their class do not. A read is not among them: it waits
+/// for a pipe, and works for a file, and which it was is not known.
+const WAITING: &[&str] = &[
+    "wait4",
+    "waitid",
+    "vfork",
+    "ptrace",
+    "exit",
+    "exit_group",
+    "accept",
+    "accept4",
+    "connect",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+    "flock",
+    "sched_yield",
+];
+
+/// Calls that do not wait although most of their class do.
+const PROMPT: &[&str] = &[
+    "epoll_ctl",
+    "epoll_ctl_old",
+    "epoll_create",
+    "epoll_create1",
+    "eventfd",
+    "eventfd2",
+    "io_setup",
+    "io_destroy",
+    "io_cancel",
+    "io_uring_setup",
+    "io_uring_register",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "rt_sigpending",
+    "sigaltstack",
+    "kill",
+    "tkill",
+    "tgkill",
+    "signalfd",
+    "signalfd4",
+];
+
+impl Syscall {
+    /// Whether it waits by design for time to pass or for somebody else to do something.
+    pub fn waits(&self) -> bool {
+        let is_of_waiting_class = matches!(
+            self.class,
+            SyscallClass::Poll | SyscallClass::Lock | SyscallClass::Time | SyscallClass::Signal
+        );
+        WAITING.contains(&self.name) || is_of_waiting_class && !PROMPT.contains(&self.name)
+    }
 }
 
 macro_rules! number {
@@ -251,7 +329,10 @@ syscalls! {
 
 #[cfg(test)]
 mod tests {
-    use super::{Architecture, SYSCALLS, SyscallClass, TABLE_LEN, class_table};
+    use super::{
+        Architecture, CALL_CLASS, CALL_WAITS, NUMBER_UNKNOWN, PROMPT, SYSCALLS, SyscallClass,
+        TABLE_LEN, WAITING, call_table, class_table,
+    };
 
     const ARCHITECTURES: [Architecture; 2] = [Architecture::X86_64, Architecture::Aarch64];
 
@@ -292,6 +373,24 @@ mod tests {
             assert!(table.iter().all(|&class| usize::from(class) < SyscallClass::COUNT));
             assert_eq!(usize::from(table[TABLE_LEN - 1]), SyscallClass::Other.index());
         }
+    }
+
+    #[test]
+    fn exceptions_are_listed_calls_and_flags_leave_the_class_alone() {
+        for name in WAITING.iter().chain(PROMPT) {
+            assert!(SYSCALLS.iter().any(|syscall| syscall.name == *name), "{name}");
+        }
+        assert!(SyscallClass::COUNT <= usize::from(CALL_CLASS) + 1);
+        for architecture in ARCHITECTURES {
+            let (calls, classes) = (call_table(architecture), class_table(architecture));
+            assert!(calls.iter().zip(classes).all(|(call, class)| call & CALL_CLASS == class));
+        }
+        let x86_64 = call_table(Architecture::X86_64);
+        let waits = [(0, false), (2, false), (35, true), (61, true), (202, true), (233, false)];
+        for (number, expected) in waits {
+            assert_eq!(x86_64[number] & CALL_WAITS != 0, expected, "{number}");
+        }
+        assert_eq!(x86_64[NUMBER_UNKNOWN], SyscallClass::Other as u8);
     }
 
     #[test]

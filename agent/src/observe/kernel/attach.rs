@@ -6,9 +6,11 @@ use std::fs::File;
 use aya::{
     Btf, Ebpf,
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, PerfEvent, ProgramError,
         RawTracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
+    util::online_cpus,
 };
 use headroom_abi::syscall::Architecture;
 use headroom_telemetry::Fact;
@@ -21,10 +23,20 @@ use super::{
 /// A signal that kernel programs count.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Topic {
-    /// [`super::KernelCounters::syscalls`].
+    /// [`super::KernelCounters::syscalls`] and `order`.
     Syscalls,
-    /// [`super::KernelCounters::switches`], `runq_wait_ns` and `runq_hist`.
+    /// [`super::KernelCounters::timed_syscalls`], `failed_syscalls` and `syscall_hist`.
+    SyscallLatency,
+    /// [`super::SyscallDetail`].
+    SyscallDetail,
+    /// [`super::KernelCounters::switches`], voluntary and not, `runq_wait_ns` and `runq_hist`.
     RunQueue,
+    /// [`super::KernelCounters::migrations`].
+    Migrations,
+    /// [`super::KernelCounters::oom_victims`] and [`super::KernelEvent::OomVictim`].
+    OomVictims,
+    /// [`super::KernelCounters::code`].
+    CodeSamples,
     /// [`super::KernelCounters::block`].
     BlockIo,
     /// [`super::KernelCounters::net`].
@@ -39,9 +51,14 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::Syscalls,
+        Self::SyscallLatency,
+        Self::SyscallDetail,
         Self::RunQueue,
+        Self::Migrations,
+        Self::OomVictims,
+        Self::CodeSamples,
         Self::BlockIo,
         Self::Network,
         Self::Execs,
@@ -53,7 +70,12 @@ impl Topic {
     pub fn name(self) -> &'static str {
         match self {
             Self::Syscalls => "kernel.syscalls",
+            Self::SyscallLatency => "kernel.syscall_latency",
+            Self::SyscallDetail => "kernel.syscall_detail",
             Self::RunQueue => "kernel.run_queue",
+            Self::Migrations => "kernel.migrations",
+            Self::OomVictims => "kernel.oom_victims",
+            Self::CodeSamples => "kernel.code_samples",
             Self::BlockIo => "kernel.block_io",
             Self::Network => "kernel.network",
             Self::Execs => "kernel.execs",
@@ -62,11 +84,18 @@ impl Topic {
         }
     }
 
-    /// Programs of the object that make up this topic; all of them or none.
+    /// Programs of the object that make up this topic; all of them or none. For want of memory a
+    /// task is told in one of two ways, by kernel: there the first that loads will do.
     pub(super) fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Syscalls => &["count_syscall"],
+            Self::SyscallLatency => &["time_syscall"],
+            // Counted by the programs of other topics, where there is room.
+            Self::SyscallDetail => &[],
             Self::RunQueue => &["time_run_queue"],
+            Self::Migrations => &["count_migration"],
+            Self::OomVictims => &["oom_victim_task", "oom_victim_pid"],
+            Self::CodeSamples => &["sample_code"],
             Self::BlockIo => &["count_block_io"],
             Self::Network => &["count_received", "count_sent"],
             Self::Execs => &["task_exec"],
@@ -75,14 +104,22 @@ impl Topic {
         }
     }
 
-    fn chains(self, layout: &Layout) -> Vec<Chain> {
-        let task = Chain::to_task_cgroup(layout.task);
+    fn chains(self, host: &Host<'_>) -> Vec<Chain> {
+        let task = Chain::to_task_cgroup(host.layout.task);
         match self {
-            Self::Syscalls | Self::Exits => vec![task],
-            Self::Execs => vec![task, fields::TASK_PID],
-            Self::RunQueue => {
-                vec![task, fields::TASK_PID, fields::TASK_LAST_QUEUED, fields::RUN_QUEUE_CLOCK]
+            Self::Exits | Self::Migrations => vec![task],
+            Self::Syscalls | Self::SyscallLatency | Self::Execs | Self::CodeSamples => {
+                vec![task, fields::TASK_PID]
             }
+            Self::RunQueue => vec![
+                task,
+                fields::TASK_PID,
+                fields::TASK_LAST_QUEUED,
+                fields::RUN_QUEUE_CLOCK,
+                host.offsets.either([fields::TASK_STATE, fields::TASK_STATE_LONG]),
+            ],
+            Self::OomVictims => vec![task, fields::TASK_PID, fields::TASK_COMM],
+            Self::SyscallDetail => Vec::new(),
             Self::BlockIo => vec![
                 fields::REQUEST_OPERATION,
                 fields::REQUEST_LENGTH,
@@ -100,12 +137,17 @@ enum Hook {
     RawTracepoint(&'static str),
     TypedTracepoint(&'static str),
     Sockets(CgroupSkbAttachType),
+    Clock,
 }
 
 fn hook_of(program: &str) -> Hook {
     match program {
         "count_syscall" => Hook::RawTracepoint("sys_enter"),
+        "time_syscall" => Hook::RawTracepoint("sys_exit"),
         "time_run_queue" => Hook::TypedTracepoint("sched_switch"),
+        "count_migration" => Hook::TypedTracepoint("sched_migrate_task"),
+        "oom_victim_task" | "oom_victim_pid" => Hook::TypedTracepoint("mark_victim"),
+        "sample_code" => Hook::Clock,
         "count_block_io" => Hook::TypedTracepoint("block_rq_complete"),
         "count_received" => Hook::Sockets(CgroupSkbAttachType::Ingress),
         "count_sent" => Hook::Sockets(CgroupSkbAttachType::Egress),
@@ -121,6 +163,8 @@ pub(super) struct Host<'a> {
     pub(super) btf: &'a Btf,
     pub(super) layout: &'a Layout,
     pub(super) offsets: &'a Offsets,
+    /// Samples of running code per second and CPU; 0 for none.
+    pub(super) code_samples_hz: u32,
 }
 
 /// Attaches a topic's programs; says how, or why it is absent.
@@ -129,6 +173,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, topic: Topic, host: &Host<'_>) -> Fact<Str
         return Fact::Absent(reason);
     }
     let mut hooks = Vec::new();
+    if topic == Topic::OomVictims {
+        return attach_first(ebpf, topic.programs(), host);
+    }
     for program in topic.programs() {
         match attach_program(ebpf, program, host) {
             Ok(hook) => hooks.push(hook),
@@ -141,6 +188,18 @@ pub(super) fn attach(ebpf: &mut Ebpf, topic: Topic, host: &Host<'_>) -> Fact<Str
     Fact::Known(hooks.join(", "))
 }
 
+/// Attaches the first program that the kernel takes; says what it has against the last otherwise.
+fn attach_first(ebpf: &mut Ebpf, programs: &[&str], host: &Host<'_>) -> Fact<String> {
+    let mut refused = String::new();
+    for program in programs {
+        match attach_program(ebpf, program, host) {
+            Ok(hook) => return Fact::Known(hook),
+            Err(reason) => refused = format!("{program}: {reason}"),
+        }
+    }
+    Fact::Absent(refused)
+}
+
 /// What the kernel lacks for a topic, found without asking it to load anything.
 fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
     if topic == Topic::Syscalls && Architecture::current().is_none() {
@@ -149,7 +208,10 @@ fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
     if topic == Topic::Network && host.layout.mount(Hierarchy::Unified).is_none() {
         return Some("no cgroup v2 hierarchy is mounted".to_owned());
     }
-    topic.chains(host.layout).iter().find_map(|chain| host.offsets.missing(chain))
+    if topic == Topic::CodeSamples && host.code_samples_hz == 0 {
+        return Some("switched off by observe.kernel.code_samples_hz".to_owned());
+    }
+    topic.chains(host).iter().find_map(|chain| host.offsets.missing(chain))
 }
 
 fn attach_program(ebpf: &mut Ebpf, name: &str, host: &Host<'_>) -> Result<String, String> {
@@ -166,6 +228,18 @@ fn attach_program(ebpf: &mut Ebpf, name: &str, host: &Host<'_>) -> Result<String
             program.load(tracepoint, host.btf).map_err(in_words)?;
             program.attach().map_err(in_words)?;
             Ok(format!("tracepoint {tracepoint}"))
+        }
+        Hook::Clock => {
+            let program: &mut PerfEvent = program.try_into().map_err(in_words)?;
+            program.load().map_err(in_words)?;
+            let cpus = online_cpus().map_err(|(path, error)| format!("{path}: {error}"))?;
+            let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+            let rate = SamplePolicy::Frequency(u64::from(host.code_samples_hz));
+            for cpu in cpus {
+                let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+                program.attach(clock, scope, rate, false).map_err(in_words)?;
+            }
+            Ok(format!("CPU clock at {} Hz", host.code_samples_hz))
         }
         Hook::Sockets(direction) => {
             let program: &mut CgroupSkb = program.try_into().map_err(in_words)?;
@@ -196,6 +270,7 @@ pub(super) fn detach(ebpf: &mut Ebpf, topic: Topic) {
             Hook::TypedTracepoint(_) => {
                 <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload)
             }
+            Hook::Clock => <&mut PerfEvent>::try_from(program).and_then(PerfEvent::unload),
             Hook::Sockets(_) => <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::unload),
         };
         if let Err(error) = unloaded {

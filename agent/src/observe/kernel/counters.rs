@@ -1,6 +1,7 @@
 //! Cumulative counters of one cgroup, summed over CPUs.
 
 use headroom_abi::{
+    SKETCH_BINS,
     histogram::BUCKETS,
     record::{self, NetCounters as NetRecord},
     syscall::SyscallClass,
@@ -14,11 +15,32 @@ use headroom_abi::{
 /// [`KernelCounters::merge`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KernelCounters {
-    /// System calls begun, by [`SyscallClass`] in order. Exact, except that calls made through the
-    /// 32-bit interface are classed by their 64-bit numbers.
+    /// System calls begun, by [`SyscallClass`] in order. Exact while the hook is on. Calls through
+    /// the 32-bit interface are of class `Other` where the kernel tells them apart (x86), and
+    /// classed by their 64-bit numbers elsewhere.
     pub syscalls: [u64; SyscallClass::COUNT],
+    /// System calls by a hash of the call and the two before it in the same task; wraps.
+    pub order: [u32; SKETCH_BINS],
+    /// System calls timed to their end, about one in [`headroom_abi::CALLS_PER_TIMED`].
+    pub timed_syscalls: u64,
+    /// Those among them that failed.
+    pub failed_syscalls: u64,
+    /// Time in timed calls that do not wait by design, by [`headroom_abi::histogram::bucket`];
+    /// wraps.
+    pub syscall_hist: [u32; BUCKETS],
+    /// Samples of running code by a hash of its place; wraps. Of user code 16 bytes apart in a
+    /// page are told apart, the kernel is one bin.
+    pub code: [u32; SKETCH_BINS],
     /// Times a task was put on a CPU.
     pub switches: u64,
+    /// Times a task gave up a CPU to wait.
+    pub voluntary_switches: u64,
+    /// Times a task was taken off a CPU while it could run on.
+    pub involuntary_switches: u64,
+    /// Times a task was moved to another CPU.
+    pub migrations: u64,
+    /// Tasks chosen to die for want of memory. Zero where the kernel does not tell the task.
+    pub oom_victims: u64,
     /// Total time runnable tasks waited for a CPU, nanoseconds, by the scheduler's own clock.
     pub runq_wait_ns: u64,
     /// Those waits by [`headroom_abi::histogram::bucket`].
@@ -67,7 +89,16 @@ impl Default for KernelCounters {
     fn default() -> Self {
         Self {
             syscalls: [0; SyscallClass::COUNT],
+            order: [0; SKETCH_BINS],
+            timed_syscalls: 0,
+            failed_syscalls: 0,
+            syscall_hist: [0; BUCKETS],
+            code: [0; SKETCH_BINS],
             switches: 0,
+            voluntary_switches: 0,
+            involuntary_switches: 0,
+            migrations: 0,
+            oom_victims: 0,
             runq_wait_ns: 0,
             runq_hist: [0; BUCKETS],
             block: BlockCounters::default(),
@@ -94,7 +125,16 @@ impl KernelCounters {
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         add_all(&mut self.syscalls, &other.syscalls);
+        wrap_all(&mut self.order, &other.order);
+        add(&mut self.timed_syscalls, other.timed_syscalls);
+        add(&mut self.failed_syscalls, other.failed_syscalls);
+        wrap_all(&mut self.syscall_hist, &other.syscall_hist);
+        wrap_all(&mut self.code, &other.code);
         add(&mut self.switches, other.switches);
+        add(&mut self.voluntary_switches, other.voluntary_switches);
+        add(&mut self.involuntary_switches, other.involuntary_switches);
+        add(&mut self.migrations, other.migrations);
+        add(&mut self.oom_victims, other.oom_victims);
         add(&mut self.runq_wait_ns, other.runq_wait_ns);
         add_all(&mut self.runq_hist, &other.runq_hist);
         add(&mut self.execs, other.execs);
@@ -105,11 +145,23 @@ impl KernelCounters {
 
     pub(super) fn add_task(&mut self, record: &record::TaskCounters) {
         add_all(&mut self.syscalls, &record.syscalls);
+        wrap_all(&mut self.order, &record.order);
         add(&mut self.switches, record.switches);
+        add(&mut self.voluntary_switches, record.voluntary_switches);
+        add(&mut self.involuntary_switches, record.involuntary_switches);
+        add(&mut self.migrations, record.migrations);
+        add(&mut self.oom_victims, record.oom_victims);
         add(&mut self.runq_wait_ns, record.runq_wait_ns);
         add_all(&mut self.runq_hist, &record.runq_hist);
         add(&mut self.execs, record.execs);
         add(&mut self.exits, record.exits);
+    }
+
+    pub(super) fn add_sampled(&mut self, record: &record::SampledCounters) {
+        add(&mut self.timed_syscalls, record.timed);
+        add(&mut self.failed_syscalls, record.failed);
+        wrap_all(&mut self.syscall_hist, &record.latency_hist);
+        wrap_all(&mut self.code, &record.code);
     }
 
     pub(super) fn add_block(&mut self, record: &record::BlockCounters) {
@@ -158,9 +210,16 @@ fn add_all(totals: &mut [u64], amounts: &[u64]) {
     }
 }
 
+/// As [`add_all`], for counters that wrap sooner.
+fn wrap_all(totals: &mut [u32], amounts: &[u32]) {
+    for (total, &amount) in totals.iter_mut().zip(amounts) {
+        *total = total.wrapping_add(amount);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use headroom_abi::record::{SYSCALL_ROOM, TaskCounters};
+    use headroom_abi::record::{SYSCALL_ROOM, SampledCounters, TaskCounters};
 
     use super::KernelCounters;
 
@@ -169,14 +228,24 @@ mod tests {
         let mut task = TaskCounters { switches: 3, execs: 1, ..TaskCounters::ZERO };
         task.syscalls = [2; SYSCALL_ROOM];
         task.runq_hist[5] = 3;
+        (task.voluntary_switches, task.involuntary_switches, task.migrations) = (2, 1, 9);
+        task.order[63] = u32::MAX;
+        let mut sampled = SampledCounters { timed: 5, failed: 4, ..SampledCounters::ZERO };
+        (sampled.latency_hist[1], sampled.code[7]) = (8, 6);
         let mut one = KernelCounters::default();
         one.add_task(&task);
+        one.add_sampled(&sampled);
         one.block.read_bytes = 4096;
         one.net.tx_packets = 7;
         let mut both = one.clone();
         both.merge(&one);
         assert_eq!(both.syscalls, [4; 14]);
         assert_eq!((both.switches, both.execs, both.runq_hist[5]), (6, 2, 6));
+        let switches = (both.voluntary_switches, both.involuntary_switches, both.migrations);
+        assert_eq!(switches, (4, 2, 18));
+        assert_eq!((both.timed_syscalls, both.failed_syscalls), (10, 8));
+        assert_eq!((both.syscall_hist[1], both.code[7]), (16, 12));
+        assert_eq!(both.order[63], u32::MAX - 1, "the counters of a sketch wrap");
         assert_eq!((both.block.read_bytes, both.net.tx_packets), (8192, 14));
     }
 }

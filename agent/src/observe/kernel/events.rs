@@ -31,6 +31,15 @@ pub enum KernelEvent {
         /// Command name, at most 15 bytes.
         comm: String,
     },
+    /// A task was chosen to die for want of memory, or was dying already when memory ran out.
+    OomVictim {
+        /// The cgroup of the victim; `None` when the kernel tells only the process (before 6.9).
+        id: Option<CgroupId>,
+        /// Process id, in the initial namespace.
+        pid: u32,
+        /// Command name, at most 15 bytes; empty when the kernel tells only the process.
+        comm: String,
+    },
 }
 
 /// A record of the ring buffer for cgroup and slot events.
@@ -39,6 +48,7 @@ pub(super) enum CgroupRecord {
     SlotTaken { id: CgroupId, slot: u32 },
     Made { number: u32, inode: u64, path: String },
     Removed { number: u32, inode: u64, path: String },
+    OomVictim { id: Option<CgroupId>, pid: u32, comm: String },
 }
 
 /// Decodes a record; `None` when it is not one a program of this version writes.
@@ -48,6 +58,11 @@ pub(super) fn decode_cgroup(bytes: &[u8]) -> Option<CgroupRecord> {
     let second = rest.word()?;
     if kind == event::SLOT_TAKEN {
         return Some(CgroupRecord::SlotTaken { id: rest.cgroup_id()?, slot: second });
+    }
+    if kind == event::OOM_VICTIM {
+        let id = rest.cgroup_id()?;
+        let id = (id.inode != 0).then_some(id);
+        return Some(CgroupRecord::OomVictim { id, pid: second, comm: rest.text(COMM_BYTES)? });
     }
     let inode = rest.long()?;
     let path = rest.text(rest.0.len())?;
@@ -160,6 +175,22 @@ mod tests {
             decode_exec(&bytes),
             Some(KernelEvent::Exec { id, pid: 4242, comm: "postgres".to_owned() })
         );
+    }
+
+    #[test]
+    fn decodes_a_victim_with_and_without_its_cgroup() {
+        let record = |inode: u64| {
+            let mut bytes = [4_u32, 99].map(u32::to_ne_bytes).concat();
+            bytes.extend(inode.to_ne_bytes());
+            bytes.extend([0_u32, 0].map(u32::to_ne_bytes).concat());
+            bytes.extend(*b"hungry\0xxxxxxxxx");
+            bytes
+        };
+        let victim = |id| CgroupRecord::OomVictim { id, pid: 99, comm: "hungry".to_owned() };
+        let id = CgroupId { hierarchy: Hierarchy::Unified, inode: 7 };
+        assert_eq!(decode_cgroup(&record(7)), Some(victim(Some(id))));
+        assert_eq!(decode_cgroup(&record(0)), Some(victim(None)));
+        assert_eq!(decode_cgroup(&record(7)[..30]), None);
     }
 
     proptest! {

@@ -28,6 +28,15 @@ pub(super) const TASK_CPU: Chain = Chain {
 };
 pub(super) const TASK_PID: Chain =
     Chain { path: "task_struct.pid", width: 4, variables: &["TASK_PID"] };
+pub(super) const TASK_COMM: Chain =
+    Chain { path: "task_struct.comm", width: 16, variables: &["TASK_COMM"] };
+pub(super) const TASK_STATE: Chain =
+    Chain { path: "task_struct.__state", width: 4, variables: &["TASK_STATE"] };
+/// Before Linux 5.14, under another name and as a long.
+pub(super) const TASK_STATE_LONG: Chain =
+    Chain { path: "task_struct.state", width: 8, variables: &["TASK_STATE"] };
+pub(super) const TASK_STATUS: Chain =
+    Chain { path: "task_struct.thread_info.status", width: 4, variables: &["TASK_STATUS"] };
 pub(super) const TASK_LAST_QUEUED: Chain = Chain {
     path: "task_struct.sched_info.last_queued",
     width: 8,
@@ -58,10 +67,14 @@ pub(super) const CGROUP_HIERARCHY: Chain = Chain {
 };
 
 /// Every chain, for setting all offsets before the object is loaded.
-const ALL: [Chain; 11] = [
+const ALL: [Chain; 15] = [
     TASK_UNIFIED,
     TASK_CPU,
     TASK_PID,
+    TASK_COMM,
+    TASK_STATE,
+    TASK_STATE_LONG,
+    TASK_STATUS,
     TASK_LAST_QUEUED,
     RUN_QUEUE_CLOCK,
     REQUEST_OPERATION,
@@ -103,6 +116,12 @@ impl Offsets {
             }
         }
         Self { variables, missing }
+    }
+
+    /// The first of `chains` that this kernel has, or the first of all.
+    pub(super) fn either(&self, chains: [Chain; 2]) -> Chain {
+        let is_there = |chain: &Chain| !self.missing.contains_key(chain.path);
+        chains.into_iter().find(is_there).unwrap_or(chains[0])
     }
 
     /// Why `chain` cannot be followed on this kernel; `None` when it can.

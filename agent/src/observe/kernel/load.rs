@@ -4,21 +4,30 @@ use std::{fs, path::Path};
 
 use aya::{
     Btf as LoaderBtf, Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
+    util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use headroom_abi::{
-    MAX_SLOTS, OVERFLOW_SLOT, record,
-    syscall::{Architecture, TABLE_LEN, class_table},
+    MAX_SLOTS, OVERFLOW_SLOT,
+    record::{self, gate},
+    syscall::{Architecture, TABLE_LEN, call_table},
 };
 use headroom_telemetry::Fact;
 
 use super::{
-    KernelConfig, KernelError, Layout, Topic, attach, btf::Btf, fields::Offsets, log::ToTracing,
+    KernelConfig, KernelError, Layout, Topic, attach,
+    btf::Btf,
+    detail,
+    fields::{self, Offsets},
+    log::ToTracing,
     object,
 };
 
 const TYPE_INFO: &str = "/sys/kernel/btf/vmlinux";
+
+/// Set in `thread_info.status` of x86 during a call through the 32-bit interface.
+const TS_COMPAT: u32 = 2;
 
 /// Lets a record cross the kernel boundary as bytes.
 macro_rules! kernel_record {
@@ -39,6 +48,9 @@ kernel_record! {
     Key = record::CgroupKey;
     Cache = record::SlotCache;
     Task = record::TaskCounters;
+    Sampled = record::SampledCounters;
+    Latency = record::ClassLatency;
+    Numbers = record::CallNumbers;
     Block = record::BlockCounters;
     Net = record::NetCounters;
     Loss = record::Losses;
@@ -50,6 +62,10 @@ pub(super) struct Maps {
     pub(super) free_slots: Queue<MapData, u32>,
     pub(super) task_cache: PerCpuArray<MapData, Cache>,
     pub(super) tasks: PerCpuArray<MapData, Task>,
+    pub(super) sampled: Array<MapData, Sampled>,
+    pub(super) class_latency: Array<MapData, Latency>,
+    pub(super) call_numbers: PerCpuArray<MapData, Numbers>,
+    pub(super) gates: Array<MapData, u32>,
     pub(super) blocks: PerCpuArray<MapData, Block>,
     pub(super) nets: PerCpuArray<MapData, Net>,
     pub(super) losses: PerCpuArray<MapData, Loss>,
@@ -82,16 +98,24 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     drop(type_info);
     let loader_btf = LoaderBtf::from_sys_fs()?;
 
-    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf)?;
+    let has_detail = detail::fits(config, nr_cpus().unwrap_or(1) as u64);
+    let has_room = has_detail.is_known();
+    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf, has_room)?;
     let mut maps = Maps::take(&mut ebpf, &object.origin)?;
     for slot in OVERFLOW_SLOT + 1..config.slots {
         maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
     }
-    let host = attach::Host { btf: &loader_btf, layout: &layout, offsets: &offsets };
-    let states = Topic::ALL
+    let code_samples_hz = config.code_samples_hz;
+    let host =
+        attach::Host { btf: &loader_btf, layout: &layout, offsets: &offsets, code_samples_hz };
+    let mut states: Vec<(Topic, Fact<String>)> = Topic::ALL
         .into_iter()
         .map(|topic| (topic, attach::attach(&mut ebpf, topic, &host)))
         .collect();
+    detail::settle(&mut states, has_detail);
+    for hook in 0..gate::COUNT {
+        maps.gates.set(hook, 1, 0).map_err(in_map("GATES"))?;
+    }
     let logger = EbpfLogger::init_with_logger(&mut ebpf, ToTracing)
         .inspect_err(|error| tracing::warn!(%error, "messages of kernel programs are not read"))
         .ok();
@@ -104,22 +128,32 @@ fn load_object(
     layout: &Layout,
     offsets: &Offsets,
     btf: &LoaderBtf,
+    has_room: bool,
 ) -> Result<Ebpf, KernelError> {
     // Without a table the topic is not attached, and the table's content does not matter.
-    let classes = Architecture::current().map_or([0; TABLE_LEN], class_table);
+    let calls = Architecture::current().map_or([0; TABLE_LEN], call_table);
+    let is_x86 = Architecture::current() == Some(Architecture::X86_64);
+    let tells_compat = is_x86 && offsets.missing(&fields::TASK_STATUS).is_none();
+    let compat_status = if tells_compat { TS_COMPAT } else { 0 };
+    let has_call_numbers = u32::from(has_room);
     let (task_hierarchy, block_hierarchy) = (layout.task.code(), layout.block.code());
     let hierarchies_told = layout.numbers_told();
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
-        .override_global("SYSCALL_CLASS", &classes, true)
+        .override_global("SYSCALL_TABLE", &calls, true)
+        .override_global("COMPAT_STATUS", &compat_status, true)
+        .override_global("HAS_CALL_NUMBERS", &has_call_numbers, true)
         .override_global("TASK_HIERARCHY", &task_hierarchy, true)
         .override_global("HIERARCHIES_TOLD", &hierarchies_told, true)
         .override_global("BLOCK_HIERARCHY", &block_hierarchy, true);
     for (variable, offset) in &offsets.variables {
         loader.override_global(variable, offset, true);
     }
-    for map in ["SLOTS", "FREE_SLOTS", "TASKS", "BLOCKS", "NETS"] {
+    for map in ["SLOTS", "FREE_SLOTS", "TASKS", "SAMPLED", "BLOCKS", "NETS"] {
+        loader.map_max_entries(map, config.slots);
+    }
+    for map in ["CLASS_LATENCY", "CALL_NUMBERS"].into_iter().filter(|_map| has_room) {
         loader.map_max_entries(map, config.slots);
     }
     loader.load(&object.bytes).map_err(|source| KernelError::Load {
@@ -145,6 +179,10 @@ impl Maps {
             free_slots: take(ebpf, origin, "FREE_SLOTS")?,
             task_cache: take(ebpf, origin, "TASK_CACHE")?,
             tasks: take(ebpf, origin, "TASKS")?,
+            sampled: take(ebpf, origin, "SAMPLED")?,
+            class_latency: take(ebpf, origin, "CLASS_LATENCY")?,
+            call_numbers: take(ebpf, origin, "CALL_NUMBERS")?,
+            gates: take(ebpf, origin, "GATES")?,
             blocks: take(ebpf, origin, "BLOCKS")?,
             nets: take(ebpf, origin, "NETS")?,
             losses: take(ebpf, origin, "LOSSES")?,

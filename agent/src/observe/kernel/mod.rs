@@ -9,6 +9,7 @@ mod btf;
 #[cfg(test)]
 mod btf_tests;
 mod counters;
+mod detail;
 mod events;
 mod fields;
 mod hierarchy;
@@ -29,6 +30,7 @@ pub use self::{
     attach::Topic,
     btf::BtfError,
     counters::{BlockCounters, KernelCounters, NetCounters},
+    detail::{CallCount, ClassDurations, SyscallDetail},
     events::KernelEvent,
     hierarchy::{Hierarchy, Layout},
     object::is_embedded,
@@ -47,11 +49,22 @@ pub struct KernelConfig {
     /// Has the kernel measure the run time of its programs, of everybody's on this host. Costs
     /// tens of nanoseconds per run.
     pub run_stats: bool,
+    /// Samples of running code per second and CPU; 0 for none.
+    pub code_samples_hz: u32,
+    /// Kernel memory that all maps together may take, bytes. What is only read on request is left
+    /// out beyond it, with that reason.
+    pub map_bytes_max: u64,
 }
 
 impl Default for KernelConfig {
     fn default() -> Self {
-        Self { object: None, slots: DEFAULT_SLOTS, run_stats: false }
+        Self {
+            object: None,
+            slots: DEFAULT_SLOTS,
+            run_stats: false,
+            code_samples_hz: 49,
+            map_bytes_max: 16 << 20,
+        }
     }
 }
 

@@ -13,14 +13,14 @@ use aya::{
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
-use headroom_abi::{CGROUP_RING_BYTES, EXEC_RING_BYTES, record};
+use headroom_abi::record;
 use headroom_telemetry::Fact;
 use serde::Serialize;
 
 use super::{
-    CgroupId, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic,
+    CgroupId, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic, detail,
     events::{CgroupRecord, decode_cgroup, decode_exec},
-    load::{self, Block, Key, Maps, Net, Task, in_map},
+    load::{self, Block, Key, Latency, Maps, Net, Numbers, Sampled, Task, in_map},
     log::ToTracing,
     slots::SlotBook,
 };
@@ -138,6 +138,15 @@ impl KernelProbes {
         self.states.iter().any(|(found, state)| *found == topic && state.is_known())
     }
 
+    pub(super) fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The slot of a cgroup, if it has one.
+    pub(super) fn slot_of(&self, id: CgroupId) -> Option<u32> {
+        self.book.taken().find(|(found, _)| *found == id).map(|(_, slot)| slot)
+    }
+
     /// Which hierarchy names workloads in which counters.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -165,9 +174,16 @@ impl KernelProbes {
         self.retire_removed();
         self.free_rested_slots()?;
         self.n_reads += 1;
-        let reads_tasks = [Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits]
-            .into_iter()
-            .any(|topic| self.has(topic));
+        let is_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
+        let reads_tasks = is_any(&[
+            Topic::Syscalls,
+            Topic::RunQueue,
+            Topic::Migrations,
+            Topic::OomVictims,
+            Topic::Execs,
+            Topic::Exits,
+        ]);
+        let reads_samples = is_any(&[Topic::SyscallLatency, Topic::CodeSamples]);
         let reads_blocks = self.has(Topic::BlockIo);
         let reads_nets = self.has(Topic::Network);
         let mut all = Vec::with_capacity(self.book.n_taken());
@@ -177,6 +193,10 @@ impl KernelProbes {
                 for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
                     counters.add_task(record);
                 }
+            }
+            if reads_samples && id.hierarchy == self.layout.task {
+                let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
+                counters.add_sampled(&record);
             }
             if reads_blocks && id.hierarchy == self.layout.block {
                 for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
@@ -220,9 +240,15 @@ impl KernelProbes {
             slotless_events: losses.slotless,
             slots_used: self.book.n_taken(),
             slots: self.n_slots,
-            map_bytes: map_bytes(u64::from(self.n_slots), self.n_cpus as u64),
+            map_bytes: self.map_bytes(),
             programs: self.program_costs(),
         }
+    }
+
+    fn map_bytes(&self) -> u64 {
+        let (n_slots, n_cpus) = (u64::from(self.n_slots), self.n_cpus as u64);
+        let detail = self.has(Topic::SyscallDetail).then(|| detail::detail_bytes(n_slots, n_cpus));
+        detail::base_bytes(n_slots, n_cpus) + detail.unwrap_or(0)
     }
 
     fn program_costs(&self) -> Vec<ProgramCost> {
@@ -250,6 +276,9 @@ impl KernelProbes {
                 }
                 Some(CgroupRecord::Removed { number, inode, path }) => {
                     self.cgroup_changed(number, inode, &path, false);
+                }
+                Some(CgroupRecord::OomVictim { id, pid, comm }) => {
+                    self.push(KernelEvent::OomVictim { id, pid, comm });
                 }
                 None => self.n_undecodable += 1,
             }
@@ -335,10 +364,24 @@ impl KernelProbes {
         for slot in self.book.rested(Instant::now(), &remembered) {
             let n_cpus = self.n_cpus;
             clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
+            self.clear_samples(slot)?;
             let block = Block(record::BlockCounters::ZERO);
             clear(&mut self.maps.blocks, slot, block, n_cpus, "BLOCKS")?;
             clear(&mut self.maps.nets, slot, Net(record::NetCounters::default()), n_cpus, "NETS")?;
             self.maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
+        }
+        Ok(())
+    }
+
+    fn clear_samples(&mut self, slot: u32) -> Result<(), KernelError> {
+        let maps = &mut self.maps;
+        let zero = Sampled(record::SampledCounters::ZERO);
+        maps.sampled.set(slot, zero, 0).map_err(in_map("SAMPLED"))?;
+        if self.states.iter().any(|(t, state)| *t == Topic::SyscallDetail && state.is_known()) {
+            let zero = Latency(record::ClassLatency::ZERO);
+            maps.class_latency.set(slot, zero, 0).map_err(in_map("CLASS_LATENCY"))?;
+            let zero = Numbers(record::CallNumbers::ZERO);
+            clear(&mut maps.call_numbers, slot, zero, self.n_cpus, "CALL_NUMBERS")?;
         }
         Ok(())
     }
@@ -372,15 +415,4 @@ fn clear<V: Pod>(
     let zeros = PerCpuValues::try_from(vec![zero; n_cpus])
         .map_err(|source| KernelError::Map { map: name, source: source.into() })?;
     map.set(slot, zeros, 0).map_err(in_map(name))
-}
-
-/// Bytes of contents of all maps.
-fn map_bytes(n_slots: u64, n_cpus: u64) -> u64 {
-    let per_slot_and_cpu = size_of::<record::TaskCounters>()
-        + size_of::<record::BlockCounters>()
-        + size_of::<record::NetCounters>();
-    let per_cpu = size_of::<record::SlotCache>() + size_of::<record::Losses>();
-    let per_slot = size_of::<record::CgroupKey>() + 2 * size_of::<u32>();
-    let rings = u64::from(CGROUP_RING_BYTES) + u64::from(EXEC_RING_BYTES);
-    n_slots * (n_cpus * per_slot_and_cpu as u64 + per_slot as u64) + n_cpus * per_cpu as u64 + rings
 }

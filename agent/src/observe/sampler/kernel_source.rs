@@ -8,7 +8,10 @@ use super::{config::ObserveConfig, rates::KernelView};
 use crate::observe::{
     ProbeState,
     cgroup::{Layout, Tree, tree::Inodes},
-    kernel::{CgroupId, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats, Topic},
+    kernel::{
+        CgroupId, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats, SyscallDetail,
+        Topic,
+    },
 };
 
 /// Ticks between looks at what the probes lost; the look asks the kernel about every program.
@@ -20,6 +23,8 @@ pub(super) struct KernelSource {
     /// Why there are no probes.
     why_none: String,
     latest: HashMap<CgroupId, KernelCounters>,
+    /// Victims of the OOM killer told and not handed on yet: cgroup, process, command.
+    victims: Vec<(Option<CgroupId>, u32, String)>,
     read_error: Option<String>,
     stats: Option<KernelStats>,
     /// Whether events went uncounted lately: a cgroup without counters may then have had some.
@@ -45,6 +50,7 @@ impl KernelSource {
             probes,
             why_none,
             latest: HashMap::new(),
+            victims: Vec::new(),
             read_error: None,
             stats: None,
             is_short_of_slots: false,
@@ -98,6 +104,9 @@ impl KernelSource {
                     tree.look_at(&path);
                 }
                 KernelEvent::Exec { .. } => {}
+                KernelEvent::OomVictim { id, pid, comm } => {
+                    self.victims.push((id, pid, comm));
+                }
             }
         }
         self.ticks += 1;
@@ -135,6 +144,23 @@ impl KernelSource {
         }
     }
 
+    /// Victims of the OOM killer since the last call.
+    pub(super) fn take_victims(&mut self) -> Vec<(Option<CgroupId>, u32, String)> {
+        std::mem::take(&mut self.victims)
+    }
+
+    /// The id that names tasks of the workload with `inodes`.
+    pub(super) fn task_id(&self, layout: &Layout, inodes: &Inodes) -> Option<CgroupId> {
+        self.ids(layout, inodes)[0]
+    }
+
+    /// System calls of the workload with `inodes` by number; `None` when they are not counted.
+    pub(super) fn syscall_detail(&self, layout: &Layout, inodes: &Inodes) -> Option<SyscallDetail> {
+        let id = self.task_id(layout, inodes)?;
+        let read = self.probes.as_ref()?.syscall_detail(id);
+        read.inspect_err(|error| tracing::warn!(%error, "system calls by number")).ok()?
+    }
+
     fn ids(&self, layout: &Layout, inodes: &Inodes) -> Ids {
         let Some(probes) = &self.probes else { return [None; 3] };
         let names = probes.layout();
@@ -154,7 +180,16 @@ impl KernelSource {
     /// A cgroup the probes have no counters for had no events, unless slots ran out.
     pub(super) fn view(&self, layout: &Layout, inodes: &Inodes) -> KernelView {
         const TOPICS: [&[Topic]; 3] = [
-            &[Topic::Syscalls, Topic::RunQueue, Topic::Execs, Topic::Exits],
+            &[
+                Topic::Syscalls,
+                Topic::SyscallLatency,
+                Topic::RunQueue,
+                Topic::Migrations,
+                Topic::OomVictims,
+                Topic::CodeSamples,
+                Topic::Execs,
+                Topic::Exits,
+            ],
             &[Topic::BlockIo],
             &[Topic::Network],
         ];

@@ -5,6 +5,7 @@ mod kernel_source;
 mod quantile;
 mod rates;
 mod states;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -14,10 +15,11 @@ use std::{
 };
 
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Workload};
+use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload};
 use serde::Serialize;
 
 pub use self::config::{ObserveConfig, ObserveError};
+pub(crate) use self::rates::SYSCALL_FEATURES;
 use self::{kernel_source::KernelSource, rates::Observed};
 use super::{
     ProbeState,
@@ -27,7 +29,7 @@ use super::{
     },
     gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
     host::{HostFacts, HostSample, HostSampler},
-    kernel::{KernelStats, Topic},
+    kernel::{KernelStats, SyscallDetail, Topic},
 };
 
 /// Descriptors left to the rest of the process.
@@ -39,7 +41,7 @@ const SLOW_EVERY_TICKS: u64 = 30;
 const QUICK_EVERY_TICKS: u64 = 5;
 
 /// Everything seen in one period.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Tick {
     /// End of the period, seconds since the Unix epoch, as given by the caller.
     pub t_s: f64,
@@ -51,6 +53,23 @@ pub struct Tick {
     pub gone: Vec<String>,
     /// Limits in force by path.
     pub limits: BTreeMap<String, LimitsInForce>,
+    /// What the kernel programs sketched of each workload in this period, by path; none for one
+    /// that is seen for the first time.
+    pub sketches: BTreeMap<String, Sketches>,
+    /// Tasks chosen to die for want of memory. Their workload's memory use is a lower bound on its
+    /// demand.
+    pub oom_victims: Vec<OomVictim>,
+}
+
+/// A task chosen to die for want of memory.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OomVictim {
+    /// Path of the workload; `None` when the kernel does not tell, or it is no workload.
+    pub path: Option<String>,
+    /// Process id, in the initial namespace.
+    pub pid: u32,
+    /// Command name; empty when the kernel does not tell.
+    pub comm: String,
 }
 
 /// Limits of one workload's own cgroup. `None`: the host has no such knob for it.
@@ -183,6 +202,8 @@ impl Sampler {
         let host = self.host.sample(clock(), &mut self.buffer);
         let mut workloads = Vec::with_capacity(self.tracked.len());
         let mut limits = BTreeMap::new();
+        let mut sketches = BTreeMap::new();
+        let oom_victims = self.oom_victims();
         let mut vanished = Vec::new();
         for (path, tracked) in &mut self.tracked {
             let Ok(reading) = tracked.files.read(&self.devices, &mut self.buffer) else {
@@ -193,6 +214,9 @@ impl Sampler {
             let now = Observed { at_s: clock(), reading, kernel };
             let mut sample = Sample::empty(now_s);
             let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
+            if let Some(before) = &tracked.before {
+                sketches.insert(path.clone(), tasks::sketches(&before.kernel, &now.kernel));
+            }
             fill_gpu(&mut sample, gpu.as_ref(), path);
             self.counts.backward_counters += u64::from(backward);
             self.counts.failed_reads += u64::from(now.reading.failed_reads);
@@ -206,7 +230,25 @@ impl Sampler {
             gone.push(path);
         }
         self.ticks += 1;
-        Tick { t_s: now_s, host, workloads, gone, limits }
+        Tick { t_s: now_s, host, workloads, gone, limits, sketches, oom_victims }
+    }
+
+    fn oom_victims(&mut self) -> Vec<OomVictim> {
+        let told = self.kernel.take_victims();
+        let path_of = |id| {
+            let mut all = self.tracked.iter();
+            let is_it = |inodes| self.kernel.task_id(&self.facts.layout, inodes) == Some(id);
+            all.find(|(_, tracked)| is_it(&tracked.inodes)).map(|(path, _)| path.clone())
+        };
+        told.into_iter()
+            .map(|(id, pid, comm)| OomVictim { path: id.and_then(path_of), pid, comm })
+            .collect()
+    }
+
+    /// System calls of the workload at `path` by number, since its first; `None` when they are not
+    /// counted, see [`Sampler::probe_states`].
+    pub fn syscall_detail(&self, path: &str) -> Option<SyscallDetail> {
+        self.kernel.syscall_detail(&self.facts.layout, &self.tracked.get(path)?.inodes)
     }
 
     /// Brings the set of workloads up to date; returns those that ended.

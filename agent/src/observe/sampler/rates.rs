@@ -3,7 +3,7 @@
 use headroom_allocate::plan::Limit;
 use headroom_telemetry::{Feature, Sample};
 
-use super::quantile;
+use super::{quantile, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
     kernel::{KernelCounters, Topic},
@@ -13,7 +13,7 @@ use crate::observe::{
 const ELAPSED_MIN_S: f64 = 0.001;
 
 /// Features of the syscall classes, in the order the kernel counts them.
-pub(super) const SYSCALL_FEATURES: [Feature; 14] = [
+pub(crate) const SYSCALL_FEATURES: [Feature; 14] = [
     Feature::SyscallRead,
     Feature::SyscallWrite,
     Feature::SyscallFile,
@@ -36,7 +36,7 @@ pub(super) struct KernelView {
     pub(super) counters: KernelCounters,
     /// Topics that are attached and know this workload; the other counters are zero without
     /// meaning it.
-    topics: u8,
+    topics: u32,
 }
 
 impl KernelView {
@@ -59,14 +59,19 @@ pub(super) struct Observed {
 }
 
 /// Makes rates over one span of time, and counts counters that went backwards.
-struct Rates {
-    elapsed_s: f64,
+pub(super) struct Rates {
+    pub(super) elapsed_s: f64,
     backward: u32,
 }
 
 impl Rates {
     /// Growth per second in units of `1 / per_unit`.
-    fn of(&mut self, before: Option<u64>, now: Option<u64>, per_unit: f64) -> Option<f64> {
+    pub(super) fn of(
+        &mut self,
+        before: Option<u64>,
+        now: Option<u64>,
+        per_unit: f64,
+    ) -> Option<f64> {
         let (before, now) = (before?, now?);
         let Some(grown) = now.checked_sub(before) else {
             self.backward += 1;
@@ -91,6 +96,7 @@ pub(super) fn fill(sample: &mut Sample, before: Option<&Observed>, now: &Observe
     fill_file_rates(sample, &mut rates, &before.reading, &now.reading);
     fill_disk(sample, &mut rates, before, now);
     fill_kernel_rates(sample, &mut rates, &before.kernel, &now.kernel);
+    tasks::fill(sample, &mut rates, &before.kernel, &now.kernel);
     rates.backward
 }
 
@@ -168,17 +174,6 @@ fn fill_kernel_rates(
     let mut set = |feature, was: u64, is: u64, per_unit| {
         sample.set_some(feature, rates.of(Some(was), Some(is), per_unit));
     };
-    if has(Topic::Syscalls) {
-        for (feature, (was, is)) in
-            SYSCALL_FEATURES.iter().zip(was.syscalls.iter().zip(&is.syscalls))
-        {
-            set(*feature, *was, *is, 1.0);
-        }
-    }
-    if has(Topic::RunQueue) {
-        set(Feature::ContextSwitches, was.switches, is.switches, 1.0);
-        set(Feature::RunqWaitRatio, was.runq_wait_ns, is.runq_wait_ns, 1.0e9);
-    }
     if has(Topic::Execs) {
         set(Feature::Execs, was.execs, is.execs, 1.0);
     }

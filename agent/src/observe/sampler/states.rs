@@ -15,7 +15,14 @@ fn topic_of(feature: Feature) -> Option<Topic> {
         Feature::RunqWaitRatio
         | Feature::RunqWaitP50
         | Feature::RunqWaitP99
-        | Feature::ContextSwitches => Topic::RunQueue,
+        | Feature::ContextSwitches
+        | Feature::VoluntarySwitches
+        | Feature::InvoluntarySwitches => Topic::RunQueue,
+        Feature::Migrations => Topic::Migrations,
+        Feature::OomKills => Topic::OomVictims,
+        Feature::SyscallErrors | Feature::SyscallLatencyP50 | Feature::SyscallLatencyP99 => {
+            Topic::SyscallLatency
+        }
         Feature::DiskLatencyP50
         | Feature::DiskLatencyP99
         | Feature::DiskReadBps
@@ -64,7 +71,12 @@ fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str
 fn topic_source(topic: Topic) -> &'static str {
     match topic {
         Topic::Syscalls => "kernel probe on system call entry",
+        Topic::SyscallLatency => "kernel probe on system call exit, one call in 64",
+        Topic::SyscallDetail => "kernel probe on system call entry",
         Topic::RunQueue => "kernel probe on task switches",
+        Topic::Migrations => "kernel probe on moves between CPUs",
+        Topic::OomVictims => "kernel probe on victims of the OOM killer",
+        Topic::CodeSamples => "kernel probe on the CPU clock",
         Topic::BlockIo => "kernel probe on block request completion",
         Topic::Network => "kernel probe on packets of cgroups",
         Topic::Execs => "kernel probe on exec",
