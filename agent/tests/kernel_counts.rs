@@ -7,8 +7,9 @@
 
 #[cfg(test)]
 mod kernel {
-    //! What the tests share.
+    //! What the tests share, and the tests of what tasks do.
 
+    mod tasks;
     pub(crate) mod workload;
     pub(crate) mod world;
 }

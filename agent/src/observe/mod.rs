@@ -3,6 +3,7 @@
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
 pub mod cgroup;
+pub mod governor;
 pub mod gpu;
 pub mod host;
 pub mod kernel;

@@ -15,7 +15,7 @@ use std::{
     ptr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -38,6 +38,10 @@ pub(crate) struct Accounted {
     pub(crate) switches: u64,
     /// How long it waited for that in total, nanoseconds.
     pub(crate) wait_ns: u64,
+    /// Times it gave up a CPU to wait, its very end perhaps not included.
+    pub(crate) voluntary: u64,
+    /// Times it was taken off a CPU.
+    pub(crate) involuntary: u64,
 }
 
 impl Child {
@@ -71,7 +75,7 @@ impl Child {
         cgroup.add(self.pid.unsigned_abs());
         self.wait_until_asleep();
         let before = self.accounted();
-        File::from(self.gate.try_clone().unwrap()).write_all(&[1]).unwrap();
+        self.let_go();
         // It stays readable until it is reaped.
         self.wait(libc::WEXITED | libc::WNOWAIT);
         let after = self.accounted();
@@ -80,7 +84,44 @@ impl Child {
         Some(Accounted {
             switches: after.switches - before.switches,
             wait_ns: after.wait_ns - before.wait_ns,
+            voluntary: after.voluntary - before.voluntary,
+            involuntary: after.involuntary - before.involuntary,
         })
+    }
+
+    /// Moves the child into `cgroup`, lets it run, and says by which signal it ended or with what
+    /// status.
+    pub(crate) fn end_in(self, cgroup: &Group) -> i32 {
+        cgroup.add(self.pid());
+        self.let_go();
+        self.wait(libc::WEXITED)
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// Lets it run `body`.
+    pub(crate) fn let_go(&self) {
+        File::from(self.gate.try_clone().unwrap()).write_all(&[1]).unwrap();
+    }
+
+    /// Waits for its end; says by which signal it ended or with what status.
+    pub(crate) fn reap(self) -> i32 {
+        self.wait(libc::WEXITED)
+    }
+
+    /// Two CPUs it may run on, that where it is first; `None` when there is only one.
+    pub(crate) fn two_cpus(&self) -> Option<[usize; 2]> {
+        /// Position of the CPU among the fields after the command name.
+        const PROCESSOR: usize = 36;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        let here = after_name.split(' ').nth(PROCESSOR).unwrap().parse().unwrap();
+        let other = allowed_cpus().into_iter().find(|cpu| *cpu != here)?;
+        confine(self.pid, here);
+        Some([here, other])
     }
 
     fn wait(&self, options: i32) -> i32 {
@@ -97,10 +138,18 @@ impl Child {
         let text = fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok()?;
         let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
         let (_ran, wait_ns, switches) = (fields.next()??, fields.next()??, fields.next()??);
-        (switches > 0).then_some(Accounted { switches, wait_ns })
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let count = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse().ok()
+        };
+        let voluntary = count("voluntary_ctxt_switches:")?;
+        let involuntary = count("nonvoluntary_ctxt_switches:")?;
+        (switches > 0).then_some(Accounted { switches, wait_ns, voluntary, involuntary })
     }
 
-    fn wait_until_asleep(&self) {
+    /// Returns once it sleeps.
+    pub(crate) fn wait_until_asleep(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
@@ -111,6 +160,77 @@ impl Child {
             assert!(Instant::now() < deadline, "the child does not sleep: {stat}");
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// CPUs this process may run on.
+fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: zeros are a valid `cpu_set_t`, whose size is passed.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = mem::zeroed();
+        assert_eq!(libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed), 0);
+        (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed)).collect()
+    }
+}
+
+/// Confines a process to one CPU; in a child, 0 is itself.
+pub(crate) fn confine(pid: libc::pid_t, cpu: usize) {
+    // SAFETY: zeros are a valid `cpu_set_t`, whose size is passed.
+    unsafe {
+        let mut set: libc::cpu_set_t = mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        check(libc::sched_setaffinity(pid, size_of_val(&set), &raw const set) == 0);
+    }
+}
+
+/// A counter that a child and this process share.
+pub(crate) struct SharedCounter(*mut AtomicU64);
+
+// SAFETY: the page is mapped until the process ends, and is used as an atomic only.
+unsafe impl Sync for SharedCounter {}
+
+impl SharedCounter {
+    /// At zero.
+    pub(crate) fn new() -> Self {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let page = unsafe { libc::mmap(ptr::null_mut(), 4096, protection, flags, -1, 0) };
+        assert_ne!(page, libc::MAP_FAILED);
+        Self(page.cast())
+    }
+
+    /// The counter.
+    pub(crate) fn get(&self) -> &AtomicU64 {
+        // SAFETY: mapped, aligned and zero from the start.
+        unsafe { &*self.0 }
+    }
+}
+
+/// Both ends of a pipe, for a child and what it is to wait for.
+pub(crate) struct Pipe(OwnedFd, OwnedFd);
+
+impl Pipe {
+    pub(crate) fn new() -> Self {
+        let mut ends = [0; 2];
+        // SAFETY: `pipe` fills two descriptors, which are ours alone then.
+        unsafe {
+            assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+            Self(OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))
+        }
+    }
+
+    /// Waits for a byte.
+    pub(crate) fn take(&self) {
+        let mut byte = 0_u8;
+        // SAFETY: one byte is read into one byte.
+        check(unsafe { libc::read(self.0.as_raw_fd(), (&raw mut byte).cast(), 1) } == 1);
+    }
+
+    /// Wakes whoever waits.
+    pub(crate) fn give(&self) {
+        // SAFETY: one byte is written.
+        check(unsafe { libc::write(self.1.as_raw_fd(), [1_u8].as_ptr().cast(), 1) } == 1);
     }
 }
 
@@ -219,6 +339,27 @@ pub(crate) fn sleep_briefly() {
     unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
 }
 
+/// Closes a descriptor that is not open; for a child.
+pub(crate) fn close_nothing() {
+    // SAFETY: no descriptor has this number.
+    unsafe { libc::syscall(libc::SYS_close, -1) };
+}
+
+/// Sleeps for some nanoseconds, less than a second; for a child.
+pub(crate) fn sleep_for(ns: i64) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: ns };
+    // SAFETY: the time lives as long as the call.
+    unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
+}
+
+/// CPU time this process has used, seconds; for a child.
+pub(crate) fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time lives as long as the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1.0e9
+}
+
 /// Uses the CPU for a moment; for a child.
 pub(crate) fn burn() {
     for step in 0..200_000_u32 {
@@ -263,6 +404,44 @@ pub(crate) fn run_true() {
         }
         let mut status = 0;
         check(libc::waitpid(pid, &raw mut status, 0) == pid && status == 0);
+    }
+}
+
+/// Becomes the program `true`; for a child.
+pub(crate) fn become_true() -> ! {
+    // SAFETY: both lists are closed by a null.
+    unsafe {
+        let arguments = [c"true".as_ptr(), ptr::null()];
+        libc::execve(c"/bin/true".as_ptr(), arguments.as_ptr(), [ptr::null()].as_ptr());
+    }
+    end(9)
+}
+
+/// Takes memory until there is none; for a child.
+pub(crate) fn take_memory(n_bytes: usize) {
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, written within its bounds.
+    unsafe {
+        let memory = libc::mmap(ptr::null_mut(), n_bytes, protection, flags, -1, 0);
+        check(memory != libc::MAP_FAILED);
+        for page in (0..n_bytes).step_by(4096) {
+            memory.cast::<u8>().add(page).write_volatile(1);
+        }
+    }
+}
+
+/// Asks for the parent's id through the 32-bit interface; for a child.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn getppid_32() {
+    /// Its number there; among 64-bit numbers it is `semget`.
+    const GETPPID_32: u64 = 64;
+    // SAFETY: the call takes no argument; the interface leaves r8 to r11 undefined.
+    unsafe {
+        std::arch::asm!(
+            "int 0x80", inout("rax") GETPPID_32 => _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
     }
 }
 

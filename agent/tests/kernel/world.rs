@@ -49,6 +49,20 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Its path below each hierarchy's root.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Sets how much memory it may use.
+    pub(crate) fn limit_memory(&self, bytes: u64) {
+        if let Some(innermost) = self.levels.last() {
+            innermost.set_memory_limit(bytes).unwrap();
+        }
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         for level in self.levels.iter().rev() {

@@ -7,7 +7,7 @@ use aya::{
     Btf, Ebpf,
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, PerfEvent, ProgramError,
-        RawTracePoint,
+        ProgramFd, RawTracePoint,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
     util::online_cpus,
@@ -17,7 +17,9 @@ use headroom_telemetry::Fact;
 
 use super::{
     Hierarchy, Layout,
+    duty::{DutyHook, Taps},
     fields::{self, Chain, Offsets},
+    tap::Tap,
 };
 
 /// A signal that kernel programs count.
@@ -119,14 +121,13 @@ impl Topic {
                 host.offsets.either([fields::TASK_STATE, fields::TASK_STATE_LONG]),
             ],
             Self::OomVictims => vec![task, fields::TASK_PID, fields::TASK_COMM],
-            Self::SyscallDetail => Vec::new(),
             Self::BlockIo => vec![
                 fields::REQUEST_OPERATION,
                 fields::REQUEST_LENGTH,
                 fields::REQUEST_START,
                 fields::REQUEST_CGROUP,
             ],
-            Self::Network => Vec::new(),
+            Self::SyscallDetail | Self::Network => Vec::new(),
             Self::CgroupEvents => vec![fields::CGROUP_ID, fields::CGROUP_HIERARCHY],
         }
     }
@@ -168,18 +169,24 @@ pub(super) struct Host<'a> {
 }
 
 /// Attaches a topic's programs; says how, or why it is absent.
-pub(super) fn attach(ebpf: &mut Ebpf, topic: Topic, host: &Host<'_>) -> Fact<String> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    topic: Topic,
+    host: &Host<'_>,
+    taps: &mut Taps,
+) -> Fact<String> {
     if let Some(reason) = missing(topic, host) {
         return Fact::Absent(reason);
     }
     let mut hooks = Vec::new();
     if topic == Topic::OomVictims {
-        return attach_first(ebpf, topic.programs(), host);
+        return attach_first(ebpf, topic.programs(), host, taps);
     }
     for program in topic.programs() {
-        match attach_program(ebpf, program, host) {
+        match attach_program(ebpf, program, host, taps) {
             Ok(hook) => hooks.push(hook),
             Err(reason) => {
+                topic.programs().iter().for_each(|program| taps.remove(program));
                 detach(ebpf, topic);
                 return Fact::Absent(format!("{program}: {reason}"));
             }
@@ -189,10 +196,15 @@ pub(super) fn attach(ebpf: &mut Ebpf, topic: Topic, host: &Host<'_>) -> Fact<Str
 }
 
 /// Attaches the first program that the kernel takes; says what it has against the last otherwise.
-fn attach_first(ebpf: &mut Ebpf, programs: &[&str], host: &Host<'_>) -> Fact<String> {
+fn attach_first(
+    ebpf: &mut Ebpf,
+    programs: &[&'static str],
+    host: &Host<'_>,
+    taps: &mut Taps,
+) -> Fact<String> {
     let mut refused = String::new();
     for program in programs {
-        match attach_program(ebpf, program, host) {
+        match attach_program(ebpf, program, host, taps) {
             Ok(hook) => return Fact::Known(hook),
             Err(reason) => refused = format!("{program}: {reason}"),
         }
@@ -214,19 +226,47 @@ fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
     topic.chains(host).iter().find_map(|chain| host.offsets.missing(chain))
 }
 
-fn attach_program(ebpf: &mut Ebpf, name: &str, host: &Host<'_>) -> Result<String, String> {
+/// The hook that a program belongs to, if that may have to be off at times.
+fn duty_of(program: &str) -> Option<DutyHook> {
+    match program {
+        "count_syscall" | "time_syscall" => Some(DutyHook::Syscalls),
+        "time_run_queue" => Some(DutyHook::Switches),
+        _ => None,
+    }
+}
+
+fn attach_program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    host: &Host<'_>,
+    taps: &mut Taps,
+) -> Result<String, String> {
+    let tap = |program: &ProgramFd, tracepoint| {
+        let program = program.try_clone().map_err(|error| error.to_string())?;
+        Tap::attached(program, tracepoint).map_err(|error| error.to_string())
+    };
     let program = ebpf.program_mut(name).ok_or("the object has no such program")?;
     match hook_of(name) {
         Hook::RawTracepoint(tracepoint) => {
             let program: &mut RawTracePoint = program.try_into().map_err(in_words)?;
             program.load().map_err(in_words)?;
-            program.attach(tracepoint).map_err(in_words)?;
+            if let Some(hook) = duty_of(name) {
+                let program = program.fd().map_err(in_words)?;
+                taps.add(hook, name, tap(program, Some(tracepoint))?);
+            } else {
+                program.attach(tracepoint).map_err(in_words)?;
+            }
             Ok(format!("raw tracepoint {tracepoint}"))
         }
         Hook::TypedTracepoint(tracepoint) => {
             let program: &mut BtfTracePoint = program.try_into().map_err(in_words)?;
             program.load(tracepoint, host.btf).map_err(in_words)?;
-            program.attach().map_err(in_words)?;
+            if let Some(hook) = duty_of(name) {
+                let program = program.fd().map_err(in_words)?;
+                taps.add(hook, name, tap(program, None)?);
+            } else {
+                program.attach().map_err(in_words)?;
+            }
             Ok(format!("tracepoint {tracepoint}"))
         }
         Hook::Clock => {

@@ -1,6 +1,10 @@
 //! Turns an object into loaded, attached programs and their maps.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use aya::{
     Btf as LoaderBtf, Ebpf, EbpfLoader,
@@ -9,8 +13,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use headroom_abi::{
-    MAX_SLOTS, OVERFLOW_SLOT,
-    record::{self, gate},
+    MAX_SLOTS, OVERFLOW_SLOT, record,
     syscall::{Architecture, TABLE_LEN, call_table},
 };
 use headroom_telemetry::Fact;
@@ -19,6 +22,7 @@ use super::{
     KernelConfig, KernelError, Layout, Topic, attach,
     btf::Btf,
     detail,
+    duty::{SharedMaps, Taps},
     fields::{self, Offsets},
     log::ToTracing,
     object,
@@ -60,12 +64,11 @@ kernel_record! {
 pub(super) struct Maps {
     pub(super) slots: HashMap<MapData, Key, u32>,
     pub(super) free_slots: Queue<MapData, u32>,
-    pub(super) task_cache: PerCpuArray<MapData, Cache>,
+    pub(super) shared: SharedMaps,
     pub(super) tasks: PerCpuArray<MapData, Task>,
     pub(super) sampled: Array<MapData, Sampled>,
     pub(super) class_latency: Array<MapData, Latency>,
     pub(super) call_numbers: PerCpuArray<MapData, Numbers>,
-    pub(super) gates: Array<MapData, u32>,
     pub(super) blocks: PerCpuArray<MapData, Block>,
     pub(super) nets: PerCpuArray<MapData, Net>,
     pub(super) losses: PerCpuArray<MapData, Loss>,
@@ -80,6 +83,7 @@ pub(super) struct Loaded {
     pub(super) logger: Option<EbpfLogger<ToTracing>>,
     pub(super) layout: Layout,
     pub(super) states: Vec<(Topic, Fact<String>)>,
+    pub(super) taps: Taps,
 }
 
 /// Loads the object and attaches every topic that this kernel can serve.
@@ -108,18 +112,16 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     let code_samples_hz = config.code_samples_hz;
     let host =
         attach::Host { btf: &loader_btf, layout: &layout, offsets: &offsets, code_samples_hz };
+    let mut taps = Taps::default();
     let mut states: Vec<(Topic, Fact<String>)> = Topic::ALL
         .into_iter()
-        .map(|topic| (topic, attach::attach(&mut ebpf, topic, &host)))
+        .map(|topic| (topic, attach::attach(&mut ebpf, topic, &host, &mut taps)))
         .collect();
     detail::settle(&mut states, has_detail);
-    for hook in 0..gate::COUNT {
-        maps.gates.set(hook, 1, 0).map_err(in_map("GATES"))?;
-    }
     let logger = EbpfLogger::init_with_logger(&mut ebpf, ToTracing)
         .inspect_err(|error| tracing::warn!(%error, "messages of kernel programs are not read"))
         .ok();
-    Ok(Loaded { ebpf, maps, logger, layout, states })
+    Ok(Loaded { ebpf, maps, logger, layout, states, taps })
 }
 
 fn load_object(
@@ -177,12 +179,14 @@ impl Maps {
         Ok(Self {
             slots: take(ebpf, origin, "SLOTS")?,
             free_slots: take(ebpf, origin, "FREE_SLOTS")?,
-            task_cache: take(ebpf, origin, "TASK_CACHE")?,
+            shared: SharedMaps {
+                gates: Arc::new(Mutex::new(take(ebpf, origin, "GATES")?)),
+                caches: Arc::new(take(ebpf, origin, "TASK_CACHE")?),
+            },
             tasks: take(ebpf, origin, "TASKS")?,
             sampled: take(ebpf, origin, "SAMPLED")?,
             class_latency: take(ebpf, origin, "CLASS_LATENCY")?,
             call_numbers: take(ebpf, origin, "CALL_NUMBERS")?,
-            gates: take(ebpf, origin, "GATES")?,
             blocks: take(ebpf, origin, "BLOCKS")?,
             nets: take(ebpf, origin, "NETS")?,
             losses: take(ebpf, origin, "LOSSES")?,

@@ -10,6 +10,7 @@ mod btf;
 mod btf_tests;
 mod counters;
 mod detail;
+mod duty;
 mod events;
 mod fields;
 mod hierarchy;
@@ -18,6 +19,7 @@ mod log;
 mod object;
 mod probes;
 mod slots;
+mod tap;
 
 use std::{io, path::PathBuf};
 
@@ -31,6 +33,7 @@ pub use self::{
     btf::BtfError,
     counters::{BlockCounters, KernelCounters, NetCounters},
     detail::{CallCount, ClassDurations, SyscallDetail},
+    duty::{DutyHook, HookCount, Watched},
     events::KernelEvent,
     hierarchy::{Hierarchy, Layout},
     object::is_embedded,
@@ -44,7 +47,7 @@ pub struct KernelConfig {
     /// ELF object to load. Unset: the one this program was built with.
     pub object: Option<PathBuf>,
     /// Cgroups, counted once per hierarchy, that can have counters at a time; 2 to 65,536. Takes
-    /// about 1 KB of kernel memory each per CPU.
+    /// about 1.2 KB of kernel memory each per CPU, and with counts by number 2 KB more.
     pub slots: u32,
     /// Has the kernel measure the run time of its programs, of everybody's on this host. Costs
     /// tens of nanoseconds per run.

@@ -19,12 +19,16 @@ use serde::Serialize;
 
 use super::{
     CgroupId, KernelConfig, KernelCounters, KernelError, KernelEvent, Layout, Topic, detail,
+    duty::{Duties, DutyHook, HookCount, Watched},
     events::{CgroupRecord, decode_cgroup, decode_exec},
     load::{self, Block, Key, Latency, Maps, Net, Numbers, Sampled, Task, in_map},
     log::ToTracing,
     slots::SlotBook,
 };
-use crate::observe::ProbeState;
+use crate::observe::{
+    ProbeState,
+    governor::{CallCost, HookPlan},
+};
 
 /// Events kept between two calls of [`KernelProbes::drain_events`]; older ones are dropped.
 const PENDING_MAX: usize = 16_384;
@@ -34,6 +38,9 @@ const READS_AFTER_REMOVAL: u64 = 2;
 
 /// Programs attached to the kernel, until dropped.
 pub struct KernelProbes {
+    /// Before the programs, so that hooks are off before those go.
+    duties: Duties,
+    watched: Watched,
     ebpf: Ebpf,
     maps: Maps,
     logger: Option<EbpfLogger<ToTracing>>,
@@ -105,7 +112,10 @@ impl KernelProbes {
             None
         };
         let loaded = load::load(config)?;
+        let duties = Duties::start(loaded.taps, &loaded.maps.shared);
         Ok(Self {
+            watched: duties.watched(),
+            duties,
             ebpf: loaded.ebpf,
             maps: loaded.maps,
             logger: loaded.logger,
@@ -136,6 +146,27 @@ impl KernelProbes {
     /// Whether a topic is attached. When it is not, its counters are missing, not zero.
     pub fn has(&self, topic: Topic) -> bool {
         self.states.iter().any(|(found, state)| *found == topic && state.is_known())
+    }
+
+    /// How long each hook had counted when the counters were last read.
+    pub fn watched(&self) -> Watched {
+        self.watched
+    }
+
+    /// What `hook` counted, and its windows since the last call.
+    pub fn take_count(&self, hook: DutyHook) -> HookCount {
+        self.duties.take_count(hook)
+    }
+
+    /// From now on `hook` counts as `plan` says.
+    pub fn set_duty(&mut self, hook: DutyHook, plan: HookPlan) {
+        self.duties.set(hook, plan);
+    }
+
+    /// Cost of the hook on system calls on this host; `None` when there is none. Takes
+    /// milliseconds.
+    pub fn measure_call(&self) -> Option<CallCost> {
+        self.duties.measure_call()
     }
 
     pub(super) fn maps(&self) -> &Maps {
@@ -187,6 +218,7 @@ impl KernelProbes {
         let reads_blocks = self.has(Topic::BlockIo);
         let reads_nets = self.has(Topic::Network);
         let mut all = Vec::with_capacity(self.book.n_taken());
+        let quiet = self.duties.quiet();
         for (id, slot) in self.book.taken() {
             let mut counters = KernelCounters::default();
             if reads_tasks && id.hierarchy == self.layout.task {
@@ -210,6 +242,9 @@ impl KernelProbes {
             }
             all.push((id, counters));
         }
+        let watched = self.duties.watched();
+        drop(quiet);
+        self.watched = watched;
         Ok(all)
     }
 
@@ -358,7 +393,7 @@ impl KernelProbes {
         if !self.book.is_any_resting() {
             return Ok(());
         }
-        let cached = per_cpu(&self.maps.task_cache, 0, "TASK_CACHE")?;
+        let cached = per_cpu(&self.maps.shared.caches, 0, "TASK_CACHE")?;
         let remembered = cached.iter().filter_map(|cache| u32::try_from(cache.0.slot).ok());
         let remembered = remembered.collect();
         for slot in self.book.rested(Instant::now(), &remembered) {

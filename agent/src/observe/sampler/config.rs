@@ -33,6 +33,10 @@ pub struct ObserveConfig {
     pub probes: bool,
     /// How the kernel programs are loaded.
     pub kernel: KernelConfig,
+    /// Share of all CPU time of the host that kernel programs may take, up to 1. Beyond it, those
+    /// on system calls and task switches count for a part of the time only, and what they count is
+    /// an estimate.
+    pub budget: f64,
     /// Whether GPUs are watched through NVML.
     pub gpu: bool,
     /// Time between looks at the GPUs, seconds.
@@ -51,6 +55,7 @@ impl Default for ObserveConfig {
             max_open_files: 16_384,
             probes: true,
             kernel: KernelConfig::default(),
+            budget: 0.02,
             gpu: true,
             gpu_period_s: 1.0,
         }
@@ -69,6 +74,12 @@ pub enum ObserveError {
         /// The field.
         field: &'static str,
         /// What it was set to.
+        value: f64,
+    },
+    /// A budget that is no share.
+    #[error("budget = {value}: must be above 0 and at most 1")]
+    Budget {
+        /// As configured.
         value: f64,
     },
     /// The thread that watches GPUs could not be started.
@@ -91,6 +102,9 @@ impl ObserveConfig {
             if !(value > 0.0 && value <= 86_400.0) {
                 return Err(ObserveError::Time { field, value });
             }
+        }
+        if !(self.budget > 0.0 && self.budget <= 1.0) {
+            return Err(ObserveError::Budget { value: self.budget });
         }
         Ok(())
     }

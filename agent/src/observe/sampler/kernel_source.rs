@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use headroom_telemetry::Fact;
 
-use super::{config::ObserveConfig, rates::KernelView};
+use super::{
+    config::ObserveConfig,
+    duty::{Budget, HookDuty},
+    rates::KernelView,
+};
 use crate::observe::{
     ProbeState,
     cgroup::{Layout, Tree, tree::Inodes},
@@ -20,6 +24,7 @@ const STATS_EVERY_TICKS: u64 = 10;
 /// The probes, if they could be loaded, with what was read last.
 pub(super) struct KernelSource {
     probes: Option<KernelProbes>,
+    budget: Option<Budget>,
     /// Why there are no probes.
     why_none: String,
     latest: HashMap<CgroupId, KernelCounters>,
@@ -46,8 +51,11 @@ impl KernelSource {
             Ok(probes) => (Some(probes), String::new()),
             Err(reason) => (None, reason),
         };
+        let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
+        let budget = probes.as_ref().map(|probes| Budget::new(config.budget, cpus, probes));
         Self {
             probes,
+            budget,
             why_none,
             latest: HashMap::new(),
             victims: Vec::new(),
@@ -87,6 +95,9 @@ impl KernelSource {
             return Topic::ALL.into_iter().map(absent).collect();
         };
         let mut states = probes.states();
+        if let Some(budget) = &self.budget {
+            budget.tell(&mut states);
+        }
         if let Some(error) = &self.read_error {
             for state in &mut states {
                 state.state = Fact::unknown(error);
@@ -130,6 +141,9 @@ impl KernelSource {
             Ok(counters) => {
                 self.latest.extend(counters);
                 self.read_error = None;
+                if let Some(budget) = &mut self.budget {
+                    budget.follow(probes);
+                }
             }
             Err(error) => self.read_error = Some(error.to_string()),
         }
@@ -142,6 +156,11 @@ impl KernelSource {
         for id in ids.into_iter().flatten() {
             probes.retire(id);
         }
+    }
+
+    /// How each hook counted in the last period.
+    pub(super) fn duties(&self) -> &[HookDuty] {
+        self.budget.as_ref().map_or(&[], Budget::duties)
     }
 
     /// Victims of the OOM killer since the last call.
@@ -196,6 +215,10 @@ impl KernelSource {
         let mut view = KernelView::default();
         if self.read_error.is_some() {
             return view;
+        }
+        if let (Some(probes), Some(budget)) = (&self.probes, &self.budget) {
+            view.watched = probes.watched();
+            view.call_cost = budget.call_cost();
         }
         let ids = self.ids(layout, inodes);
         for (index, (id, topics)) in ids.into_iter().zip(TOPICS).enumerate() {

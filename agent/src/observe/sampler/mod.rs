@@ -1,6 +1,7 @@
 //! One sample per workload per tick, joined from kernel counters, cgroup files, pressure and GPUs.
 
 mod config;
+mod duty;
 mod kernel_source;
 mod quantile;
 mod rates;
@@ -18,8 +19,11 @@ use headroom_allocate::plan::{Knob, Limit};
 use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload};
 use serde::Serialize;
 
-pub use self::config::{ObserveConfig, ObserveError};
 pub(crate) use self::rates::SYSCALL_FEATURES;
+pub use self::{
+    config::{ObserveConfig, ObserveError},
+    duty::HookDuty,
+};
 use self::{kernel_source::KernelSource, rates::Observed};
 use super::{
     ProbeState,
@@ -59,6 +63,9 @@ pub struct Tick {
     /// Tasks chosen to die for want of memory. Their workload's memory use is a lower bound on its
     /// demand.
     pub oom_victims: Vec<OomVictim>,
+    /// How much of the period the hooks on system calls and task switches counted. Empty without
+    /// kernel programs.
+    pub duty: Vec<HookDuty>,
 }
 
 /// A task chosen to die for want of memory.
@@ -230,7 +237,8 @@ impl Sampler {
             gone.push(path);
         }
         self.ticks += 1;
-        Tick { t_s: now_s, host, workloads, gone, limits, sketches, oom_victims }
+        let duty = self.kernel.duties().to_vec();
+        Tick { t_s: now_s, host, workloads, gone, limits, sketches, oom_victims, duty }
     }
 
     fn oom_victims(&mut self) -> Vec<OomVictim> {

@@ -6,7 +6,8 @@ use headroom_telemetry::{Feature, Sample};
 use super::{quantile, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
-    kernel::{KernelCounters, Topic},
+    governor::CallCost,
+    kernel::{KernelCounters, Topic, Watched},
 };
 
 /// Below this time between two looks a rate says nothing, seconds.
@@ -37,6 +38,10 @@ pub(super) struct KernelView {
     /// Topics that are attached and know this workload; the other counters are zero without
     /// meaning it.
     topics: u32,
+    /// How long each hook had counted.
+    pub(super) watched: Watched,
+    /// Cost of the hook on system calls.
+    pub(super) call_cost: CallCost,
 }
 
 impl KernelView {

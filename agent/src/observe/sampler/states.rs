@@ -70,9 +70,8 @@ fn file_of(feature: Feature) -> Option<(&'static str, &'static str, &'static str
 
 fn topic_source(topic: Topic) -> &'static str {
     match topic {
-        Topic::Syscalls => "kernel probe on system call entry",
+        Topic::Syscalls | Topic::SyscallDetail => "kernel probe on system call entry",
         Topic::SyscallLatency => "kernel probe on system call exit, one call in 64",
-        Topic::SyscallDetail => "kernel probe on system call entry",
         Topic::RunQueue => "kernel probe on task switches",
         Topic::Migrations => "kernel probe on moves between CPUs",
         Topic::OomVictims => "kernel probe on victims of the OOM killer",

@@ -7,29 +7,41 @@ use super::{
     quantile,
     rates::{KernelView, Rates, SYSCALL_FEATURES},
 };
-use crate::observe::kernel::Topic;
+use crate::observe::{
+    governor::{self, CallCost},
+    kernel::{DutyHook, Topic},
+};
 
 /// Puts what tasks did between two looks into `sample`.
 pub(super) fn fill(sample: &mut Sample, rates: &mut Rates, before: &KernelView, now: &KernelView) {
     let has = |topic| before.has(topic) && now.has(topic);
     let (was, is) = (&before.counters, &now.counters);
-    let mut set = |feature, was: u64, is: u64, per_unit| {
-        sample.set_some(feature, rates.of(Some(was), Some(is), per_unit));
-    };
     if has(Topic::Syscalls) {
         let counts = was.syscalls.iter().zip(&is.syscalls);
-        for (feature, (was, is)) in SYSCALL_FEATURES.iter().zip(counts) {
-            set(*feature, *was, *is, 1.0);
+        let counts = counts.map(|(was, is)| rates.of(Some(*was), Some(*is), 1.0));
+        let scale = Scale::new(sample, before, now, DutyHook::Syscalls);
+        let scaled = scale.all(counts.collect());
+        for (feature, rate) in SYSCALL_FEATURES.iter().zip(scaled) {
+            sample.set_some(*feature, rate);
         }
     }
     if has(Topic::RunQueue) {
-        set(Feature::ContextSwitches, was.switches, is.switches, 1.0);
-        set(Feature::VoluntarySwitches, was.voluntary_switches, is.voluntary_switches, 1.0);
-        set(Feature::InvoluntarySwitches, was.involuntary_switches, is.involuntary_switches, 1.0);
-        set(Feature::RunqWaitRatio, was.runq_wait_ns, is.runq_wait_ns, 1.0e9);
+        let scale = Scale::new(sample, before, now, DutyHook::Switches);
+        let waited = rates.of(Some(was.runq_wait_ns), Some(is.runq_wait_ns), 1.0e9);
+        let counts = [
+            (Feature::ContextSwitches, was.switches, is.switches),
+            (Feature::VoluntarySwitches, was.voluntary_switches, is.voluntary_switches),
+            (Feature::InvoluntarySwitches, was.involuntary_switches, is.involuntary_switches),
+        ];
+        for (feature, was, is) in counts {
+            let rate = rates.of(Some(was), Some(is), 1.0);
+            sample.set_some(feature, rate.and_then(|rate| scale.plain(rate)));
+        }
+        sample.set_some(Feature::RunqWaitRatio, waited.and_then(|rate| scale.plain(rate)));
     }
     if has(Topic::Migrations) {
-        set(Feature::Migrations, was.migrations, is.migrations, 1.0);
+        let rate = rates.of(Some(was.migrations), Some(is.migrations), 1.0);
+        sample.set_some(Feature::Migrations, rate);
     }
     if has(Topic::OomVictims) && sample.get(Feature::OomKills).is_none() {
         sample.set_some(
@@ -39,6 +51,44 @@ pub(super) fn fill(sample: &mut Sample, rates: &mut Rates, before: &KernelView, 
     }
     if has(Topic::Syscalls) && has(Topic::SyscallLatency) {
         fill_timed(sample, before, now);
+    }
+}
+
+/// From what a hook counted to what there was, for a hook that counts for a part of the time.
+struct Scale {
+    /// That part; `None` when it is not known.
+    factor: Option<f64>,
+    cost: CallCost,
+    cpu_cores: f64,
+}
+
+impl Scale {
+    fn new(sample: &Sample, before: &KernelView, now: &KernelView, hook: DutyHook) -> Self {
+        let is_told = now.watched != before.watched;
+        let factor = now.watched.factor_since(&before.watched, hook);
+        Self {
+            factor: if is_told { factor } else { Some(1.0) },
+            cost: now.call_cost,
+            cpu_cores: sample.get(Feature::CpuCores).map_or(0.0, f64::from),
+        }
+    }
+
+    /// A rate over all the time from one that was counted; `None` when next to nothing was watched.
+    fn plain(&self, rate: f64) -> Option<f64> {
+        let told = self.factor.filter(|factor| *factor >= governor::FACTOR_TOLD_MIN);
+        told.map(|factor| rate / factor)
+    }
+
+    /// As [`Scale::plain`], for all counts of a hook that slows those it counts.
+    fn all(&self, rates: Vec<Option<f64>>) -> Vec<Option<f64>> {
+        let total: f64 = rates.iter().flatten().sum();
+        let Some(in_windows) = self.plain(total) else { return vec![None; rates.len()] };
+        let factor = self.factor.unwrap_or(1.0);
+        if total <= 0.0 || factor >= 1.0 {
+            return rates;
+        }
+        let real = governor::estimate_per_s(in_windows, factor, self.cost, self.cpu_cores);
+        rates.into_iter().map(|rate| rate.map(|rate| rate / total * real)).collect()
     }
 }
 
@@ -83,6 +133,8 @@ const _: () = assert!(headroom_telemetry::SKETCH_BINS == SKETCH_BINS);
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use headroom_telemetry::{Feature, Sample};
 
     use super::sketches;
@@ -127,6 +179,24 @@ mod tests {
         assert_eq!(sample.get(Feature::SyscallErrors), None);
         assert_eq!(sample.get(Feature::SyscallLatencyP99), None, "a quantile of nothing");
         assert_eq!(sample.get(Feature::Migrations), None, "not attached");
+    }
+
+    #[test]
+    fn counts_of_a_part_of_the_time_are_scaled_to_all_of_it() {
+        let topics = [Topic::Syscalls, Topic::RunQueue];
+        let mut now = view(&topics);
+        now.watched.passed = Duration::from_secs(2);
+        now.watched.watched = [Duration::from_millis(100), Duration::ZERO];
+        (now.counters.syscalls[0], now.counters.syscalls[1]) = (300, 100);
+        now.counters.switches = 3;
+        let sample = sampled(view(&topics), now.clone());
+        assert_eq!(sample.get(Feature::SyscallRead), Some(3_000.0));
+        assert_eq!(sample.get(Feature::SyscallWrite), Some(1_000.0));
+        assert_eq!(sample.get(Feature::ContextSwitches), None, "no window: not known");
+        now.watched.watched = [now.watched.passed; 2];
+        let exact = sampled(view(&topics), now);
+        assert_eq!(exact.get(Feature::SyscallRead), Some(150.0));
+        assert_eq!(exact.get(Feature::ContextSwitches), Some(1.5));
     }
 
     #[test]
