@@ -146,7 +146,17 @@ fn switches_are_those_the_scheduler_counts_by_cause() {
     let mut differences = Vec::new();
     for _ in 0..N_ATTEMPTS {
         let cgroup = world.cgroup("switches");
-        let Some(accounted) = super::super::wait_for_a_cpu(&cgroup) else {
+        let child = Child::fork(|| {
+            (0..30).for_each(|_| workload::sleep_briefly());
+            // Long enough to be taken off for its neighbour many times.
+            while workload::cpu_seconds() < 0.1 {
+                workload::burn();
+            }
+        });
+        let neighbour = workload::Neighbour::on_cpu_of(&child);
+        let accounted = child.run_in(&cgroup);
+        drop(neighbour);
+        let Some(accounted) = accounted else {
             return skip_unless(false, "this kernel accounts no waits (CONFIG_SCHED_INFO)");
         };
         // What it was put on a CPU for, it left again.
