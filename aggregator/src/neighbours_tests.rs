@@ -39,7 +39,8 @@ fn delivery(seq: u64, times: std::ops::Range<u32>) -> Delivery {
         }
         let mut counts = vec![0; SKETCH_BINS];
         counts[kind as usize] = 500;
-        contents.sketches.push((index, Sketches { order: SketchCounts::new(counts), code: None }));
+        let counts = SketchCounts::new(counts);
+        contents.sketches.push((index, Sketches { order: counts.clone(), code: counts }));
     }
     let boot = BootId(1);
     let arrival =
