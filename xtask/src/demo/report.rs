@@ -95,11 +95,20 @@ pub(crate) fn ramp_line(ramp: &RampReport) -> String {
     )
 }
 
+fn cell(value: Option<f64>, unit: &str) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0} {unit}"))
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cell = |value: Option<f64>, unit: &str| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0} {unit}"))
-        };
+        self.write_comparison(f)?;
+        writeln!(f)?;
+        self.write_rest(f)
+    }
+}
+
+impl Summary {
+    fn write_comparison(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ours, theirs) = (&self.predictive, &self.reactive);
         writeln!(
             f,
@@ -136,8 +145,10 @@ impl fmt::Display for Summary {
             "mean CPU limit (its own limit: 1.00)",
             format!("{:.2} cores", ours.mean_limit_cores),
             format!("{:.2} cores", theirs.mean_limit_cores),
-        )?;
-        writeln!(f)?;
+        )
+    }
+
+    fn write_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = &self.memory;
         let lead = median(memory.lead_ms.clone());
         writeln!(

@@ -7,7 +7,7 @@ use super::{block, page_cache, quantile, sockets, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
     governor::CallCost,
-    kernel::{KernelCounters, Topic, Watched},
+    kernel::{DutyHook, KernelCounters, Topic, Watched},
 };
 
 /// Below this time between two looks a rate says nothing, seconds.
