@@ -203,7 +203,15 @@ mod tests {
         assert!(config.act.is_some() && config.uplink.is_some());
         assert_eq!(
             other_than(&AgentConfig::default(), &table),
-            ["act", "model.dir", "model.public_key", "policy.file", "uplink"],
+            [
+                "act",
+                "audit.file",
+                "model.dir",
+                "model.public_key",
+                "policy.file",
+                "status.socket",
+                "uplink"
+            ],
             "the comments in agent.toml say that these alone differ"
         );
         let uplink = table["uplink"].as_table().unwrap();

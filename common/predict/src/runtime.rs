@@ -350,6 +350,7 @@ mod tests {
     use std::{sync::Arc, time::Instant};
 
     use headroom_fingerprint::Encoded;
+    use headroom_telemetry::Feature;
 
     use super::{INPUTS, RefusedModel, SequenceModel};
     use crate::{
@@ -373,7 +374,7 @@ mod tests {
         let model = Arc::new(load_with(&Linear::persistence(0.1), |_| ()).unwrap());
         assert_eq!(model.version(), 3);
         let mut encoded = Encoded { x: vec![0.0; INPUTS], scale: [2.0, 1.0e6, 1.0, 1.0] };
-        encoded.x[INPUTS - 48] = 0.5;
+        encoded.x[INPUTS - Feature::COUNT + Feature::CpuCores.index()] = 0.5;
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let (model, encoded) = (Arc::clone(&model), encoded.clone());

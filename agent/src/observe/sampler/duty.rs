@@ -93,7 +93,8 @@ impl Budget {
             recent.drain(..recent.len().saturating_sub(WINDOWS_JUDGED));
             let relative_error = if factor < 1.0 && watched_s > 0.0 {
                 let per_s = events as f64 / watched_s;
-                let slowed = governor::slowed_share(per_s, self.call_cost, self.cpus);
+                // The worst case: one thread makes all of them.
+                let slowed = governor::slowed_share(per_s, self.call_cost, 1.0);
                 error_of(recent.make_contiguous(), count.windows.len(), factor, slowed)
             } else {
                 recent.clear();
