@@ -58,6 +58,10 @@ struct RunArgs {
     /// Name of this host in the fleet, the one in its certificate; instead of `node.name`
     #[arg(long)]
     node: Option<String>,
+    /// Share of all CPU time of the host that kernel programs may take, as in `2%` or `0.02`;
+    /// instead of `observe.budget`
+    #[arg(long, value_parser = config::parse_share)]
+    budget: Option<f64>,
 }
 
 #[derive(clap::Args)]
@@ -114,6 +118,9 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut config = AgentConfig::load(args.configured.config.as_deref())?;
     if let Some(name) = args.node {
         config.node.name = name;
+    }
+    if let Some(budget) = args.budget {
+        config.observe.budget = budget;
     }
     let stop = app::stop_signal()?;
     App::build(config)?.run(&stop)

@@ -150,6 +150,22 @@ pub fn load_guard(path: Option<&Path>) -> Result<GuardConfig, ConfigError> {
     read(path, GuardConfig::from_toml)
 }
 
+/// A share from an argument: `2%`, `0.5 %` or `0.02`.
+///
+/// # Errors
+/// When it is no number, or not above 0 and at most 1.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let (number, unit) = match text.trim().strip_suffix('%') {
+        Some(number) => (number.trim(), 100.0),
+        None => (text.trim(), 1.0),
+    };
+    let share = number.parse::<f64>().map_err(|error| format!("{number:?}: {error}"))? / unit;
+    if share > 0.0 && share <= 1.0 {
+        return Ok(share);
+    }
+    Err("must be above 0 and at most 1, or 100%".to_owned())
+}
+
 fn read<T: Default>(
     path: Option<&Path>,
     parse: impl FnOnce(&str) -> Result<T, String>,
@@ -167,7 +183,7 @@ mod tests {
     use headroom_allocate::Policy;
     use serde::Serialize;
 
-    use super::{AgentConfig, load_guard};
+    use super::{AgentConfig, load_guard, parse_share};
     use crate::guard::GuardConfig;
 
     fn shipped(name: &str) -> (PathBuf, toml::Table) {
@@ -233,6 +249,16 @@ mod tests {
         let (path, _table) = shipped("policy.toml");
         let policy = Policy::from_toml(&fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn a_share_may_be_in_percent() {
+        assert_eq!(parse_share("2%"), Ok(0.02));
+        assert_eq!(parse_share(" 0.5 % "), Ok(0.005));
+        assert_eq!(parse_share("1"), Ok(1.0));
+        for wrong in ["", "%", "2", "0", "-1%", "nan", "two"] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

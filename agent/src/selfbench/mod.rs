@@ -15,7 +15,7 @@ use headroom_measure::{
 };
 
 use self::turns::{Observer, Own};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, parse_share};
 
 /// Options of `headroom-agent selfbench`.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +26,10 @@ pub struct SelfbenchArgs {
     /// Pairs of turns, one with the kernel programs on and one with them off
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub pairs: u32,
+    /// Share of all CPU time of the host that kernel programs may take, as in `2%`; instead of
+    /// `observe.budget`. `100%` measures them without the governor
+    #[arg(long, value_parser = parse_share)]
+    pub budget: Option<f64>,
     /// Print the figures as JSON on standard output; progress goes to standard error
     #[arg(long)]
     pub json: bool,
@@ -43,7 +47,10 @@ struct Series {
 /// # Errors
 /// When the configuration is refused, the kernel programs cannot be loaded, or a load cannot run.
 pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
-    let observe = AgentConfig::load(args.config.as_deref())?.observe;
+    let mut observe = AgentConfig::load(args.config.as_deref())?.observe;
+    if let Some(budget) = args.budget {
+        observe.budget = budget;
+    }
     if !observe.probes {
         bail!("observe.probes is off: without kernel programs nothing is added to other programs");
     }

@@ -100,7 +100,9 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         }
     }
     if subject.includes(Subject::Overhead) {
-        figures.extend(rig::selfbench(&programs, args.pairs)?);
+        for (budget, which) in [("100%", "no governor"), ("2%", "budget 2 %")] {
+            figures.extend(rig::selfbench(&programs, args.pairs, budget, which)?);
+        }
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)

@@ -242,15 +242,27 @@ fn start_aggregator(programs: &Programs, folder: &Path, http: &str, quic: &str) 
 }
 
 /// What the agent measures of itself: kernel programs on and off, in turns.
-pub(super) fn selfbench(programs: &Programs, pairs: u32) -> Result<Vec<Figure>> {
+///
+/// `which` says in the figures' names what `budget` is.
+pub(super) fn selfbench(
+    programs: &Programs,
+    pairs: u32,
+    budget: &str,
+    which: &str,
+) -> Result<Vec<Figure>> {
     let mut command = Command::new(&programs.agent);
-    command.args(["selfbench", "--json", "--pairs", &pairs.to_string()]);
+    command.args(["selfbench", "--json", "--budget", budget, "--pairs", &pairs.to_string()]);
     command.stderr(std::process::Stdio::inherit());
     let output = command.output().context("start headroom-agent selfbench")?;
     if !output.status.success() {
         bail!("headroom-agent selfbench ended with {}", output.status);
     }
-    serde_json::from_slice(&output.stdout).context("read what selfbench measured")
+    let mut figures: Vec<Figure> =
+        serde_json::from_slice(&output.stdout).context("read what selfbench measured")?;
+    for figure in &mut figures {
+        figure.name = format!("{} ({which})", figure.name);
+    }
+    Ok(figures)
 }
 
 fn start_agent(programs: &Programs, folder: &Path, role: &'static str) -> Result<Process> {

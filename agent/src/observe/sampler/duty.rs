@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use headroom_abi::record::gate;
+use headroom_telemetry::Fact;
 use serde::Serialize;
 
 use crate::observe::{
@@ -137,10 +138,11 @@ impl Budget {
                 let Some(state) = states.iter_mut().find(|state| state.name == name) else {
                     continue;
                 };
-                let told = state.state.clone();
-                state.state = told.map(|how| {
-                    format!("{how}; degraded: duty {percent:.1} %, standard error {error}")
-                });
+                let shortfall =
+                    format!("counts {percent:.1} % of the time, standard error {error}");
+                if let Some(how) = state.state.known() {
+                    state.state = Fact::Degraded(how.clone(), shortfall);
+                }
             }
         }
     }
