@@ -18,26 +18,35 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
+/// Series that stands for the newest kernel Debian has.
+pub(crate) const NEWEST: &str = "newest";
+
+/// Series a matrix boots, oldest first.
+pub(crate) const MATRIX: [&str; 4] = ["5.10", "6.1", "6.12", NEWEST];
+
 /// The kernel of a series such as `6.1`: the one unpacked before, else the newest on offer.
 pub(crate) fn fetch(root: &Path, series: &str) -> Result<Kernel> {
     let folder = root.join("target/xtask/vm").join(series);
     if let Some(kernel) = unpacked(&folder) {
         return Ok(kernel);
     }
-    let package = newest_package(series)?;
+    if process::find("apt-cache").is_none() {
+        bail!("no apt to fetch Debian's {series} kernel with");
+    }
+    let (apt, package) = newest_package(root, series)?;
     progress::step(&format!("fetch {package}"), "the kernel to boot; 26 MB, kept", || {
-        download_and_unpack(&folder, &package)
+        download_and_unpack(&apt, &folder, &package)
     })?;
     unpacked(&folder).with_context(|| format!("{package} holds no kernel image"))
 }
 
-fn download_and_unpack(folder: &Path, package: &str) -> Result<()> {
+fn download_and_unpack(apt: &Apt, folder: &Path, package: &str) -> Result<()> {
     let partial = folder.with_extension("partial");
     if partial.exists() {
         std::fs::remove_dir_all(&partial).context("remove what an earlier download left")?;
     }
     std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    process::capture(Command::new("apt-get").args(["download", package]).current_dir(&partial))?;
+    process::capture(apt.command("apt-get").args(["download", package]).current_dir(&partial))?;
     let archive = std::fs::read_dir(&partial)?
         .flatten()
         .map(|entry| entry.path())
@@ -60,27 +69,118 @@ fn unpacked(folder: &Path) -> Option<Kernel> {
     modules.is_dir().then_some(Kernel { release, image, modules })
 }
 
-fn newest_package(series: &str) -> Result<String> {
-    if process::find("apt-cache").is_none() {
-        bail!("no apt to fetch Debian's {series} kernel with");
+/// The newest package of a series, and the package lists it is in: the host's own, else those of
+/// the release of Debian that has the series.
+fn newest_package(root: &Path, series: &str) -> Result<(Apt, String)> {
+    let release = release_of(series);
+    if series != NEWEST {
+        let host = Apt::host();
+        if let Some(package) = host.newest(series)? {
+            return Ok((host, package));
+        }
+        if release.is_none() {
+            process::capture(host.command("apt-get").args(["update", "-q"]))
+                .context("refresh the package lists, which know no such kernel")?;
+            let package = host.newest(series)?;
+            let package = package
+                .with_context(|| format!("apt knows no linux-image-{series}.*-cloud-amd64"))?;
+            return Ok((host, package));
+        }
     }
-    let known = process::capture(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
-    if let Some(package) = newest_of(&known, series) {
-        return Ok(package);
+    let release = release.unwrap_or("sid");
+    let apt = Apt::of_release(&root.join("target/xtask/vm/lists").join(release), release)?;
+    let package = apt.newest(series)?;
+    let package = package.with_context(|| format!("Debian {release} has no {series} kernel"))?;
+    Ok((apt, package))
+}
+
+/// The release of Debian that has a series which the host's own release may lack.
+fn release_of(series: &str) -> Option<&'static str> {
+    match series {
+        "5.10" => Some("bullseye"),
+        "6.12" => Some("trixie"),
+        NEWEST => Some("sid"),
+        _ => None,
     }
-    process::capture(Command::new("apt-get").args(["update", "-q"]))
-        .context("refresh the package lists, which know no such kernel")?;
-    let known = process::capture(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
-    newest_of(&known, series)
-        .with_context(|| format!("apt knows no linux-image-{series}.*-cloud-amd64"))
+}
+
+/// Package lists that apt is asked by.
+struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    /// The host's own.
+    fn host() -> Self {
+        Self { options: Vec::new() }
+    }
+
+    /// Those of another release, from the mirror the host uses, kept in `folder`. The host's own
+    /// lists stay as they are.
+    fn of_release(folder: &Path, release: &str) -> Result<Self> {
+        let mut asked = Command::new("apt-get");
+        asked.args(["indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]);
+        let mirrors = process::capture(&mut asked).context("ask apt for the host's mirror")?;
+        let mirror = mirror_of(&mirrors).context("apt has no mirror of Debian's main archive")?;
+        for inner in ["lists/partial", "cache/archives/partial"] {
+            let inner = folder.join(inner);
+            std::fs::create_dir_all(&inner).with_context(|| format!("make {}", inner.display()))?;
+        }
+        let sources = folder.join("sources.list");
+        let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        std::fs::write(&sources, format!("deb [signed-by={keys}] {mirror} {release} main\n"))
+            .with_context(|| format!("write {}", sources.display()))?;
+        let path = |option: &str, inner: &str| format!("{option}={}", folder.join(inner).display());
+        let options = vec![
+            path("Dir::Etc::sourcelist", "sources.list"),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            path("Dir::State::lists", "lists"),
+            path("Dir::Cache", "cache"),
+        ];
+        let apt = Self { options };
+        progress::step(&format!("read what Debian {release} offers"), "for its kernel", || {
+            process::capture(apt.command("apt-get").args(["update", "-q"]))
+        })?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        self.options.iter().for_each(|option| {
+            command.args(["-o", option]);
+        });
+        command
+    }
+
+    fn newest(&self, series: &str) -> Result<Option<String>> {
+        let known = process::capture(self.command("apt-cache").args(["pkgnames", "linux-image-"]))?;
+        Ok(newest_of(&known, series))
+    }
+}
+
+/// The mirror of the main archive among lines of release, component and address: not one of
+/// security or other updates, which are named after the release with a suffix.
+fn mirror_of(targets: &str) -> Option<&str> {
+    targets.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (release, component, mirror) = (words.next()?, words.next()?, words.next()?);
+        (component == "main" && !release.contains('-')).then_some(mirror)
+    })
 }
 
 /// The newest signed cloud kernel of a series among package names.
 fn newest_of(names: &str, series: &str) -> Option<String> {
-    let prefix = format!("linux-image-{series}.");
+    let prefix = match series {
+        NEWEST => "linux-image-".to_owned(),
+        series => format!("linux-image-{series}."),
+    };
     names
         .lines()
-        .filter(|name| name.starts_with(&prefix) && name.ends_with("-cloud-amd64"))
+        .filter(|name| {
+            let rest = name.strip_prefix(&prefix);
+            rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+                && name.ends_with("-cloud-amd64")
+        })
         .max_by_key(|name| numbers_in(name))
         .map(str::to_owned)
 }
@@ -104,5 +204,18 @@ mod tests {
             Some("linux-image-6.12.117+deb12-cloud-amd64")
         );
         assert_eq!(newest_of(names, "5.10"), None);
+        let with_any = format!("{names}linux-image-cloud-amd64\n");
+        assert_eq!(
+            newest_of(&with_any, NEWEST).as_deref(),
+            Some("linux-image-6.12.117+deb12-cloud-amd64")
+        );
+    }
+
+    #[test]
+    fn the_mirror_is_that_of_the_release_itself() {
+        let targets = "bookworm-security main http://a/security/\nbookworm contrib http://b/\n\
+            bookworm main http://c/debian/\n";
+        assert_eq!(mirror_of(targets), Some("http://c/debian/"));
+        assert_eq!(mirror_of(""), None);
     }
 }

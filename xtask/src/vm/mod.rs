@@ -26,7 +26,7 @@ const AGENT_TESTS: &[&str] = &["kernel_counts", "observe_host", "guard_host"];
 /// Options of `cargo xtask vm`.
 #[derive(clap::Args)]
 pub(crate) struct VmArgs {
-    /// Series of Debian's cloud kernel to boot
+    /// Series of Debian's cloud kernel to boot, `newest`, or `all` for one after the other
     #[arg(long, default_value = "6.1")]
     kernel: String,
     /// Show the serial console as it comes
@@ -63,15 +63,29 @@ pub(crate) enum Boot {
 }
 
 pub(crate) fn run(root: &Path, args: &VmArgs) -> Result<ExitCode> {
+    if args.kernel != "all" {
+        return run_on(root, args, &args.kernel);
+    }
+    let mut all = ExitCode::SUCCESS;
+    for series in kernel::MATRIX {
+        let outcome = run_on(root, args, series)?;
+        if outcome != ExitCode::SUCCESS {
+            all = outcome;
+        }
+    }
+    Ok(all)
+}
+
+fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
     let booted = match &args.program {
-        None => boot(root, &args.kernel, args.show_console)?,
+        None => boot(root, series, args.show_console)?,
         Some(program) => {
             let program = std::path::absolute(program).context("find the program")?;
             let arguments = args.arguments.clone();
             let suite = Suite { name: "program".to_owned(), program, arguments };
             let load =
                 Load { object: kernel_object(root)?.ok(), suites: vec![suite], companions: vec![] };
-            boot_with(root, &args.kernel, args.show_console, &load)?
+            boot_with(root, series, args.show_console, &load)?
         }
     };
     let report = match booted {
