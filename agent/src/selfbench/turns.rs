@@ -92,16 +92,20 @@ fn observe(mut sampler: Sampler, period: Duration, stop: &AtomicBool, start_ms: 
         tick_ms: Vec::new(),
         cpu_percent: Vec::new(),
     };
+    let mut before: Option<(Instant, f64)> = None;
     // The first two ticks open files and have no rates yet.
     for warm in 0.. {
         let began = Instant::now();
-        let before = thread_cpu_s();
+        // From one tick to the next: the kernel brings a thread's time up to date when it sleeps.
+        let now = thread_cpu_s().map(|cpu_s| (began, cpu_s));
+        if let (Some((then, then_s)), Some((_, now_s)), true) = (before, now, warm > 2) {
+            let share = (now_s - then_s) / (began - then).as_secs_f64();
+            cost.cpu_percent.push(share * 100.0);
+        }
+        before = now;
         let tick = sampler.sample(clock::unix_s());
         if warm > 1 {
             cost.tick_ms.push(milliseconds(began.elapsed()));
-            if let (Some(before), Some(after)) = (before, thread_cpu_s()) {
-                cost.cpu_percent.push((after - before) / period.as_secs_f64() * 100.0);
-            }
         }
         cost.workloads = tick.workloads.len();
         let end = began + period;
