@@ -46,20 +46,52 @@ fn download_and_unpack(apt: &Apt, folder: &Path, package: &str) -> Result<()> {
         std::fs::remove_dir_all(&partial).context("remove what an earlier download left")?;
     }
     std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    process::capture(apt.command("apt-get").args(["download", package]).current_dir(&partial))?;
-    let archive = std::fs::read_dir(&partial)?
+    let depends = process::capture(apt.command("apt-cache").args(["depends", package]))?;
+    let parts = parts_of(package, &depends);
+    let mut download = apt.command("apt-get");
+    process::capture(download.arg("download").args(&parts).current_dir(&partial))?;
+    let archives: Vec<PathBuf> = std::fs::read_dir(&partial)?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get download {package} left no package"))?;
-    process::capture(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&partial))?;
-    std::fs::remove_file(&archive).context("remove the unpacked package")?;
+        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .collect();
+    if archives.len() < parts.len() {
+        bail!("apt-get download {} left {} packages", parts.join(" "), archives.len());
+    }
+    for archive in archives {
+        process::capture(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&partial))?;
+        std::fs::remove_file(&archive).context("remove the unpacked package")?;
+    }
     // Only a whole kernel gets the final name, so that an interrupted download is not taken for one.
     std::fs::rename(&partial, folder).context("put the unpacked kernel in place")?;
     Ok(())
 }
 
+/// The package and those it depends on for the same kernel: newer releases keep image and modules
+/// in packages of their own.
+fn parts_of<'a>(package: &'a str, depends: &'a str) -> Vec<&'a str> {
+    let release = package.trim_start_matches("linux-image-");
+    let others = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .filter(|name| name.starts_with("linux-") && name.ends_with(release));
+    std::iter::once(package).chain(others).collect()
+}
+
 fn unpacked(folder: &Path) -> Option<Kernel> {
+    from_modules(&folder.join("usr/lib/modules")).or_else(|| from_boot(folder))
+}
+
+/// Newer packages keep the image beside its modules.
+fn from_modules(folder: &Path) -> Option<Kernel> {
+    folder.read_dir().ok()?.flatten().find_map(|entry| {
+        let (release, modules) = (entry.file_name().into_string().ok()?, entry.path());
+        let image = modules.join("vmlinuz");
+        image.is_file().then_some(Kernel { release, image, modules })
+    })
+}
+
+fn from_boot(folder: &Path) -> Option<Kernel> {
     let boot = folder.join("boot").read_dir().ok()?;
     let image = boot.flatten().map(|entry| entry.path()).find(|path| {
         path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-"))
@@ -208,6 +240,20 @@ mod tests {
         assert_eq!(
             newest_of(&with_any, NEWEST).as_deref(),
             Some("linux-image-6.12.117+deb12-cloud-amd64")
+        );
+    }
+
+    #[test]
+    fn image_and_modules_may_be_packages_of_their_own() {
+        let depends = "linux-image-7.2-cloud-amd64\n  Depends: linux-binary-7.2-cloud-amd64\n  \
+            Depends: kmod\n  Depends: linux-base\n  Depends: linux-modules-7.2-cloud-amd64\n";
+        assert_eq!(
+            parts_of("linux-image-7.2-cloud-amd64", depends),
+            [
+                "linux-image-7.2-cloud-amd64",
+                "linux-binary-7.2-cloud-amd64",
+                "linux-modules-7.2-cloud-amd64"
+            ]
         );
     }
 
