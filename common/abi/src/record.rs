@@ -160,7 +160,8 @@ pub const fn class_bucket(bucket: usize) -> usize {
     bucket.div_ceil(2)
 }
 
-/// Block I/O charged to a cgroup, completed on one CPU. Cumulative.
+/// Block I/O charged to a cgroup and completed: on one CPU in the kernel, of all in user space.
+/// Cumulative.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BlockCounters {
@@ -172,16 +173,19 @@ pub struct BlockCounters {
     pub write_ops: u64,
     /// Bytes written.
     pub write_bytes: u64,
-    /// Requests that began where one of the cgroup ended, see [`StreamEnds`].
+    /// Requests that begin at the sector where one of the last streams of the cgroup ended, on the
+    /// same device. Requests that overtake each other in the device are not in it.
     pub sequential_ops: u64,
-    /// Times from request to completion, summed, in nanoseconds.
+    /// Times from request to completion, summed, nanoseconds. Over a span of time this is the
+    /// average number of requests under way, by Little's law.
     pub latency_ns: u64,
-    /// Time from request to completion by [`crate::histogram::bucket`].
+    /// Time from request to completion, by [`crate::histogram::bucket`]. Requests of queues
+    /// that keep no times are not in it.
     pub latency_hist: [u64; BUCKETS],
-    /// Time in the device by [`crate::histogram::bucket`], of requests whose queue notes when it
-    /// handed them over.
+    /// Of this the time in the device. Requests of queues that do not note when the device was
+    /// given them, which they do for a scheduler or throttle that asks, are not in it.
     pub device_hist: [u64; BUCKETS],
-    /// Sizes of requests by [`crate::size::size_bucket`].
+    /// Sizes of requests, by [`crate::size::size_bucket`].
     pub size_hist: [u64; SIZE_BUCKETS],
 }
 
@@ -225,15 +229,25 @@ pub struct DeviceCounters {
     pub latency_ns: u64,
 }
 
-/// What tasks of a cgroup did with the page cache on one CPU, in pages. Cumulative.
+/// Use of the page cache, in pages, charged to the task that reads, faults or writes; the cgroup
+/// that pays for the memory may be another.
+///
+/// Hits are `got_pages` less the pages added for reading, `added_pages - made_pages`. Readahead
+/// adds pages before they are asked for, so that a single moment may show fewer hits than there
+/// were, and the next one more. Pages of a file system's own metadata are added and never asked for.
+///
+/// Cumulative; on one CPU in the kernel, of all in user space.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct CacheCounters {
-    /// Pages asked for by reads and faults.
+    /// Pages that reads asked for, within the file, plus pages that faults asked for: one for a
+    /// fault by itself, those around it for one that maps what is there. The kernel does not tell
+    /// of a fault that maps a whole huge page.
     pub got_pages: u64,
     /// Pages added.
     pub added_pages: u64,
-    /// Pages added by a write that fills them, among [`CacheCounters::added_pages`].
+    /// Of these the pages that a write of the same task changed right after. They need not have
+    /// been brought from anywhere.
     pub made_pages: u64,
     /// Clean pages that were changed.
     pub dirtied_pages: u64,
@@ -256,30 +270,35 @@ pub struct Reader {
     pub added: u64,
 }
 
-/// Traffic of sockets of a cgroup, seen on one CPU. Cumulative.
+/// Packets that passed the IP layer. Bytes count from the IP header on; a packet that the kernel
+/// keeps together until the device, or put together on arrival, counts once.
+///
+/// Cumulative; on one CPU in the kernel, of all in user space.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct NetCounters {
-    /// Bytes received, from the IP header on.
+    /// Bytes received.
     pub rx_bytes: u64,
-    /// Packets received, as handed to the socket.
+    /// Packets received.
     pub rx_packets: u64,
-    /// Bytes sent, from the IP header on.
+    /// Bytes sent.
     pub tx_bytes: u64,
-    /// Packets sent, as handed to the IP layer.
+    /// Packets sent.
     pub tx_packets: u64,
     /// TCP connections opened.
     pub connects: u64,
-    /// TCP connections accepted.
+    /// TCP connections that came in and were completed, whether or not `accept` was called yet.
     pub accepts: u64,
-    /// TCP segments sent again.
+    /// TCP segments sent again, those that open a connection among them. One that the kernel keeps
+    /// together until the device counts once.
     pub retransmits: u64,
-    /// Packets dropped.
+    /// Packets dropped for a reason that the kernel states, on their way from or to a socket of
+    /// IPv4 or IPv6. Before Linux 6.11 only datagrams of IPv4 are told on their way in.
     pub drops: u64,
     /// Sizes of packets, both ways, by [`crate::size::size_bucket`].
     pub size_hist: [u64; SIZE_BUCKETS],
-    /// Smoothed round-trip times of TCP connections by [`crate::histogram::bucket`], once per
-    /// packet sent.
+    /// Smoothed round-trip time of the TCP connection, by [`crate::histogram::bucket`], once
+    /// per packet sent and so weighted by packets.
     pub rtt_hist: [u64; BUCKETS],
 }
 

@@ -28,10 +28,12 @@ use headroom_abi::{DEFAULT_SLOTS, MAX_SLOTS};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use headroom_abi::record::{BlockCounters, CacheCounters, NetCounters};
+
 pub use self::{
     attach::Topic,
     btf::BtfError,
-    counters::{BlockCounters, CacheCounters, DeviceUse, KernelCounters, NetCounters},
+    counters::{DeviceUse, KernelCounters},
     detail::{CallCount, ClassDurations, SyscallDetail},
     duty::{DutyHook, HookCount, Watched},
     events::KernelEvent,
