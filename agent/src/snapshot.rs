@@ -16,7 +16,7 @@ use crate::observe::{
     gpu::GpuSnapshot,
     host::{HostFacts, HostSample},
     kernel::{DeviceUse, SyscallDetail},
-    sampler::{LimitsInForce, ObserveCounts, SYSCALL_FEATURES},
+    sampler::{LimitsInForce, ObserveCounts},
 };
 
 /// Arguments of `snapshot`.
@@ -186,7 +186,7 @@ fn host_line(host: &HostSample) -> String {
 }
 
 fn syscalls(sample: &Sample) -> Option<f64> {
-    SYSCALL_FEATURES.iter().map(|feature| sample.get(*feature).map(f64::from)).sum()
+    Feature::SYSCALLS.iter().map(|feature| sample.get(*feature).map(f64::from)).sum()
 }
 
 /// A number with a decimal prefix: `1.5M`.

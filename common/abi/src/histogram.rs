@@ -17,26 +17,12 @@ const _: () = assert!((LAST_POWER - FIRST_POWER) as usize * 2 + 2 == BUCKETS);
 /// of two; the last holds everything from 2^31 ns (2.1 s).
 #[inline(always)]
 pub const fn bucket(duration_ns: u64) -> usize {
-    if duration_ns < 1 << FIRST_POWER {
-        return 0;
-    }
-    if duration_ns >= 1 << LAST_POWER {
-        return BUCKETS - 1;
-    }
-    let power = floor_log2(duration_ns);
-    let upper_half = (duration_ns >> (power - 1)) & 1;
-    (power - FIRST_POWER) as usize * 2 + upper_half as usize + 1
+    half_octave(duration_ns, FIRST_POWER, LAST_POWER)
 }
 
 /// Smallest duration that `bucket` counts, in nanoseconds; saturates past the last bucket.
 pub const fn lower_bound_ns(bucket: usize) -> u64 {
-    if bucket == 0 {
-        return 0;
-    }
-    let index = if bucket < BUCKETS { bucket - 1 } else { BUCKETS - 2 };
-    let power = FIRST_POWER as usize + index / 2;
-    let base = 1_u64 << power;
-    if index % 2 == 0 { base } else { base + base / 2 }
+    half_octave_bound(bucket, FIRST_POWER, LAST_POWER)
 }
 
 /// Exclusive upper bound of `bucket` in nanoseconds; `None` for the last one, which is open.
@@ -44,10 +30,36 @@ pub const fn upper_bound_ns(bucket: usize) -> Option<u64> {
     if bucket + 1 < BUCKETS { Some(lower_bound_ns(bucket + 1)) } else { None }
 }
 
+/// The bucket of `value` when bucket 0 holds what is below 2^`first_power`, each following pair the
+/// lower and the upper half of a power of two, and the last everything from 2^`last_power`.
+#[inline(always)]
+pub(crate) const fn half_octave(value: u64, first_power: u32, last_power: u32) -> usize {
+    if value < 1 << first_power {
+        return 0;
+    }
+    if value >= 1 << last_power {
+        return (last_power - first_power) as usize * 2 + 1;
+    }
+    let power = floor_log2(value);
+    let upper_half = (value >> (power - 1)) & 1;
+    (power - first_power) as usize * 2 + upper_half as usize + 1
+}
+
+/// Smallest value that [`half_octave`] puts in `bucket`; saturates past the last bucket.
+pub(crate) const fn half_octave_bound(bucket: usize, first_power: u32, last_power: u32) -> u64 {
+    if bucket == 0 {
+        return 0;
+    }
+    let last = (last_power - first_power) as usize * 2;
+    let index = if bucket <= last { bucket - 1 } else { last };
+    let base = 1_u64 << (first_power as usize + index / 2);
+    if index % 2 == 0 { base } else { base + base / 2 }
+}
+
 /// Position of the highest set bit; 0 for 0. The kernel's virtual machine has no instruction for
 /// it, and this sequence of compares is shorter than the generic expansion.
 #[inline(always)]
-pub(crate) const fn floor_log2(value: u64) -> u32 {
+const fn floor_log2(value: u64) -> u32 {
     let mut rest = value;
     let mut power = 0;
     if rest >> 32 != 0 {

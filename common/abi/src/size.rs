@@ -1,6 +1,6 @@
 //! Histogram of sizes in bytes, two buckets per power of two.
 
-use crate::histogram::floor_log2;
+use crate::histogram::{half_octave, half_octave_bound};
 
 /// Number of buckets.
 pub const SIZE_BUCKETS: usize = 32;
@@ -19,25 +19,12 @@ const _: () = assert!((LAST_POWER - FIRST_POWER) as usize * 2 + 2 == SIZE_BUCKET
 /// power of two; the last holds everything from 2 MiB.
 #[inline(always)]
 pub const fn size_bucket(size_bytes: u64) -> usize {
-    if size_bytes < 1 << FIRST_POWER {
-        return 0;
-    }
-    if size_bytes >= 1 << LAST_POWER {
-        return SIZE_BUCKETS - 1;
-    }
-    let power = floor_log2(size_bytes);
-    let upper_half = (size_bytes >> (power - 1)) & 1;
-    (power - FIRST_POWER) as usize * 2 + upper_half as usize + 1
+    half_octave(size_bytes, FIRST_POWER, LAST_POWER)
 }
 
 /// Smallest size that `bucket` counts, in bytes; saturates past the last bucket.
 pub const fn size_lower_bound_bytes(bucket: usize) -> u64 {
-    if bucket == 0 {
-        return 0;
-    }
-    let index = if bucket < SIZE_BUCKETS { bucket - 1 } else { SIZE_BUCKETS - 2 };
-    let base = 1_u64 << (FIRST_POWER as usize + index / 2);
-    if index % 2 == 0 { base } else { base + base / 2 }
+    half_octave_bound(bucket, FIRST_POWER, LAST_POWER)
 }
 
 /// Exclusive upper bound of `bucket` in bytes; `None` for the last one, which is open.

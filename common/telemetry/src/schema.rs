@@ -154,6 +154,24 @@ features! {
 }
 
 impl Feature {
+    /// Rates of system calls, one per class, in the order the kernel programs count them.
+    pub const SYSCALLS: [Self; 14] = [
+        Self::SyscallRead,
+        Self::SyscallWrite,
+        Self::SyscallFile,
+        Self::SyscallSync,
+        Self::SyscallPoll,
+        Self::SyscallSocket,
+        Self::SyscallMemory,
+        Self::SyscallProcess,
+        Self::SyscallLock,
+        Self::SyscallTime,
+        Self::SyscallSignal,
+        Self::SyscallSched,
+        Self::SyscallIdentity,
+        Self::SyscallOther,
+    ];
+
     /// Position in schema order.
     pub fn index(self) -> usize {
         self as usize

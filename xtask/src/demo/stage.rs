@@ -213,9 +213,8 @@ impl Stage {
     /// # Errors
     /// When one cannot be started or moved.
     pub(crate) fn start_load(&mut self, epoch_s: f64) -> Result<()> {
-        let scratch = self.dir.join("batch.scratch");
         for actor in [&mut self.service, &mut self.batch, &mut self.memory] {
-            actor.start(&self.dir, epoch_s, &scratch)?;
+            actor.start(&self.dir, epoch_s)?;
         }
         Ok(())
     }
@@ -226,8 +225,7 @@ impl Stage {
     /// When it cannot be started.
     pub(crate) fn switch_to_reactive(&mut self, epoch_s: f64) -> Result<()> {
         self.service.stop();
-        let scratch = self.dir.join("batch.scratch");
-        self.twin.start(&self.dir, epoch_s, &scratch)
+        self.twin.start(&self.dir, epoch_s)
     }
 
     /// The reverse of [`Stage::switch_to_reactive`].
@@ -236,8 +234,7 @@ impl Stage {
     /// When it cannot be started.
     pub(crate) fn switch_to_predictive(&mut self, epoch_s: f64) -> Result<()> {
         self.twin.stop();
-        let scratch = self.dir.join("batch.scratch");
-        self.service.start(&self.dir, epoch_s, &scratch)
+        self.service.start(&self.dir, epoch_s)
     }
 
     /// Whether Ctrl-C was pressed.
@@ -441,7 +438,7 @@ impl Drop for Stage {
 }
 
 impl Actor {
-    fn start(&mut self, dir: &Path, epoch_s: f64, scratch: &Path) -> Result<()> {
+    fn start(&mut self, dir: &Path, epoch_s: f64) -> Result<()> {
         let (name, role) = match self.role {
             Role::Service => ("service", "service"),
             Role::Batch => ("batch", "batch"),
@@ -449,6 +446,7 @@ impl Actor {
         };
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo", "--play", role, "--epoch", &epoch_s.to_string(), "--log"]);
+        let scratch = dir.join("batch.scratch");
         command.arg(&self.log).arg("--scratch").arg(scratch).process_group(0);
         let process = Process::start(name, dir, &mut command)?;
         self.cgroup.add(process.id())?;

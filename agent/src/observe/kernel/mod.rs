@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod object;
 mod probes;
+mod reclaim;
 mod slots;
 mod tap;
 

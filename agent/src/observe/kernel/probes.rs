@@ -1,14 +1,14 @@
-//! The loaded kernel programs: reading counters, draining events, handing slots back.
+//! The loaded kernel programs: reading counters, draining events. `reclaim` hands slots back.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::{
     Ebpf, Pod,
-    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{MapData, PerCpuArray, PerCpuValues},
     sys::{Stats, enable_stats},
     util::nr_cpus,
 };
@@ -22,10 +22,7 @@ use super::{
     detail,
     duty::{Duties, DutyHook, HookCount, Watched},
     events::{CgroupRecord, decode_cgroup, decode_exec},
-    load::{
-        self, Block, DeviceId, Key, Latency, Maps, Net, Numbers, PageCache, Sampled, Streams, Task,
-        in_map,
-    },
+    load::{self, Block, DeviceId, Maps, Net, PageCache, Sampled, Task, in_map},
     log::ToTracing,
     slots::SlotBook,
 };
@@ -46,21 +43,21 @@ pub struct KernelProbes {
     duties: Duties,
     watched: Watched,
     ebpf: Ebpf,
-    maps: Maps,
+    pub(super) maps: Maps,
     logger: Option<EbpfLogger<ToTracing>>,
-    layout: Layout,
+    pub(super) layout: Layout,
     states: Vec<(Topic, Fact<String>)>,
-    book: SlotBook,
+    pub(super) book: SlotBook,
     pending: VecDeque<KernelEvent>,
     /// Removed cgroups, each with the number of reads after which its slot is taken back.
-    removed: VecDeque<(u64, CgroupId)>,
-    n_reads: u64,
+    pub(super) removed: VecDeque<(u64, CgroupId)>,
+    pub(super) n_reads: u64,
     n_pending_dropped: u64,
     n_undecodable: u64,
     n_slots: u32,
-    n_cpus: usize,
+    pub(super) n_cpus: usize,
     /// Lost cgroup events up to which the map of slots was read whole.
-    n_lost_resynced: u64,
+    pub(super) n_lost_resynced: u64,
     /// Keeps the kernel measuring run times.
     _run_stats: Option<OwnedFd>,
 }
@@ -220,10 +217,9 @@ impl KernelProbes {
         ]);
         let reads_samples = is_any(&[Topic::SyscallLatency, Topic::CodeSamples]);
         let reads_blocks = self.has(Topic::BlockIo);
-        let has_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
         let reads_caches =
-            has_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]);
-        let reads_nets = has_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]);
+            is_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]);
+        let reads_nets = is_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]);
         let mut all = Vec::with_capacity(self.book.n_taken());
         let quiet = self.duties.quiet();
         for (id, slot) in self.book.taken() {
@@ -263,7 +259,7 @@ impl KernelProbes {
     /// Block I/O by cgroup and device since the programs were attached, in no order. For looking at
     /// now and then: it asks the kernel for every pair of the two.
     ///
-    /// Beyond [`DEVICE_PAIRS`] pairs new ones are not told apart; [`Self::read`] has their sums.
+    /// Beyond [`headroom_abi::DEVICE_PAIRS`] pairs new ones are not told apart; [`Self::read`] has their sums.
     ///
     /// # Errors
     /// When the kernel map cannot be read.
@@ -278,19 +274,6 @@ impl KernelProbes {
             }
         }
         Ok(all)
-    }
-
-    /// Gives up the slot of a cgroup that is gone, after its last counters were read; sooner than
-    /// [`Self::read`] would by itself. A late event of it is dropped.
-    pub fn retire(&mut self, id: CgroupId) {
-        if !self.book.retire(id, Instant::now()) {
-            return;
-        }
-        match self.maps.slots.remove(&Key(id.to_key())) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            // The slot is rested either way; the entry costs a place in the map.
-            Err(error) => tracing::warn!(?id, %error, "slot of a removed cgroup stays mapped"),
-        }
     }
 
     /// How the kernel side is doing. A map that cannot be read leaves its counts at zero and is
@@ -387,103 +370,7 @@ impl KernelProbes {
         self.pending.push_back(event);
     }
 
-    /// Takes back the slots of removed cgroups whose last counters were read often enough.
-    fn retire_removed(&mut self) {
-        while let Some(&(until, id)) = self.removed.front()
-            && until <= self.n_reads
-        {
-            self.removed.pop_front();
-            self.retire(id);
-        }
-    }
-
-    /// After lost events, slots taken unheard are found in the map itself.
-    fn resync_after_loss(&mut self) -> Result<(), KernelError> {
-        let n_lost = self.losses()?.cgroup_events;
-        if n_lost == self.n_lost_resynced {
-            return Ok(());
-        }
-        let known: HashSet<u32> = self.book.taken().map(|(_, slot)| slot).collect();
-        let mut found = Vec::new();
-        for entry in &self.maps.slots {
-            let (Key(key), slot) = entry.map_err(in_map("SLOTS"))?;
-            if let (false, Some(id)) = (known.contains(&slot), CgroupId::from_key(&key)) {
-                found.push((id, slot));
-            }
-        }
-        for (id, slot) in found {
-            if self.book.take(id, slot) {
-                self.retire(id);
-            }
-        }
-        self.n_lost_resynced = n_lost;
-        Ok(())
-    }
-
-    /// Returns slots of retired cgroups, emptied, to the kernel's queue.
-    fn free_rested_slots(&mut self) -> Result<(), KernelError> {
-        if !self.book.is_any_resting() {
-            return Ok(());
-        }
-        let cached = per_cpu(&self.maps.shared.caches, 0, "TASK_CACHE")?;
-        let remembered = cached.iter().filter_map(|cache| u32::try_from(cache.0.slot).ok());
-        let remembered = remembered.collect();
-        let rested = self.book.rested(Instant::now(), &remembered);
-        self.forget_devices(&rested)?;
-        for slot in rested {
-            self.clear_slot(slot)?;
-            self.maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
-        }
-        Ok(())
-    }
-
-    fn clear_slot(&mut self, slot: u32) -> Result<(), KernelError> {
-        let n_cpus = self.n_cpus;
-        clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
-        self.clear_samples(slot)?;
-        clear(&mut self.maps.blocks, slot, Block(record::BlockCounters::ZERO), n_cpus, "BLOCKS")?;
-        let cache = PageCache(record::CacheCounters::default());
-        clear(&mut self.maps.caches, slot, cache, n_cpus, "CACHES")?;
-        clear(&mut self.maps.nets, slot, Net(record::NetCounters::ZERO), n_cpus, "NETS")?;
-        let streams = Streams(record::StreamEnds::default());
-        self.maps.block_streams.set(slot, streams, 0).map_err(in_map("BLOCK_STREAMS"))
-    }
-
-    /// Removes what slots that are given again had per device.
-    fn forget_devices(&mut self, slots: &[u32]) -> Result<(), KernelError> {
-        if slots.is_empty() {
-            return Ok(());
-        }
-        let mut stale = Vec::new();
-        for key in self.maps.devices.keys() {
-            let DeviceId(key) = key.map_err(in_map("DEVICES"))?;
-            if slots.contains(&key.slot) {
-                stale.push(key);
-            }
-        }
-        for key in stale {
-            match self.maps.devices.remove(&DeviceId(key)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(in_map("DEVICES")(error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn clear_samples(&mut self, slot: u32) -> Result<(), KernelError> {
-        let maps = &mut self.maps;
-        let zero = Sampled(record::SampledCounters::ZERO);
-        maps.sampled.set(slot, zero, 0).map_err(in_map("SAMPLED"))?;
-        if self.states.iter().any(|(t, state)| *t == Topic::SyscallDetail && state.is_known()) {
-            let zero = Latency(record::ClassLatency::ZERO);
-            maps.class_latency.set(slot, zero, 0).map_err(in_map("CLASS_LATENCY"))?;
-            let zero = Numbers(record::CallNumbers::ZERO);
-            clear(&mut maps.call_numbers, slot, zero, self.n_cpus, "CALL_NUMBERS")?;
-        }
-        Ok(())
-    }
-
-    fn losses(&self) -> Result<record::Losses, KernelError> {
+    pub(super) fn losses(&self) -> Result<record::Losses, KernelError> {
         let mut total = record::Losses::default();
         for cpu in per_cpu(&self.maps.losses, 0, "LOSSES")?.iter() {
             total.cgroup_events = total.cgroup_events.wrapping_add(cpu.0.cgroup_events);
@@ -494,22 +381,10 @@ impl KernelProbes {
     }
 }
 
-fn per_cpu<V: Pod>(
+pub(super) fn per_cpu<V: Pod>(
     map: &PerCpuArray<MapData, V>,
     slot: u32,
     name: &'static str,
 ) -> Result<PerCpuValues<V>, KernelError> {
     map.get(&slot, 0).map_err(in_map(name))
-}
-
-fn clear<V: Pod>(
-    map: &mut PerCpuArray<MapData, V>,
-    slot: u32,
-    zero: V,
-    n_cpus: usize,
-    name: &'static str,
-) -> Result<(), KernelError> {
-    let zeros = PerCpuValues::try_from(vec![zero; n_cpus])
-        .map_err(|source| KernelError::Map { map: name, source: source.into() })?;
-    map.set(slot, zeros, 0).map_err(in_map(name))
 }

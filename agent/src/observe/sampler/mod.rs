@@ -26,7 +26,6 @@ use headroom_allocate::plan::{Knob, Limit};
 use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload, WorkloadKind};
 use serde::Serialize;
 
-pub(crate) use self::rates::SYSCALL_FEATURES;
 use self::{
     brief::Brief,
     gpu_features::fill_gpu,

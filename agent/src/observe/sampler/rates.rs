@@ -13,24 +13,6 @@ use crate::observe::{
 /// Below this time between two looks a rate says nothing, seconds.
 const ELAPSED_MIN_S: f64 = 0.001;
 
-/// Features of the syscall classes, in the order the kernel counts them.
-pub(crate) const SYSCALL_FEATURES: [Feature; 14] = [
-    Feature::SyscallRead,
-    Feature::SyscallWrite,
-    Feature::SyscallFile,
-    Feature::SyscallSync,
-    Feature::SyscallPoll,
-    Feature::SyscallSocket,
-    Feature::SyscallMemory,
-    Feature::SyscallProcess,
-    Feature::SyscallLock,
-    Feature::SyscallTime,
-    Feature::SyscallSignal,
-    Feature::SyscallSched,
-    Feature::SyscallIdentity,
-    Feature::SyscallOther,
-];
-
 /// Kernel counters of one workload, with which of them mean something for it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KernelView {
@@ -57,9 +39,7 @@ impl KernelView {
     pub(super) fn has(&self, topic: Topic) -> bool {
         self.topics & (1 << topic as u32) != 0
     }
-}
 
-impl KernelView {
     /// Whether a task was put on a CPU since `before`; true when the kernel does not tell, or did
     /// not count all the time.
     pub(super) fn has_run_since(&self, before: &Self) -> bool {

@@ -2,7 +2,7 @@
 
 use headroom_telemetry::{Fact, Feature};
 
-use super::{kernel_source::KernelSource, rates::SYSCALL_FEATURES};
+use super::kernel_source::KernelSource;
 use crate::observe::{
     cgroup::{Layout, tree::Inodes},
     host::HostFacts,
@@ -47,7 +47,7 @@ fn topic_of(feature: Feature) -> Option<Topic> {
         Feature::PageCacheDirtied => Topic::PageCacheDirtied,
         Feature::Execs => Topic::Execs,
         Feature::Exits => Topic::Exits,
-        other if SYSCALL_FEATURES.contains(&other) => Topic::Syscalls,
+        other if Feature::SYSCALLS.contains(&other) => Topic::Syscalls,
         _ => return None,
     })
 }

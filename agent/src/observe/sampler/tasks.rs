@@ -5,7 +5,7 @@ use headroom_telemetry::{Feature, Sample, SketchCounts, Sketches};
 
 use super::{
     quantile,
-    rates::{KernelView, Rates, SYSCALL_FEATURES},
+    rates::{KernelView, Rates},
 };
 use crate::observe::{
     governor::{self, CallCost},
@@ -21,7 +21,7 @@ pub(super) fn fill(sample: &mut Sample, rates: &mut Rates, before: &KernelView, 
         let counts = counts.map(|(was, is)| rates.of(Some(*was), Some(*is), 1.0));
         let scale = Scale::new(sample, before, now, DutyHook::Syscalls);
         let scaled = scale.all(counts.collect());
-        for (feature, rate) in SYSCALL_FEATURES.iter().zip(scaled) {
+        for (feature, rate) in Feature::SYSCALLS.iter().zip(scaled) {
             sample.set_some(*feature, rate);
         }
     }
@@ -96,7 +96,7 @@ impl Scale {
 /// call nothing is known of calls that were made; without a call there was no failure.
 fn fill_timed(sample: &mut Sample, before: &KernelView, now: &KernelView) {
     let (was, is) = (&before.counters, &now.counters);
-    let rates = SYSCALL_FEATURES.iter().map(|feature| sample.get(*feature).map(f64::from));
+    let rates = Feature::SYSCALLS.iter().map(|feature| sample.get(*feature).map(f64::from));
     let Some(calls_per_s) = rates.sum::<Option<f64>>() else { return };
     let timed = is.timed_syscalls.checked_sub(was.timed_syscalls);
     let failed = is.failed_syscalls.checked_sub(was.failed_syscalls);

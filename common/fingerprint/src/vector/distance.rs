@@ -203,7 +203,7 @@ mod tests {
             let wave = load * (1.0 + 0.3 * (t_s / 7.0).sin());
             sample.set(Feature::CpuCores, 0.2 * wave);
             sample.set(Feature::CpuSystemCores, 0.02 * (program + 1) as f64 * wave);
-            for (k, class) in crate::vector::ratio::SYSCALL_CLASSES.into_iter().enumerate() {
+            for (k, class) in Feature::SYSCALLS.into_iter().enumerate() {
                 let rate = if k % 3 == program % 3 { 200.0 } else { 3.0 };
                 sample.set(class, rate * wave);
             }

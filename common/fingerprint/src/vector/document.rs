@@ -13,7 +13,7 @@ use super::{
     distance::COMPARABLE_MIN,
     group,
     layout::{Component, DIMENSION, Rhythm, STARTS},
-    ratio::{RATIOS, SYSCALL_CLASSES, SYSCALLS_MIN},
+    ratio::{RATIOS, SYSCALLS_MIN},
     scale::{self, COMPONENT_MAX},
 };
 use crate::{
@@ -221,7 +221,7 @@ fn distributions(out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
         "distance. The mix of system calls is over {} classes and known from {SYSCALLS_MIN} calls in the window on; the order",
-        SYSCALL_CLASSES.len()
+        Feature::SYSCALLS.len()
     )?;
     writeln!(
         out,

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     group::{self, Aspect, Group},
-    ratio::{RATIOS, SYSCALL_CLASSES},
+    ratio::RATIOS,
     scale,
 };
 use crate::summary::SPAN_STEPS;
@@ -83,7 +83,7 @@ pub enum Component {
     },
     /// So much of one thing for each of another; an index of [`RATIOS`].
     Ratio(usize),
-    /// Square root of the share of a class of system calls; an index of [`SYSCALL_CLASSES`].
+    /// Square root of the share of a class of system calls; an index of [`Feature::SYSCALLS`].
     SyscallShare(usize),
     /// Square root of the share of a bin of the order sketch.
     OrderShare(usize),
@@ -97,7 +97,7 @@ const N_RHYTHM: usize = Resource::COUNT * Rhythm::ALL.len();
 /// Where each part of the layout begins; the last entry is where it ends.
 pub(super) const STARTS: [usize; 7] = {
     let lengths =
-        [N_FEATURE, N_RHYTHM, RATIOS.len(), SYSCALL_CLASSES.len(), SKETCH_BINS, SKETCH_BINS];
+        [N_FEATURE, N_RHYTHM, RATIOS.len(), Feature::SYSCALLS.len(), SKETCH_BINS, SKETCH_BINS];
     let mut starts = [0; 7];
     let mut part = 0;
     while part < lengths.len() {
@@ -157,7 +157,7 @@ impl Component {
             }
             Self::Rhythm { resource, measure } => format!("{resource}.{}", measure.name()),
             Self::Ratio(i) => RATIOS[i].name.to_owned(),
-            Self::SyscallShare(i) => format!("{}.share", SYSCALL_CLASSES[i].name()),
+            Self::SyscallShare(i) => format!("{}.share", Feature::SYSCALLS[i].name()),
             Self::OrderShare(i) => format!("order_sketch.share_{i}"),
             Self::CodeShare(i) => format!("code_sketch.share_{i}"),
         }

@@ -80,7 +80,7 @@ struct Facts {
     spans: Vec<[Option<SpanStatistics>; SPAN_STEPS.len()]>,
     rhythms: [Option<(RhythmStatistics, Option<Period>)>; Resource::COUNT],
     ratios: Vec<f64>,
-    syscall_mix: [f32; ratio::SYSCALL_CLASSES.len()],
+    syscall_mix: [f32; Feature::SYSCALLS.len()],
     order: [f32; headroom_telemetry::SKETCH_BINS],
     code: [f32; headroom_telemetry::SKETCH_BINS],
 }

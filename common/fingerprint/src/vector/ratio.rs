@@ -44,23 +44,6 @@ const EVENTS_MIN: f64 = 20.0;
 /// Bytes (times seconds) below which shares of memory say little.
 const BYTES_MIN: f64 = 65_536.0;
 
-/// The classes of system calls, in schema order: the mix is over these.
-pub const SYSCALL_CLASSES: [Feature; 14] = [
-    Feature::SyscallRead,
-    Feature::SyscallWrite,
-    Feature::SyscallFile,
-    Feature::SyscallSync,
-    Feature::SyscallPoll,
-    Feature::SyscallSocket,
-    Feature::SyscallMemory,
-    Feature::SyscallProcess,
-    Feature::SyscallLock,
-    Feature::SyscallTime,
-    Feature::SyscallSignal,
-    Feature::SyscallSched,
-    Feature::SyscallIdentity,
-    Feature::SyscallOther,
-];
 /// System calls in a window below which their mix is not known.
 pub const SYSCALLS_MIN: f64 = 40.0;
 
@@ -103,12 +86,12 @@ const SIZE: Scale = Scale { resolution: 64.0, reference: 1.0e6 };
 pub const RATIOS: &[Ratio] = {
     use Feature as F;
     &[
-        per_cpu_second("syscalls_per_cpu_s", "1/s", Group::Syscalls, &SYSCALL_CLASSES, EVENTS),
+        per_cpu_second("syscalls_per_cpu_s", "1/s", Group::Syscalls, &Feature::SYSCALLS, EVENTS),
         share(
             "syscall_error_share",
             Group::Syscalls,
             &[F::SyscallErrors],
-            &SYSCALL_CLASSES,
+            &Feature::SYSCALLS,
             EVENTS_MIN,
         ),
         share(
@@ -285,7 +268,7 @@ impl Ratio {
     pub(super) fn under_in_words(&self) -> String {
         match self.under {
             Under::CpuSecond => "CPU second".to_owned(),
-            Under::SumOf(features, _) if features == SYSCALL_CLASSES => "system calls".to_owned(),
+            Under::SumOf(features, _) if features == Feature::SYSCALLS => "system calls".to_owned(),
             Under::SumOf(features, _) => in_words(features),
             Under::Samples => "sample".to_owned(),
         }
@@ -293,7 +276,7 @@ impl Ratio {
 
     /// What is divided, in words.
     pub(super) fn over_in_words(&self) -> String {
-        if self.over == SYSCALL_CLASSES { "system calls".to_owned() } else { in_words(self.over) }
+        if self.over == Feature::SYSCALLS { "system calls".to_owned() } else { in_words(self.over) }
     }
 }
 
@@ -308,13 +291,13 @@ fn sum(sample: &Sample, features: &[Feature]) -> Option<f64> {
 
 /// Square roots of the shares of the classes of system calls; NaN each when one was not measured
 /// or there were fewer than [`SYSCALLS_MIN`].
-pub(super) fn syscall_mix(samples: &[&Sample], step_s: f64) -> [f32; SYSCALL_CLASSES.len()] {
-    let mut sums = [0.0; SYSCALL_CLASSES.len()];
+pub(super) fn syscall_mix(samples: &[&Sample], step_s: f64) -> [f32; Feature::SYSCALLS.len()] {
+    let mut sums = [0.0; Feature::SYSCALLS.len()];
     for sample in samples {
-        if sum(sample, &SYSCALL_CLASSES).is_none() {
+        if sum(sample, &Feature::SYSCALLS).is_none() {
             continue;
         }
-        for (total, class) in sums.iter_mut().zip(SYSCALL_CLASSES) {
+        for (total, class) in sums.iter_mut().zip(Feature::SYSCALLS) {
             *total += sample.get(class).map_or(0.0, f64::from).max(0.0) * step_s;
         }
     }
@@ -337,13 +320,13 @@ pub(crate) fn square_root_shares<const N: usize>(counts: &[f64; N], sum_min: f64
 mod tests {
     use headroom_telemetry::{Feature, Sample};
 
-    use super::{RATIOS, SYSCALL_CLASSES, syscall_mix};
+    use super::{RATIOS, syscall_mix};
 
     fn busy(factor: f64) -> Sample {
         let mut sample = Sample::empty(0.0);
         sample.set(Feature::CpuCores, 0.4 * factor);
         sample.set(Feature::CpuSystemCores, 0.1 * factor);
-        for (i, class) in SYSCALL_CLASSES.into_iter().enumerate() {
+        for (i, class) in Feature::SYSCALLS.into_iter().enumerate() {
             sample.set(class, 10.0 * factor * (i as f64));
         }
         sample.set(Feature::PageFaults, 700.0 * factor);
