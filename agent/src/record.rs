@@ -11,10 +11,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use headroom_telemetry::{
-    Feature,
-    trace::{CORE_FEATURES, TraceWriter},
-};
+use headroom_telemetry::Feature;
+use headroom_trace::{CORE_FEATURES, TraceWriter};
 
 use crate::{
     app,

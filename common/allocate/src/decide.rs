@@ -1,6 +1,6 @@
 //! The predictive controller: forecast demand, policy and rails to one decision per knob.
 
-use headroom_predict::{Forecast, Source};
+use headroom_forecast::{Forecast, Source};
 use headroom_telemetry::{Feature, Resource};
 
 use crate::{

@@ -1,9 +1,6 @@
 //! Tests of the predictive controller, by example and by property.
 
-use headroom_predict::{
-    Forecast, Source,
-    forecast::{HORIZONS, LEVELS},
-};
+use headroom_forecast::{Forecast, HORIZONS, LEVELS, Source};
 use headroom_telemetry::{Feature, Resource, Sample};
 use proptest::prelude::{Strategy, prop, prop_assert, proptest};
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use headroom_predict::Forecast;
+use headroom_forecast::Forecast;
 use headroom_telemetry::{Resource, Sample};
 
 use crate::{Knob, Limit, recent::RecentPeak};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use headroom_predict::forecast::Source;
+use headroom_forecast::Source;
 use headroom_telemetry::Resource;
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,6 @@
 //! per workload). Time comes in with the samples; nothing here reads a clock.
 
 pub mod bundle;
-pub mod forecast;
 pub mod layers;
 #[cfg(test)]
 mod models;
@@ -14,6 +13,7 @@ pub mod predictor;
 pub mod runtime;
 
 pub use bundle::Bundle;
-pub use forecast::{Forecast, Source};
+pub use headroom_forecast as forecast;
+pub use headroom_forecast::{Forecast, Source};
 pub use predictor::{Predictor, PredictorConfig};
 pub use runtime::{RefusedModel, SequenceModel};

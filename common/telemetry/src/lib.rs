@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`fact`] (known, absent, unknown), [`resource`], [`schema`] (the feature list with
 //! its hash), [`sample`], [`sketch`], [`identity`] (what a path tells), [`workload`] (who
-//! is measured), [`printable`] (names made safe to show), [`trace`] (samples as CSV). Nothing here reads a
-//! clock, opens a file or a socket.
+//! is measured), [`printable`] (names made safe to show). Nothing here reads a clock,
+//! opens a file or a socket.
 
 pub mod fact;
 pub mod glob;
@@ -13,7 +13,6 @@ pub mod resource;
 pub mod sample;
 pub mod schema;
 pub mod sketch;
-pub mod trace;
 pub mod workload;
 
 pub use fact::Fact;

@@ -7,10 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use headroom_fingerprint::{SketchAccumulator, Vector, Window};
-use headroom_telemetry::{
-    Feature,
-    trace::{TraceReader, TraceRow},
-};
+use headroom_telemetry::Feature;
+use headroom_trace::{TraceReader, TraceRow};
 
 use super::evaluate::Run;
 use super::stage::PARENT;

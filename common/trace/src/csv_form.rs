@@ -12,9 +12,8 @@ use std::{
 };
 
 use csv::{ByteRecord, Position, ReaderBuilder, WriterBuilder};
+use headroom_telemetry::{Feature, Sample, SketchCounts, Sketches};
 use thiserror::Error;
-
-use crate::{Feature, Sample, SketchCounts, Sketches};
 
 const WORKLOAD: &str = "workload";
 const TIME: &str = "t";
@@ -422,5 +421,5 @@ impl<W: io::Write> TraceWriter<W> {
 }
 
 #[cfg(test)]
-#[path = "trace_tests.rs"]
+#[path = "csv_form_tests.rs"]
 mod tests;

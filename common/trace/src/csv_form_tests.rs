@@ -3,7 +3,7 @@
 use proptest::{collection::vec, option, prelude::any, proptest};
 
 use super::{CORE_FEATURES, TraceReader, TraceRow, TraceWriter};
-use crate::{Feature, SKETCH_BINS, Sample, SketchCounts, Sketches};
+use headroom_telemetry::{Feature, SKETCH_BINS, Sample, SketchCounts, Sketches};
 
 fn read(text: &str) -> Result<Vec<TraceRow>, String> {
     let reader = TraceReader::new(text.as_bytes(), "x.csv").map_err(|e| e.to_string())?;

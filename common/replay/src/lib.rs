@@ -1,0 +1,1 @@
+//! Policies driven over recorded use, and what would have happened. Pure.
