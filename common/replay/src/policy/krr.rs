@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn memory_is_the_maximum_and_a_kill_adds_a_quarter() {
-        let limit = last(&mut krr(Resource::Memory), (1..=100).map(|n| (f64::from(n) * 1e7, false)));
+        let limit =
+            last(&mut krr(Resource::Memory), (1..=100).map(|n| (f64::from(n) * 1e7, false)));
         assert!((limit - 1.15e9).abs() < 1e3, "{limit}");
         let uses = (1..=100).map(|n| (1e9, n == 50));
         let limit = last(&mut krr(Resource::Memory), uses);

@@ -9,7 +9,6 @@ mod autopilot_window;
 mod captain;
 mod headroom;
 mod krr;
-mod peaks;
 mod reason;
 mod senpai;
 mod simple;

@@ -22,10 +22,7 @@ pub(super) struct Senpai {
 impl Senpai {
     pub(super) fn new(series: &Series, setting: &Setting) -> Self {
         let rounds = (series.step_s / INTERVAL_S).max(1.0);
-        Self {
-            shrink: (1.0 - SHRINK_MAX).powf(rounds),
-            factor: 1.0 + setting.knob.unwrap_or(0.0),
-        }
+        Self { shrink: (1.0 - SHRINK_MAX).powf(rounds), factor: 1.0 + setting.knob.unwrap_or(0.0) }
     }
 }
 
