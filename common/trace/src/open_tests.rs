@@ -48,7 +48,8 @@ fn what_is_created_is_read_back_in_every_form() {
         &["x.csv", "x.csv.gz"]
     };
     // More rows than a group of a Parquet file has.
-    let values = |i: u32| [(i % 3 > 0).then(|| f64::from(i) / 7.0), Some(-f64::from(i % 11))];
+    let values =
+        |i: u32| [(!i.is_multiple_of(3)).then(|| f64::from(i) / 7.0), Some(-f64::from(i % 11))];
     for form in forms {
         let path = dir.path().join(form);
         let mut writer = create(&path, &columns).unwrap();
