@@ -47,7 +47,7 @@ pub fn drive(series: &Series, policy: &mut dyn Policy) -> Outcome {
         limits.push(in_force as f32);
         let wanted = series.used(step);
         let seen = Seen {
-            t_s: series.t_s(step + 1),
+            t_s: series.t_s(step),
             used: wanted.map(|wanted| wanted.min(in_force)),
             censored: wanted.is_some_and(|wanted| wanted > in_force),
             in_force,

@@ -1,5 +1,7 @@
 //! What is replayed: one resource of one workload as it was used, on regular steps.
 
+use std::sync::Arc;
+
 use headroom_telemetry::Resource;
 use thiserror::Error;
 
@@ -41,8 +43,10 @@ pub struct Series {
     pub workload: String,
     /// CPU in cores or memory in bytes.
     pub resource: Resource,
-    /// Time of the first step, seconds of the trace.
+    /// Time of the first step, seconds of the trace. A step ends at its time.
     pub start_s: f64,
+    /// Times of the steps where the trace's own are not quite regular; empty when they are.
+    pub times_s: Arc<[f64]>,
     /// Length of a step, seconds.
     pub step_s: f64,
     /// Mean use within each step; NaN where it was not measured.
@@ -88,12 +92,20 @@ impl Series {
         if limit.iter().all(|value| value.is_nan()) {
             limit.clear();
         }
-        Ok(Self { workload, resource, start_s, step_s, used, limit })
+        Ok(Self { workload, resource, start_s, times_s: Arc::from([]), step_s, used, limit })
     }
 
-    /// Time of step `index`, seconds.
+    /// With the trace's own time for every step.
+    #[must_use]
+    pub fn with_times(mut self, times_s: Arc<[f64]>) -> Self {
+        self.times_s = times_s;
+        self
+    }
+
+    /// Time of step `index`, seconds: its end.
     pub fn t_s(&self, index: usize) -> f64 {
-        self.start_s + index as f64 * self.step_s
+        let regular = || self.start_s + index as f64 * self.step_s;
+        self.times_s.get(index).copied().unwrap_or_else(regular)
     }
 
     /// Use in step `index`; `None` where it was not measured or beyond the end.
