@@ -2,13 +2,15 @@
 //!
 //! Reading order: [`plan`] (what a decision is), [`policy`] (who may be acted on, and how far),
 //! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
-//! (the baseline it is compared with), [`regret`] (what acts led to).
+//! (the baseline it is compared with), [`hold`] (limits that are held for hours), [`regret`] (what
+//! acts led to).
 
 mod cache;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
 pub mod facts;
+pub mod hold;
 pub mod plan;
 pub mod policy;
 mod policy_file;

@@ -1,0 +1,1 @@
+//! Puts quantiles right by how often they were passed.

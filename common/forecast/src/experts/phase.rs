@@ -1,0 +1,53 @@
+//! What happened at the same phase of earlier periods.
+
+use super::{View, weighted::quantiles_of};
+use crate::levels::Quantiles;
+
+/// Weight of a period relative to the one after it.
+const KEEP: f32 = 0.85;
+/// Periods looked at.
+const N_PERIODS: usize = 8;
+
+/// Values at the phase of `h` steps ahead and up to `reach` steps beside it.
+pub(super) fn values(view: &View<'_>, period: usize, h: usize, reach: usize) -> Option<Quantiles> {
+    gather(view, period, h, reach, |_| 0.0)
+}
+
+/// The same, less the level at the origin's phase, plus the level now.
+pub(super) fn changes(view: &View<'_>, period: usize, h: usize) -> Option<Quantiles> {
+    let now = view.smooth[view.origin];
+    gather(view, period, h, 3, |then| now - view.smooth[then])
+}
+
+fn gather(
+    view: &View<'_>,
+    period: usize,
+    h: usize,
+    reach: usize,
+    shift: impl Fn(usize) -> f32,
+) -> Option<Quantiles> {
+    if period == 0 {
+        return None;
+    }
+    let target = view.origin + h;
+    let mut pairs: Vec<(f32, f32)> = Vec::with_capacity(N_PERIODS * (2 * reach + 1));
+    let mut weight = 1.0;
+    let first = h.div_ceil(period);
+    for k in first..first + N_PERIODS {
+        let back = k * period;
+        if back > target || back > view.origin {
+            break;
+        }
+        let centre = target - back;
+        let shift = shift(view.origin - back);
+        for i in centre.saturating_sub(reach)..=(centre + reach).min(view.origin) {
+            let value = view.values[i];
+            if !value.is_nan() {
+                let near = 1.0 - centre.abs_diff(i) as f32 / (reach + 1) as f32;
+                pairs.push((value + shift, weight * near));
+            }
+        }
+        weight *= KEEP;
+    }
+    quantiles_of(&mut pairs)
+}

@@ -1,0 +1,228 @@
+//! Headroom: demand forecast over the lead time, peaks of the hold time from the workload's own
+//! past, and the rule of `headroom_allocate::hold` that turns both into few changes.
+
+use std::collections::VecDeque;
+
+use headroom_allocate::{
+    Objective,
+    hold::{Expected, HeldLimit, HoldRule, Move},
+};
+use headroom_forecast::{LAB_LEVELS, SeriesConfig, SeriesForecaster};
+use headroom_telemetry::Resource;
+
+use super::{Answer, Policy, Reason, Seen, Setting, Why, scale};
+use crate::{series::Series, window::SlidingMax};
+
+/// How long a limit is held, and over which peaks are taken.
+const HOLD_S: f64 = 86_400.0;
+/// Between two entries of the peaks.
+const PEAK_EVERY_S: f64 = 3600.0;
+/// How far back peaks of the hold time are remembered.
+const MEMORY_S: f64 = 14.0 * 86_400.0;
+/// Between two forecasts while use is well below the limit.
+const FORECAST_EVERY_S: f64 = 3600.0;
+/// Share of the limit in use from which every step is forecast.
+const WATCH: f64 = 0.6;
+
+/// Peaks of the hold time, one an hour.
+struct Peaks {
+    window: SlidingMax,
+    every: usize,
+    steps: usize,
+    recent: VecDeque<f64>,
+    keep: usize,
+    sorted: Vec<f64>,
+}
+
+impl Peaks {
+    fn new(series: &Series) -> Self {
+        let every = series.steps_in(PEAK_EVERY_S);
+        Self {
+            window: SlidingMax::new(series.steps_in(HOLD_S)),
+            every,
+            steps: 0,
+            recent: VecDeque::new(),
+            keep: (series.steps_in(MEMORY_S) / every).max(1),
+            sorted: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, used: Option<f64>) {
+        self.window.push(used);
+        self.steps += 1;
+        if !self.steps.is_multiple_of(self.every) {
+            return;
+        }
+        let Some(peak) = self.window.max() else { return };
+        if self.recent.len() == self.keep
+            && let Some(old) = self.recent.pop_front()
+        {
+            let at = self.sorted.partition_point(|value| *value < old);
+            self.sorted.remove(at);
+        }
+        self.recent.push_back(peak);
+        self.sorted.insert(self.sorted.partition_point(|value| *value < peak), peak);
+    }
+
+    /// The peak that `level` of the remembered hold times stayed below, and never less than the
+    /// one that just ends.
+    fn quantile(&self, level: f64) -> Option<f64> {
+        let last = self.window.max()?;
+        if self.sorted.is_empty() {
+            return Some(last);
+        }
+        let rank = (level * (self.sorted.len() - 1) as f64).round() as usize;
+        Some(self.sorted[rank.min(self.sorted.len() - 1)].max(last * 0.0))
+    }
+}
+
+pub(super) struct Headroom {
+    rule: HoldRule,
+    held: HeldLimit,
+    peaks: Peaks,
+    level: f64,
+    soon_level: usize,
+    lead: usize,
+    forecaster: SeriesForecaster,
+    forecasts: Vec<[f32; 12]>,
+    forecast_every: usize,
+    since_forecast: usize,
+    soon: Option<f64>,
+    source: &'static str,
+}
+
+/// The level of the peaks and of the forecast for an objective.
+fn levels(resource: Resource, setting: &Setting) -> (f64, f64) {
+    let own = match (setting.objective, resource) {
+        (Objective::LatencyCritical, _) => 1.0,
+        (Objective::Serving, Resource::Memory) => 0.98,
+        (Objective::Serving, _) => 0.95,
+        (Objective::Batch, Resource::Memory) => 0.9,
+        (Objective::Batch, _) => 0.8,
+        (Objective::BestEffort, _) => 0.5,
+    };
+    (setting.knob.unwrap_or(own), setting.knob.unwrap_or(own).clamp(0.5, 0.98))
+}
+
+impl Headroom {
+    pub(super) fn new(series: &Series, setting: &Setting) -> Self {
+        let lead = series.steps_in(setting.lead_s) + 1;
+        let (level, soon) = levels(series.resource, setting);
+        let floor = scale(series.resource).floor;
+        let soon_level =
+            LAB_LEVELS.iter().position(|level| f64::from(*level) >= soon - 1e-6).unwrap_or(10);
+        Self {
+            rule: HoldRule {
+                margin: 0.05,
+                near: 0.95,
+                hysteresis: 0.1,
+                hold_s: HOLD_S,
+                hit_margin: 0.3,
+                floor,
+            },
+            held: HeldLimit::default(),
+            peaks: Peaks::new(series),
+            level,
+            soon_level,
+            lead,
+            forecaster: SeriesForecaster::new(&SeriesConfig {
+                step_s: series.step_s,
+                horizon: lead,
+                resolution: floor as f32,
+            }),
+            forecasts: Vec::new(),
+            forecast_every: series.steps_in(FORECAST_EVERY_S),
+            since_forecast: usize::MAX,
+            soon: None,
+            source: "",
+        }
+    }
+
+    /// Forecasts when use has come near the limit, else now and then.
+    fn look_ahead(&mut self, seen: &Seen) {
+        self.since_forecast = self.since_forecast.saturating_add(1);
+        let is_near = seen.used.is_some_and(|used| used > seen.in_force * WATCH);
+        if self.since_forecast < self.forecast_every && !is_near {
+            return;
+        }
+        self.since_forecast = 0;
+        self.soon = None;
+        if let Some(told) = self.forecaster.forecast(&mut self.forecasts) {
+            let rows = self.forecasts.iter().take(self.lead);
+            self.soon = rows.map(|row| f64::from(row[self.soon_level])).reduce(f64::max);
+            self.source = told.source;
+        }
+    }
+}
+
+impl Policy for Headroom {
+    fn decide(&mut self, seen: &Seen) -> Answer {
+        let used = seen.used.map(|used| used as f32);
+        self.forecaster.push(seen.t_s, used, seen.censored);
+        self.peaks.push(seen.used);
+        self.look_ahead(seen);
+        let kept = Answer { limit: seen.in_force, reason: Reason::bare(Why::Start) };
+        let Some(hold) = self.peaks.quantile(self.level) else { return kept };
+        let expected = Expected { soon: self.soon, hold };
+        let made = self.held.step(
+            &self.rule,
+            &expected,
+            seen.in_force,
+            seen.used,
+            seen.censored,
+            seen.t_s,
+        );
+        let told = |why, demand| Reason { source: self.source, ..Reason::new(why, demand) };
+        let (limit, reason) = match made {
+            Move::Keep => return kept,
+            Move::RaiseHit(limit) => (limit, Reason::new(Why::LimitHit, hold)),
+            Move::RaiseNear(limit) => (limit, Reason::new(Why::NearLimit, hold)),
+            Move::RaiseAhead(limit) => (limit, told(Why::ForecastRise, self.soon.unwrap_or(hold))),
+            Move::Lower(limit) => (limit, Reason::new(Why::HoldOver, hold)),
+        };
+        Answer { limit, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_telemetry::Resource;
+
+    use super::{Headroom, Policy as _, Seen, Setting};
+    use crate::series::Series;
+
+    fn play(wanted: impl Iterator<Item = f64>) -> Vec<f64> {
+        let series = Series::new("w", Resource::Cpu, 0.0, 300.0, vec![], vec![]).unwrap();
+        let mut policy = Headroom::new(&series, &Setting::default());
+        let mut limit = 8.0;
+        let mut limits = Vec::new();
+        for (n, wanted) in wanted.enumerate() {
+            limits.push(limit);
+            let t_s = 300.0 * (n as f64 + 1.0);
+            let censored = wanted > limit;
+            let used = Some(wanted.min(limit));
+            let seen = Seen { t_s, used, censored, in_force: limit, recorded_limit: Some(8.0) };
+            limit = policy.decide(&seen).limit;
+        }
+        limits
+    }
+
+    #[test]
+    fn the_workload_keeps_its_own_limit_for_a_day_and_gets_its_peak_then() {
+        let limits = play((0..600).map(|n| if n % 288 == 100 { 2.0 } else { 1.0 }));
+        assert!(limits[..288].iter().all(|limit| (*limit - 8.0).abs() < 1e-12));
+        let after = limits[300];
+        assert!((2.0..2.4).contains(&after), "{after}");
+        let changes = limits.windows(2).filter(|pair| pair[0].to_bits() != pair[1].to_bits());
+        assert!(changes.count() <= 2);
+    }
+
+    #[test]
+    fn a_slow_rise_never_meets_its_limit() {
+        let wanted: Vec<f64> =
+            (0..1500).map(|n| 1.0 + (f64::from(n) - 600.0).max(0.0) * 0.003).collect();
+        let limits = play(wanted.iter().copied());
+        assert!(wanted.iter().zip(&limits).all(|(wanted, limit)| wanted <= limit));
+        assert!(limits[500] < 2.0);
+    }
+}
