@@ -189,7 +189,7 @@ mod tests {
     use super::{explain, read, tell};
 
     const POLICY: &str = r#"
-deny = ["*/sshd.service"]
+deny = ["/system.slice/sshd.*"]
 [defaults]
 margin = 0.2
 [[workloads]]
@@ -209,14 +209,14 @@ regret = false
         let workloads = paths.map(Workload::from_path);
         let explained = explain(&policy, &workloads, None);
         let by: Vec<&str> = explained.workloads.iter().map(|w| w.by.as_str()).collect();
-        assert_eq!(by, ["rule 1 (\"/system.slice/*\")", "deny \"*/sshd.service\"", "defaults"]);
+        assert_eq!(by, ["rule 1 (\"/system.slice/*\")", "deny \"/system.slice/sshd.*\"", "defaults"]);
         let text = tell("p.toml".as_ref(), &explained);
         for part in [
             "rule 1 (/system.slice/*): limits are raised above its own and given back, to the 95 %",
             "plus 20 %",
             "rule 2 (/nobody): limits move both ways",
             "to 2 cores; lowered after 5 s of less, even where that hurts\n  decides for none",
-            "sshd.service: deny \"*/sshd.service\": left alone",
+            "sshd.service: deny \"/system.slice/sshd.*\": left alone",
             "/user.slice: defaults: only advised",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -267,10 +267,10 @@ mod tests {
     use super::{Act, Regret, Verdict, watch_s};
     use crate::{Knob, Limit, policy::WorkloadPolicy};
 
-    fn sample(t_s: f64, cores: f32, throttled: Option<f32>) -> Sample {
+    fn sample(t_s: f64, cores: f64, throttled: Option<f64>) -> Sample {
         let mut sample = Sample::empty(t_s);
         sample.set(Feature::CpuCores, cores);
-        sample.set_some(Feature::CpuThrottledRatio, throttled.map(f64::from));
+        sample.set_some(Feature::CpuThrottledRatio, throttled);
         sample
     }
 
@@ -280,7 +280,7 @@ mod tests {
     }
 
     /// Acts once at `t_s` and tells what followed until its watch ended.
-    fn follow(regret: &mut Regret, t_s: f64, act: Act, cores: f32, throttled: f32) -> Verdict {
+    fn follow(regret: &mut Regret, t_s: f64, act: Act, cores: f64, throttled: f64) -> Verdict {
         regret.acted(act, watch_s(&WorkloadPolicy::default()));
         for step in 1..=60 {
             let now = sample(t_s + f64::from(step), cores, Some(throttled));
