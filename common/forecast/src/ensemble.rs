@@ -17,7 +17,10 @@ pub(crate) fn group_of(h: usize) -> usize {
 /// Rate of learning, per loss in units of the running loss.
 const RATE: f32 = 0.3;
 /// Share of what was learned that one outcome leaves.
-const KEEP: f32 = 0.99;
+const KEEP: f32 = 0.995;
+
+/// Weight of each expert by level; those of a level sum to one.
+pub(crate) type Weights = [[f32; N_EXPERTS]; N_LEVELS];
 
 /// Regrets of the experts.
 #[derive(Clone, Debug)]
@@ -36,15 +39,29 @@ impl Ensemble {
         }
     }
 
-    fn weights(&self, group: usize, level: usize, panel: &Panel) -> [f32; N_EXPERTS] {
+    /// Bytes held outside of the type itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.regrets)
+    }
+
+    /// Weights by level of the experts that have answered, at horizons of `group`.
+    pub(crate) fn weights(&self, group: usize, panel: &Panel) -> Weights {
+        let mut weights = [[0.0; N_EXPERTS]; N_LEVELS];
+        for (level, weights) in weights.iter_mut().enumerate() {
+            *weights = self.weights_of_level(group, level, panel);
+        }
+        weights
+    }
+
+    fn weights_of_level(&self, group: usize, level: usize, panel: &Panel) -> [f32; N_EXPERTS] {
         let mut weights = [0.0; N_EXPERTS];
         let regrets = &self.regrets[group][level];
         let least = regrets.iter().copied().fold(f32::INFINITY, f32::min);
         let mut sum = 0.0;
         for (expert, weight) in weights.iter_mut().enumerate() {
             if panel[expert].is_some() {
-                *weight =
-                    prior::weight(group, level, expert) * (-RATE * (regrets[expert] - least)).exp();
+                *weight = prior::WEIGHTS[group][level][expert]
+                    * (-RATE * (regrets[expert] - least)).exp();
                 sum += *weight;
             }
         }
@@ -57,16 +74,14 @@ impl Ensemble {
     }
 
     /// The experts' answers, averaged level by level.
-    pub(crate) fn mix(&self, h: usize, panel: &Panel) -> Quantiles {
-        let group = group_of(h);
+    pub(crate) fn mix(weights: &Weights, panel: &Panel) -> Quantiles {
         let mut out = [0.0; N_LEVELS];
         for (level, out) in out.iter_mut().enumerate() {
-            let weights = self.weights(group, level, panel);
             // Around one of them, or answers that agree would differ by rounding once averaged.
             let about = panel.iter().flatten().next().map_or(0.0, |said| said[level]);
             let beside = panel
                 .iter()
-                .zip(weights)
+                .zip(&weights[level])
                 .filter_map(|(said, weight)| said.map(|said| weight * (said[level] - about)));
             *out = about + beside.sum::<f32>();
         }
@@ -74,10 +89,11 @@ impl Ensemble {
         out
     }
 
-    /// Learns from `value`, which came `h` steps after the experts said `panel`.
-    pub(crate) fn learn(&mut self, h: usize, panel: &Panel, value: f32) {
+    /// Learns from `value`, which came `h` steps after the experts said `panel`; the average that
+    /// was believed before.
+    pub(crate) fn learn(&mut self, h: usize, panel: &Panel, value: f32) -> Quantiles {
         let group = group_of(h);
-        let mixed = self.mix(h, panel);
+        let mixed = Self::mix(&self.weights(group, panel), panel);
         for (level, &said) in mixed.iter().enumerate() {
             let loss = pinball(LAB_LEVELS[level], said, value);
             let running = &mut self.losses[group][level];
@@ -89,8 +105,9 @@ impl Ensemble {
             let slope = if value < said { 1.0 - LAB_LEVELS[level] } else { -LAB_LEVELS[level] };
             for (regret, answer) in self.regrets[group][level].iter_mut().zip(panel) {
                 let step = answer.map_or(0.0, |answer| slope * (answer[level] - said) / scale);
-                *regret = *regret * KEEP + step.clamp(-5.0, 5.0);
+                *regret = *regret * KEEP + step.clamp(-50.0, 50.0);
             }
         }
+        mixed
     }
 }
