@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs::OpenOptions,
-    io::BufWriter,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -12,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use headroom_telemetry::Feature;
-use headroom_trace::{CORE_FEATURES, TraceWriter};
+use headroom_trace::{CORE_FEATURES, TextOutput, TraceWriter};
 
 use crate::{
     app,
@@ -26,7 +25,7 @@ const NAP: Duration = Duration::from_millis(50);
 /// Arguments of `record`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct RecordArgs {
-    /// File to write (CSV); must not exist unless --force is given
+    /// File to write: CSV, gzipped when its name ends in .gz; must not exist unless --force is given
     #[arg(long)]
     out: PathBuf,
     /// Time to record, seconds; until stopped when left out
@@ -58,7 +57,8 @@ struct Recorded {
     workloads: BTreeSet<String>,
 }
 
-/// Records until the time is up or a signal comes; the file is whole after every period.
+/// Records until the time is up or a signal comes; what was measured is in the file after every
+/// period, and a gzipped one can be read up to there should the recording be killed.
 ///
 /// # Errors
 /// When the file cannot be made or written, or the host's cgroups cannot be found.
@@ -86,9 +86,11 @@ pub fn run(args: RecordArgs) -> anyhow::Result<()> {
         .with_context(|| format!("make {name} (--force overwrites)"))?;
     // Rates need a look before the first row.
     sampler.sample(unix_s());
-    let mut writer = TraceWriter::with_sketches(BufWriter::new(file), &name, &columns(&sampler))?;
+    let output = TextOutput::new(file, &out);
+    let mut writer = TraceWriter::with_sketches(output, &name, &columns(&sampler))?;
     let ticks = limit.map(|limit| (limit.as_secs_f64() / period.as_secs_f64()).round().max(1.0));
     let recorded = record(&mut sampler, &mut writer, period, ticks, &stop)?;
+    writer.finish()?.finish().with_context(|| format!("write {name}"))?;
     println!(
         "{name}: {} rows, {} workloads, {} periods ({} late)",
         recorded.rows,

@@ -1,10 +1,11 @@
-//! `headroom-aggregator`: `init` and `issue` make certificates, `serve` runs.
+//! `headroom-aggregator`: `init` and `issue` make certificates, `serve` runs; the commands of the lab
+//! work on traces.
 
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use headroom_aggregator::{app::App, config::AggregatorConfig, pki};
+use headroom_aggregator::{app::App, config::AggregatorConfig, lab, pki};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Run.
     Serve(Serve),
+    #[command(flatten)]
+    Lab(lab::LabCommand),
 }
 
 #[derive(Args, Debug)]
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIG);
             }
         },
+        Command::Lab(command) => lab::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
