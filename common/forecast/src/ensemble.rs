@@ -2,7 +2,7 @@
 
 use crate::{
     experts::{N_EXPERTS, Panel},
-    levels::{LAB_LEVELS, N_LEVELS, Quantiles, pinball, put_in_order},
+    levels::{LAB_LEVELS, N_LEVELS, Quantiles, put_in_order},
     prior,
 };
 
@@ -14,10 +14,27 @@ pub(crate) fn group_of(h: usize) -> usize {
     (h.max(1).ilog2() as usize).min(N_GROUPS - 1)
 }
 
-/// Rate of learning, per loss in units of the running loss.
+/// Rate of learning, per linearised loss in units of half the running error.
 const RATE: f32 = 0.3;
+/// Rate of learning for a level: passings of upper levels are so rare that between two of them the
+/// many small losses would make whoever said least be believed.
+fn rate(level: usize) -> f32 {
+    RATE * (RATE_PER_TAIL * (1.0 - LAB_LEVELS[level])).min(1.0)
+}
+
+/// Part of the full rate that a level gets, per probability above it.
+const RATE_PER_TAIL: f32 = 3.0;
 /// Share of what was learned that one outcome leaves.
 const KEEP: f32 = 0.995;
+
+/// Outcomes that the scale of the losses looks back on.
+const N_REMEMBERED: f32 = 300.0;
+/// Largest step of a regret, in units of the scale; rare passings of upper levels tell more.
+const STEP_MAX: f32 = 3.0;
+/// Share of a step that the groups beside take over.
+const BESIDE: f32 = 0.4;
+/// Index of the median among the levels.
+pub(crate) const MEDIAN: usize = 4;
 
 /// Weight of each expert by level; those of a level sum to one.
 pub(crate) type Weights = [[f32; N_EXPERTS]; N_LEVELS];
@@ -25,17 +42,20 @@ pub(crate) type Weights = [[f32; N_EXPERTS]; N_LEVELS];
 /// Regrets of the experts.
 #[derive(Clone, Debug)]
 pub(crate) struct Ensemble {
-    /// Decayed sum of linearised losses, in units of the running loss.
+    /// Decayed sum of linearised losses, in units of half the running error.
     regrets: Box<[[[f32; N_EXPERTS]; N_LEVELS]; N_GROUPS]>,
-    /// Running mean loss of the ensemble per group and level, in the unit of the value.
-    losses: [[f32; N_LEVELS]; N_GROUPS],
+    /// Running mean absolute error of the median per group, in the unit of the value. It is slow,
+    /// or a quiet hour of a bursty series would make every burst outweigh all that was learned.
+    errors: [f32; N_GROUPS],
+    n_learned: [f32; N_GROUPS],
 }
 
 impl Ensemble {
     pub(crate) fn new() -> Self {
         Self {
             regrets: Box::new([[[0.0; N_EXPERTS]; N_LEVELS]; N_GROUPS]),
-            losses: [[0.0; N_LEVELS]; N_GROUPS],
+            errors: [0.0; N_GROUPS],
+            n_learned: [0.0; N_GROUPS],
         }
     }
 
@@ -61,7 +81,7 @@ impl Ensemble {
         for (expert, weight) in weights.iter_mut().enumerate() {
             if panel[expert].is_some() {
                 *weight = prior::WEIGHTS[group][level][expert]
-                    * (-RATE * (regrets[expert] - least)).exp();
+                    * (-rate(level) * (regrets[expert] - least)).exp();
                 sum += *weight;
             }
         }
@@ -94,18 +114,28 @@ impl Ensemble {
     pub(crate) fn learn(&mut self, h: usize, panel: &Panel, value: f32) -> Quantiles {
         let group = group_of(h);
         let mixed = Self::mix(&self.weights(group, panel), panel);
+        let n = &mut self.n_learned[group];
+        *n = (*n + 1.0).min(N_REMEMBERED);
+        let error = &mut self.errors[group];
+        *error += ((value - mixed[MEDIAN]).abs() - *error) / *n;
+        let scale = 0.5 * *error;
+        if scale <= 0.0 {
+            return mixed;
+        }
         for (level, &said) in mixed.iter().enumerate() {
-            let loss = pinball(LAB_LEVELS[level], said, value);
-            let running = &mut self.losses[group][level];
-            *running += if *running > 0.0 { 0.05 * (loss - *running) } else { loss };
-            let scale = *running;
-            if scale <= 0.0 {
-                continue;
-            }
             let slope = if value < said { 1.0 - LAB_LEVELS[level] } else { -LAB_LEVELS[level] };
-            for (regret, answer) in self.regrets[group][level].iter_mut().zip(panel) {
-                let step = answer.map_or(0.0, |answer| slope * (answer[level] - said) / scale);
-                *regret = *regret * KEEP + step.clamp(-50.0, 50.0);
+            let most = STEP_MAX * (0.1 / (1.0 - LAB_LEVELS[level])).max(1.0);
+            for (expert, answer) in panel.iter().enumerate() {
+                let Some(answer) = answer else { continue };
+                let step = (slope * (answer[level] - said) / scale).clamp(-most, most);
+                let own = &mut self.regrets[group][level][expert];
+                *own = *own * KEEP + step;
+                // What holds at a horizon about holds at the next ones.
+                for beside in [group.wrapping_sub(1), group + 1] {
+                    if let Some(regrets) = self.regrets.get_mut(beside) {
+                        regrets[level][expert] += step * BESIDE;
+                    }
+                }
             }
         }
         mixed

@@ -4,8 +4,8 @@ use headroom_fingerprint::period;
 
 use crate::{
     calibration::Calibration,
-    ensemble::{Ensemble, N_GROUPS, group_of},
-    experts::{self, N_EXPERTS, Seasons, View},
+    ensemble::{Ensemble, MEDIAN, N_GROUPS, group_of},
+    experts::{self, N_EXPERTS, Panel, Seasons, View},
     history::{CAPACITY, History},
     levels::N_LEVELS,
 };
@@ -14,8 +14,8 @@ use crate::{
 const LESSON_STEPS: u64 = 12;
 /// Steps between two searches for a period.
 const PERIOD_SEARCH_STEPS: u64 = 288;
-/// Index of the median among the levels.
-const MEDIAN: usize = 4;
+/// Greatest value that is taken as it is; no demand comes near, and sums of it stay finite.
+const VALUE_MAX: f32 = 1e30;
 /// Seconds in a day.
 const DAY_S: f64 = 86_400.0;
 
@@ -48,6 +48,9 @@ pub struct SeriesForecaster {
     ensemble: Ensemble,
     calibration: Calibration,
     seasons: Seasons,
+    calibrated: bool,
+    /// Which experts are asked.
+    asked: [bool; N_EXPERTS],
     n_steps: u64,
     last_t_s: Option<f64>,
 }
@@ -55,6 +58,12 @@ pub struct SeriesForecaster {
 impl SeriesForecaster {
     /// A series of which nothing is known.
     pub fn new(config: &SeriesConfig) -> Self {
+        Self::without(config, &[], true)
+    }
+
+    /// The same without some of [`crate::EXPERTS`], or without calibration: what each is worth.
+    /// Without all the experts that can answer there is no forecast.
+    pub fn without(config: &SeriesConfig, experts: &[&str], calibrated: bool) -> Self {
         let day = DAY_S / config.step_s;
         #[expect(
             clippy::cast_possible_truncation,
@@ -69,6 +78,8 @@ impl SeriesForecaster {
             ensemble: Ensemble::new(),
             calibration: Calibration::new(),
             seasons: Seasons { day_steps, period_steps: 0 },
+            calibrated,
+            asked: experts::NAMES.map(|name| !experts.contains(&name)),
             n_steps: 0,
             last_t_s: None,
         }
@@ -83,7 +94,10 @@ impl SeriesForecaster {
             self.step(None, false);
         }
         self.last_t_s = Some(t_s);
-        self.step(value.filter(|value| value.is_finite()).map(|value| value.max(0.0)), censored);
+        self.step(
+            value.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, VALUE_MAX)),
+            censored,
+        );
     }
 
     /// Steps between the last time and `t_s`; none when time has not gone on.
@@ -133,6 +147,17 @@ impl SeriesForecaster {
         self.seasons.period_steps = if steps == self.seasons.day_steps { 0 } else { steps };
     }
 
+    /// What the experts that are asked say.
+    fn ask(&self, view: &View<'_>, horizons: &[usize]) -> Vec<Panel> {
+        let mut panels = experts::answer(view, self.seasons, horizons);
+        for panel in &mut panels {
+            for (said, asked) in panel.iter_mut().zip(self.asked) {
+                *said = said.filter(|_| asked);
+            }
+        }
+        panels
+    }
+
     /// Asks the experts what they would have said of the present, a few horizons ago.
     fn lesson(&mut self) {
         let values = self.history.recent();
@@ -151,7 +176,7 @@ impl SeriesForecaster {
                 continue;
             }
             view.origin = end - h;
-            let panels = experts::answer(&view, self.seasons, &[h]);
+            let panels = self.ask(&view, &[h]);
             if panels[0].iter().all(Option::is_none) {
                 continue;
             }
@@ -180,7 +205,10 @@ impl SeriesForecaster {
         out.clear();
         let view = View::of(self.history.recent())?;
         let horizons: Vec<usize> = (1..=self.config.horizon).collect();
-        let panels = experts::answer(&view, self.seasons, &horizons);
+        let panels = self.ask(&view, &horizons);
+        if panels.iter().any(|panel| panel.iter().all(Option::is_none)) {
+            return None;
+        }
         // Within an octave of horizons the same experts answer, but for the few whose past ends there.
         let mut known = (usize::MAX, [false; N_EXPERTS]);
         let mut weights = [[0.0; N_EXPERTS]; N_LEVELS];
@@ -191,7 +219,7 @@ impl SeriesForecaster {
                 known = now;
             }
             let told = Ensemble::mix(&weights, panel);
-            out.push(self.calibration.applied(now.0, &told));
+            out.push(if self.calibrated { self.calibration.applied(now.0, &told) } else { told });
         }
         let believed = weights[MEDIAN].iter().zip(experts::NAMES);
         let (_, source) = believed.max_by(|a, b| a.0.total_cmp(b.0))?;
