@@ -29,6 +29,9 @@ const KEEP: f32 = 0.995;
 
 /// Outcomes that the scale of the losses looks back on.
 const N_REMEMBERED: f32 = 300.0;
+/// Weight that stays with the prior, whatever was learned: at the middle levels, and at the upper
+/// ones, where an expert can be lucky for long.
+const KEPT: [f32; 2] = [0.05, 0.4];
 /// Largest step of a regret, in units of the scale; rare passings of upper levels tell more.
 const STEP_MAX: f32 = 3.0;
 /// Share of a step that the groups beside take over.
@@ -77,17 +80,20 @@ impl Ensemble {
         let mut weights = [0.0; N_EXPERTS];
         let regrets = &self.regrets[group][level];
         let least = regrets.iter().copied().fold(f32::INFINITY, f32::min);
-        let mut sum = 0.0;
+        let mut sums = [0.0; 2];
+        let prior = &prior::WEIGHTS[group][level];
         for (expert, weight) in weights.iter_mut().enumerate() {
             if panel[expert].is_some() {
-                *weight = prior::WEIGHTS[group][level][expert]
-                    * (-rate(level) * (regrets[expert] - least)).exp();
-                sum += *weight;
+                *weight = prior[expert] * (-rate(level) * (regrets[expert] - least)).exp();
+                sums[0] += *weight;
+                sums[1] += prior[expert];
             }
         }
-        if sum > 0.0 {
-            for weight in &mut weights {
-                *weight /= sum;
+        if sums[0] > 0.0 {
+            let kept = if LAB_LEVELS[level] > 0.9 { KEPT[1] } else { KEPT[0] };
+            for (expert, weight) in weights.iter_mut().enumerate() {
+                let prior = if panel[expert].is_some() { prior[expert] / sums[1] } else { 0.0 };
+                *weight = (1.0 - kept) * *weight / sums[0] + kept * prior;
             }
         }
         weights

@@ -1,7 +1,9 @@
-//! How much each expert is believed before it has been scored: by horizon group and level, learned
-//! once with `learn` (see the example) on bitbrains, planetlab (one series in eight), alibaba
-//! machines and resource pools: workloads whose bytes sum to an even number, first 20 days, each
-//! series counted by its own mean.
+//! How much each expert is believed before it has been scored: by horizon group and level.
+//!
+//! Learned once by exponentiated gradient on the simplex (40 passes over 59,292 panels of
+//! [`crate::SeriesForecaster::hindsight`], pinball loss, each series counted by its own mean) on
+//! bitbrains, planetlab (one series in eight), alibaba machines and resource pools at five minutes:
+//! only workloads whose name's bytes sum to an even number, only their first 20 days.
 
 use crate::{ensemble::N_GROUPS, experts::N_EXPERTS, levels::N_LEVELS};
 
