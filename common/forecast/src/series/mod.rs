@@ -165,7 +165,6 @@ impl SeriesForecaster {
         let Some(mut view) = View::of(values) else { return };
         let turn = self.n_steps / LESSON_STEPS;
         // Half of the horizons at a time: the experts are the cost of a lesson.
-        #[expect(clippy::cast_possible_truncation, reason = "zero or one")]
         for group in ((turn % 2) as usize..N_GROUPS).step_by(2) {
             let first = 1 << group;
             #[expect(clippy::cast_possible_truncation, reason = "below the group's width")]
