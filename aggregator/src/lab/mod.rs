@@ -3,6 +3,7 @@
 //! One file per command, with its arguments and its `run`; [`output`] are the files they write,
 //! [`progress`] is what they say meanwhile.
 
+pub mod detect;
 pub mod forecast;
 pub mod output;
 pub mod progress;
@@ -17,6 +18,8 @@ use headroom_trace::Trace;
 pub enum LabCommand {
     /// Forecast a trace as if it came in live: quantiles from a moving origin.
     Forecast(forecast::ForecastArgs),
+    /// Say how unusual every step of every workload of a trace is, and which are anomalies.
+    Detect(detect::DetectArgs),
 }
 
 /// Runs a command of the lab.
@@ -26,6 +29,7 @@ pub enum LabCommand {
 pub fn run(command: LabCommand) -> anyhow::Result<()> {
     match command {
         LabCommand::Forecast(args) => forecast::run(&args),
+        LabCommand::Detect(args) => detect::run(&args),
     }
 }
 
