@@ -135,7 +135,11 @@ fn tell(args: &ForecastArgs, summary: &Summary) -> anyhow::Result<()> {
             summary.trace
         )
     };
-    if is_stdout(&args.out) { eprint!("{text}") } else { print!("{text}") }
+    if is_stdout(&args.out) {
+        eprint!("{text}")
+    } else {
+        print!("{text}")
+    }
     Ok(())
 }
 

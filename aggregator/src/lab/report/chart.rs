@@ -207,11 +207,11 @@ pub(super) fn track(title: &str, track: &Track<'_>, unit: &str) -> String {
     let mut area = String::new();
     let mut over = String::new();
     let own = track.limits.first().map(|(_, values)| values.as_slice()).unwrap_or_default();
-    for (index, (day, (low, top))) in track.days.iter().zip(&track.used).enumerate() {
+    for (index, (day, (_, top))) in track.days.iter().zip(&track.used).enumerate() {
         if top.is_nan() {
             continue;
         }
-        let (at, up, down) = (frame.x(*day), frame.y(*top), frame.y(low * 0.0));
+        let (at, up, down) = (frame.x(*day), frame.y(*top), frame.y(0.0));
         drop(write!(area, "M{at:.1} {down:.1}V{up:.1}h{width:.1}V{down:.1}z"));
         if own.get(index).is_some_and(|limit| top > limit) {
             drop(write!(over, "M{at:.1} {TOP}v6h{:.1}v-6z", width.max(2.0)));

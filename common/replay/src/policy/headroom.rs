@@ -25,8 +25,10 @@ const MEMORY_S: f64 = 14.0 * 86_400.0;
 /// The forecaster is told the peak of each such time: limits follow peaks, and it is cheaper.
 const BLOCK_S: f64 = 1800.0;
 /// Blocks between two forecasts while use is well below the limit.
-const FORECAST_BLOCKS: usize = 4;
-/// Share of the limit in use from which every block is forecast.
+const FORECAST_BLOCKS: usize = 8;
+/// Blocks between two forecasts while use is near it.
+const NEAR_BLOCKS: usize = 2;
+/// Share of the limit in use from which forecasts are made more often.
 const WATCH: f64 = 0.7;
 
 /// Peaks of the hold time, one an hour.
@@ -69,15 +71,15 @@ impl Peaks {
         self.sorted.insert(self.sorted.partition_point(|value| *value < peak), peak);
     }
 
-    /// The peak that `level` of the remembered hold times stayed below, and never less than the
-    /// one that just ends.
+    /// The peak that `level` of the remembered hold times stayed below; in the first hour the
+    /// largest use so far.
     fn quantile(&self, level: f64) -> Option<f64> {
         let last = self.window.max()?;
         if self.sorted.is_empty() {
             return Some(last);
         }
         let rank = (level * (self.sorted.len() - 1) as f64).round() as usize;
-        Some(self.sorted[rank.min(self.sorted.len() - 1)].max(last * 0.0))
+        Some(self.sorted[rank.min(self.sorted.len() - 1)])
     }
 }
 
@@ -170,7 +172,7 @@ impl Headroom {
         self.forecaster.push(seen.t_s, peak.map(|peak| peak as f32), is_hit);
         self.since_forecast += 1;
         let is_near = peak.is_some_and(|peak| peak > seen.in_force * WATCH);
-        if self.since_forecast < FORECAST_BLOCKS && !is_near {
+        if self.since_forecast < if is_near { NEAR_BLOCKS } else { FORECAST_BLOCKS } {
             return;
         }
         self.since_forecast = 0;
