@@ -209,7 +209,10 @@ regret = false
         let workloads = paths.map(Workload::from_path);
         let explained = explain(&policy, &workloads, None);
         let by: Vec<&str> = explained.workloads.iter().map(|w| w.by.as_str()).collect();
-        assert_eq!(by, ["rule 1 (\"/system.slice/*\")", "deny \"/system.slice/sshd.*\"", "defaults"]);
+        assert_eq!(
+            by,
+            ["rule 1 (\"/system.slice/*\")", "deny \"/system.slice/sshd.*\"", "defaults"]
+        );
         let text = tell("p.toml".as_ref(), &explained);
         for part in [
             "rule 1 (/system.slice/*): limits are raised above its own and given back, to the 95 %",

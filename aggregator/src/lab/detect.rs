@@ -112,9 +112,9 @@ fn tell(out: &Path, json: bool, summary: &Summary) -> anyhow::Result<()> {
         )
     };
     if is_stdout(out) {
-        eprint!("{text}")
+        eprint!("{text}");
     } else {
-        print!("{text}")
+        print!("{text}");
     }
     Ok(())
 }

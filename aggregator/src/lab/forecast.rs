@@ -132,9 +132,9 @@ fn tell(args: &ForecastArgs, summary: &Summary) -> anyhow::Result<()> {
         )
     };
     if is_stdout(&args.out) {
-        eprint!("{text}")
+        eprint!("{text}");
     } else {
-        print!("{text}")
+        print!("{text}");
     }
     Ok(())
 }

@@ -4,9 +4,12 @@
 //! [`progress`] is what they say meanwhile.
 
 pub mod detect;
+pub mod explain;
 pub mod forecast;
 pub mod output;
 pub mod progress;
+pub mod replay;
+mod report;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -20,6 +23,10 @@ pub enum LabCommand {
     Forecast(forecast::ForecastArgs),
     /// Say how unusual every step of every workload of a trace is, and which are anomalies.
     Detect(detect::DetectArgs),
+    /// Tell what policies would have set on a trace, and what would have come of it.
+    Replay(Box<replay::ReplayArgs>),
+    /// Tell why a limit was what it was.
+    Explain(explain::ExplainArgs),
 }
 
 /// Runs a command of the lab.
@@ -30,6 +37,8 @@ pub fn run(command: LabCommand) -> anyhow::Result<()> {
     match command {
         LabCommand::Forecast(args) => forecast::run(&args),
         LabCommand::Detect(args) => detect::run(&args),
+        LabCommand::Replay(args) => replay::run(&args),
+        LabCommand::Explain(args) => explain::run(&args),
     }
 }
 

@@ -6,6 +6,8 @@ use headroom_telemetry::Resource;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::replay::Feedback;
+
 /// A policy that can be replayed.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +89,17 @@ impl Kind {
             Self::Senpai => resource == Resource::Memory,
             _ => true,
         }
+    }
+
+    /// What it is shown of a use above its limit.
+    ///
+    /// Memory is capped for all: above the limit there is a kill. CPU is capped for those that
+    /// write a hard limit. The others compute requests, which cap nothing where they come from, and
+    /// are shown the use as recorded: capped by its own percentiles such a policy spirals down,
+    /// and would be beaten too cheaply.
+    pub fn sees(self, resource: Resource) -> Feedback {
+        let is_hard = matches!(self, Self::Headroom | Self::Static | Self::Captain);
+        if resource == Resource::Memory || is_hard { Feedback::Capped } else { Feedback::Recorded }
     }
 
     /// What the curve of slack against shortage is drawn over: the parameter's name and values.

@@ -31,12 +31,21 @@ pub struct Outcome {
 
 /// Replays `series` under the policy of `kind`.
 pub fn replay(series: &Series, kind: Kind, setting: &Setting) -> Outcome {
-    drive(series, build(kind, series, setting).as_mut())
+    drive(series, build(kind, series, setting).as_mut(), kind.sees(series.resource))
+}
+
+/// What a policy is shown of a use above its limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Feedback {
+    /// The limit, and that it was hit.
+    Capped,
+    /// The use as recorded, and that the limit was hit: the limit is a request, which caps nothing.
+    Recorded,
 }
 
 /// Replays `series` under `policy`. The first step runs under the recorded limit; an answer is in
 /// force from the next step on.
-pub fn drive(series: &Series, policy: &mut dyn Policy) -> Outcome {
+pub fn drive(series: &Series, policy: &mut dyn Policy, feedback: Feedback) -> Outcome {
     let mut in_force = series.limit(0).unwrap_or(f64::INFINITY);
     let mut limits = Vec::with_capacity(series.used.len());
     let mut changes = Vec::new();
@@ -48,7 +57,10 @@ pub fn drive(series: &Series, policy: &mut dyn Policy) -> Outcome {
         let wanted = series.used(step);
         let seen = Seen {
             t_s: series.t_s(step),
-            used: wanted.map(|wanted| wanted.min(in_force)),
+            used: match feedback {
+                Feedback::Capped => wanted.map(|wanted| wanted.min(in_force)),
+                Feedback::Recorded => wanted,
+            },
             censored: wanted.is_some_and(|wanted| wanted > in_force),
             in_force,
             recorded_limit: series.limit(step),

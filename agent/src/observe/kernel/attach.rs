@@ -22,6 +22,10 @@ use super::{
     tap::Tap,
 };
 
+/// The programs for the two ways in which kernels tell a victim of the OOM killer.
+const OOM_VICTIM_TASK: &str = "oom_victim_task";
+const OOM_VICTIM_PID: &str = "oom_victim_pid";
+
 /// A signal that kernel programs count.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Topic {
@@ -106,8 +110,8 @@ impl Topic {
         }
     }
 
-    /// Programs of the object that make up this topic; all of them or none. For want of memory a
-    /// task is told in one of two ways, by kernel: there the first that loads will do.
+    /// Programs of the object that make up this topic; all of them or none. A victim of the OOM
+    /// killer is told in one of two ways, by kernel: there it is one of the two.
     pub(super) fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Syscalls => &["count_syscall"],
@@ -116,7 +120,7 @@ impl Topic {
             Self::SyscallDetail => &[],
             Self::RunQueue => &["time_run_queue"],
             Self::Migrations => &["count_migration"],
-            Self::OomVictims => &["oom_victim_task", "oom_victim_pid"],
+            Self::OomVictims => &[OOM_VICTIM_TASK, OOM_VICTIM_PID],
             Self::CodeSamples => &["sample_code"],
             Self::BlockIo => &["count_block_io"],
             Self::Network => &["count_received", "count_sent"],
@@ -188,7 +192,7 @@ fn hook_of(program: &str, offsets: &Offsets) -> Hook {
         "time_syscall" => Hook::RawTracepoint("sys_exit"),
         "time_run_queue" => Hook::TypedTracepoint("sched_switch"),
         "count_migration" => Hook::TypedTracepoint("sched_migrate_task"),
-        "oom_victim_task" | "oom_victim_pid" => Hook::TypedTracepoint("mark_victim"),
+        OOM_VICTIM_TASK | OOM_VICTIM_PID => Hook::TypedTracepoint("mark_victim"),
         "sample_code" => Hook::Clock,
         "count_block_io" => Hook::TypedTracepoint("block_rq_complete"),
         "count_received" => Hook::Sockets(CgroupSkbAttachType::Ingress),
@@ -234,7 +238,7 @@ pub(super) fn attach(
     }
     let mut hooks = Vec::new();
     if topic == Topic::OomVictims {
-        return attach_first(ebpf, topic.programs(), host, taps);
+        return attach_victims(ebpf, host, taps);
     }
     for program in topic.programs() {
         match attach_program(ebpf, program, host, taps) {
@@ -268,21 +272,13 @@ fn reservation(topic: Topic, host: &Host<'_>) -> Option<String> {
     }
 }
 
-/// Attaches the first program that the kernel takes; says what it has against the last otherwise.
-fn attach_first(
-    ebpf: &mut Ebpf,
-    programs: &[&'static str],
-    host: &Host<'_>,
-    taps: &mut Taps,
-) -> Fact<String> {
-    let mut refused = String::new();
-    for program in programs {
-        match attach_program(ebpf, program, host, taps) {
-            Ok(hook) => return Fact::Known(hook),
-            Err(reason) => refused = format!("{program}: {reason}"),
-        }
+/// Attaches the program that takes what this kernel tells of a victim of the OOM killer.
+fn attach_victims(ebpf: &mut Ebpf, host: &Host<'_>, taps: &mut Taps) -> Fact<String> {
+    let told_by = if host.offsets.tells_victim_task() { OOM_VICTIM_TASK } else { OOM_VICTIM_PID };
+    match attach_program(ebpf, told_by, host, taps) {
+        Ok(hook) => Fact::Known(hook),
+        Err(reason) => Fact::Absent(format!("{told_by}: {reason}")),
     }
-    Fact::Absent(refused)
 }
 
 /// What the kernel lacks for a topic, found without asking it to load anything.

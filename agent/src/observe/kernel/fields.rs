@@ -141,7 +141,8 @@ const ALL: [Chain; 29] = [
 ];
 
 /// Tracepoints that not every supported kernel has, or not with the same arguments.
-const TRACEPOINTS: [&str; 9] = [
+const TRACEPOINTS: [&str; 10] = [
+    "mark_victim",
     "mm_filemap_add_to_page_cache",
     "mm_filemap_get_pages",
     "mm_filemap_fault",
@@ -156,6 +157,8 @@ const TRACEPOINTS: [&str; 9] = [
 /// Arguments of `kfree_skb` with a reason, and with the socket that would have received the packet.
 const DROP_ARGUMENTS: usize = 3;
 const DROP_ARGUMENTS_WITH_RECEIVER: usize = 4;
+/// Arguments of `mark_victim` with the task itself, and not only its process id.
+const VICTIM_ARGUMENTS_WITH_TASK: usize = 2;
 
 impl Chain {
     /// The way from a task to its cgroup's id in `hierarchy`.
@@ -242,8 +245,17 @@ impl Offsets {
         self.drop_arguments() >= DROP_ARGUMENTS_WITH_RECEIVER
     }
 
+    /// Whether a victim of the OOM killer is told as a task, and not only by its process id.
+    pub(super) fn tells_victim_task(&self) -> bool {
+        self.arguments("mark_victim") >= VICTIM_ARGUMENTS_WITH_TASK
+    }
+
     fn drop_arguments(&self) -> usize {
-        self.tracepoints.get("kfree_skb").copied().unwrap_or_default()
+        self.arguments("kfree_skb")
+    }
+
+    fn arguments(&self, tracepoint: &str) -> usize {
+        self.tracepoints.get(tracepoint).copied().unwrap_or_default()
     }
 
     /// The first of `chains` that this kernel has, or the first of all.

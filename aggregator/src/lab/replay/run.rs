@@ -31,17 +31,17 @@ pub(super) struct Plan {
 }
 
 /// One policy over one resource.
-pub(super) struct PolicyRun {
+pub(in crate::lab) struct PolicyRun {
     /// The policy.
-    pub(super) kind: Kind,
+    pub(in crate::lab) kind: Kind,
     /// What came of it.
-    pub(super) tally: Tally,
+    pub(in crate::lab) tally: Tally,
     /// Values of its parameter and what came of them, over the workloads of the sweep.
-    pub(super) sweep: Vec<(f64, Tally)>,
+    pub(in crate::lab) sweep: Vec<(f64, Tally)>,
     /// Time its steps took, on one core.
-    pub(super) busy: Duration,
+    pub(in crate::lab) busy: Duration,
     /// Steps replayed, without the sweep.
-    pub(super) steps: u64,
+    pub(in crate::lab) steps: u64,
 }
 
 /// Takes what a policy did to one workload, in order of workload for each policy.

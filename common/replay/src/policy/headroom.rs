@@ -11,7 +11,10 @@ use headroom_forecast::{LAB_LEVELS, SeriesConfig, SeriesForecaster};
 use headroom_telemetry::Resource;
 
 use super::{Answer, Policy, Reason, Seen, Setting, Why, scale};
-use crate::{series::Series, window::SlidingMax};
+use crate::{
+    series::{Series, steps_in},
+    window::SlidingMax,
+};
 
 /// How long a limit is held, and over which peaks are taken.
 const HOLD_S: f64 = 86_400.0;
@@ -19,10 +22,14 @@ const HOLD_S: f64 = 86_400.0;
 const PEAK_EVERY_S: f64 = 3600.0;
 /// How far back peaks of the hold time are remembered.
 const MEMORY_S: f64 = 14.0 * 86_400.0;
-/// Between two forecasts while use is well below the limit.
-const FORECAST_EVERY_S: f64 = 3600.0;
-/// Share of the limit in use from which every step is forecast.
-const WATCH: f64 = 0.6;
+/// The forecaster is told the peak of each such time: limits follow peaks, and it is cheaper.
+const BLOCK_S: f64 = 1800.0;
+/// Blocks between two forecasts while use is well below the limit.
+const FORECAST_BLOCKS: usize = 8;
+/// Blocks between two forecasts while use is near it.
+const NEAR_BLOCKS: usize = 2;
+/// Share of the limit in use from which forecasts are made more often.
+const WATCH: f64 = 0.7;
 
 /// Peaks of the hold time, one an hour.
 struct Peaks {
@@ -64,15 +71,15 @@ impl Peaks {
         self.sorted.insert(self.sorted.partition_point(|value| *value < peak), peak);
     }
 
-    /// The peak that `level` of the remembered hold times stayed below, and never less than the
-    /// one that just ends.
+    /// The peak that `level` of the remembered hold times stayed below; in the first hour the
+    /// largest use so far.
     fn quantile(&self, level: f64) -> Option<f64> {
         let last = self.window.max()?;
         if self.sorted.is_empty() {
             return Some(last);
         }
         let rank = (level * (self.sorted.len() - 1) as f64).round() as usize;
-        Some(self.sorted[rank.min(self.sorted.len() - 1)].max(last * 0.0))
+        Some(self.sorted[rank.min(self.sorted.len() - 1)])
     }
 }
 
@@ -85,7 +92,10 @@ pub(super) struct Headroom {
     lead: usize,
     forecaster: SeriesForecaster,
     forecasts: Vec<[f32; 12]>,
-    forecast_every: usize,
+    block: usize,
+    in_block: usize,
+    block_peak: Option<f64>,
+    block_hit: bool,
     since_forecast: usize,
     soon: Option<f64>,
     source: &'static str,
@@ -106,7 +116,10 @@ fn levels(resource: Resource, setting: &Setting) -> (f64, f64) {
 
 impl Headroom {
     pub(super) fn new(series: &Series, setting: &Setting) -> Self {
-        let lead = series.steps_in(setting.lead_s) + 1;
+        let block = series.steps_in(BLOCK_S);
+        let block_s = block as f64 * series.step_s;
+        // The block that begins now, and the one in which the lead ends.
+        let lead = steps_in(setting.lead_s, block_s) + 1;
         let (level, soon) = levels(series.resource, setting);
         let floor = scale(series.resource).floor;
         let soon_level =
@@ -126,23 +139,40 @@ impl Headroom {
             soon_level,
             lead,
             forecaster: SeriesForecaster::new(&SeriesConfig {
-                step_s: series.step_s,
+                step_s: block_s,
                 horizon: lead,
                 resolution: floor as f32,
             }),
             forecasts: Vec::new(),
-            forecast_every: series.steps_in(FORECAST_EVERY_S),
-            since_forecast: usize::MAX,
+            block,
+            in_block: 0,
+            block_peak: None,
+            block_hit: false,
+            since_forecast: FORECAST_BLOCKS,
             soon: None,
             source: "",
         }
     }
 
-    /// Forecasts when use has come near the limit, else now and then.
+    /// Takes the step into its block. At the end of a block the forecaster is told its peak, and
+    /// asked when use has come near the limit, else now and then.
     fn look_ahead(&mut self, seen: &Seen) {
-        self.since_forecast = self.since_forecast.saturating_add(1);
-        let is_near = seen.used.is_some_and(|used| used > seen.in_force * WATCH);
-        if self.since_forecast < self.forecast_every && !is_near {
+        self.block_peak = match (self.block_peak, seen.used) {
+            (Some(peak), Some(used)) => Some(peak.max(used)),
+            (peak, used) => peak.or(used),
+        };
+        self.block_hit |= seen.censored;
+        self.in_block += 1;
+        if self.in_block < self.block {
+            return;
+        }
+        let peak = self.block_peak.take();
+        let is_hit = std::mem::take(&mut self.block_hit);
+        self.in_block = 0;
+        self.forecaster.push(seen.t_s, peak.map(|peak| peak as f32), is_hit);
+        self.since_forecast += 1;
+        let is_near = peak.is_some_and(|peak| peak > seen.in_force * WATCH);
+        if self.since_forecast < if is_near { NEAR_BLOCKS } else { FORECAST_BLOCKS } {
             return;
         }
         self.since_forecast = 0;
@@ -157,8 +187,6 @@ impl Headroom {
 
 impl Policy for Headroom {
     fn decide(&mut self, seen: &Seen) -> Answer {
-        let used = seen.used.map(|used| used as f32);
-        self.forecaster.push(seen.t_s, used, seen.censored);
         self.peaks.push(seen.used);
         self.look_ahead(seen);
         let kept = Answer { limit: seen.in_force, reason: Reason::bare(Why::Start) };

@@ -26,7 +26,8 @@ use crate::{kind::Kind, series::Series};
 pub struct Seen {
     /// End of the step, from which the answer holds; seconds of the trace.
     pub t_s: f64,
-    /// Use in the step, at most the limit in force; `None` when it was not measured.
+    /// Use in the step, capped by the limit in force where the policy's limits cap (see
+    /// [`Kind::sees`]); `None` when it was not measured.
     pub used: Option<f64>,
     /// The limit was hit: throttled, or killed for memory. `used` is then a lower bound.
     pub censored: bool,

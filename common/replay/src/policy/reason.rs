@@ -63,7 +63,7 @@ impl Why {
             Self::Oracle => "true peak of the time ahead",
             Self::ForecastRise => "demand forecast above the limit",
             Self::NearLimit => "use close to the limit",
-            Self::HoldOver => "held long enough, less will do",
+            Self::HoldOver => "held long enough and less will do",
         }
     }
 }
@@ -132,6 +132,29 @@ mod tests {
             "demand forecast above the limit; demand 1.250 told by seasonal"
         );
         assert_eq!(Reason::bare(Why::Recorded).to_string(), "the workload's own limit");
-        assert!(!Reason::new(Why::Drift, 1.5e9).to_string().contains(','));
+        let all = [
+            Why::Start,
+            Why::Recorded,
+            Why::FirstDayPeak,
+            Why::OutsideBounds,
+            Why::Drift,
+            Why::LimitHit,
+            Why::Window,
+            Why::CheapestArm,
+            Why::RecentPeak,
+            Why::Spread,
+            Why::Yesterday,
+            Why::History,
+            Why::Throttled,
+            Why::Reclaim,
+            Why::Oracle,
+            Why::ForecastRise,
+            Why::NearLimit,
+            Why::HoldOver,
+        ];
+        for why in all {
+            let text = Reason::new(why, 1.5e9).to_string();
+            assert!(!text.contains([',', '"', '\n']), "{text}");
+        }
     }
 }
