@@ -1,7 +1,7 @@
 //! `explain`: the decision that was in force at a time, why, and what came before it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -90,20 +90,18 @@ fn find(path: &Path, workload: &str, at: f64) -> Result<BTreeMap<String, Answer>
         bail!("{name}: no decisions; `replay --out` writes them");
     }
     let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
-    let mut others: BTreeMap<String, ()> = BTreeMap::new();
+    let mut others = BTreeSet::new();
     for (index, line) in lines.enumerate() {
         let line = line.with_context(|| format!("read {name}"))?;
         let number = index + 2;
         let (of, rest) = first_field(&line)
             .with_context(|| format!("{name}, line {number}: a quote that does not end"))?;
         if of != workload {
-            if !others.contains_key(&of) {
-                others.insert(of, ());
-            }
+            others.insert(of);
             continue;
         }
         let mut fields = rest.splitn(4, ',');
-        let mut number_of = |column: &str, text: Option<&str>| -> Result<f64> {
+        let number_of = |column: &str, text: Option<&str>| -> Result<f64> {
             let text = text.unwrap_or("");
             let value = text.parse::<f64>().ok().filter(|value| value.is_finite());
             value.with_context(|| {
@@ -154,9 +152,9 @@ fn first_field(line: &str) -> Option<(String, &str)> {
 }
 
 /// The error for a name that is not there, with those that look like it.
-fn unknown(path: &Path, workload: &str, others: &BTreeMap<String, ()>) -> String {
+fn unknown(path: &Path, workload: &str, others: &BTreeSet<String>) -> String {
     let mut near: Vec<(f64, &str)> =
-        others.keys().map(|name| (strsim::jaro_winkler(name, workload), name.as_str())).collect();
+        others.iter().map(|name| (strsim::jaro_winkler(name, workload), name.as_str())).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let names: Vec<&str> = near.iter().take(NEAR).map(|(_, name)| *name).collect();
     let path = path.display();

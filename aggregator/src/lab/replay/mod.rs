@@ -237,7 +237,8 @@ fn render(asked: &Asked, series: &Series, outcome: &Outcome, text: &mut Vec<u8>)
         let limit = (change.limit * places).ceil() / places;
         let t_s = series.t_s(change.step);
         // Writing to a string does not fail.
-        drop(writeln!(rows, "{workload},{t_s},{},{limit},{}", asked.name, change.reason));
+        let _infallible =
+            writeln!(rows, "{workload},{t_s},{},{limit},{}", asked.name, change.reason);
     }
     text.extend_from_slice(rows.as_bytes());
 }

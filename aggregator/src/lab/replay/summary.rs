@@ -119,8 +119,9 @@ pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
         let days = scores.workload_days;
         let (name, workloads) = (&resource.name, scores.workloads);
         // Writing to a string does not fail.
-        drop(writeln!(out, "{name}: {workloads} workloads, {days} workload-days scored"));
-        drop(writeln!(
+        let _infallible =
+            writeln!(out, "{name}: {workloads} workloads, {days} workload-days scored");
+        let _infallible = writeln!(
             out,
             "{:<17}{:>8}{:>9}{:>9}{:>8}{:>9}{:>6}{:>8}{:>8}{:>8}{:>8}",
             "policy",
@@ -134,12 +135,12 @@ pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
             "unused%",
             "/ VPA",
             "us/step"
-        ));
+        );
         let vpa = resource.runs.iter().find(|run| run.kind == Kind::Vpa);
         for run in &resource.runs {
             let scores = run.tally.scores();
             let over = vpa.and_then(|vpa| at_equal_slack(run, vpa));
-            drop(writeln!(
+            let _infallible = writeln!(
                 out,
                 "{:<17}{:>8}{:>9.3}{:>9}{:>8}{:>9}{:>6}{:>8}{:>8}{:>8}{:>8.2}",
                 run.kind,
@@ -153,25 +154,25 @@ pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
                 percent(scores.prealloc_unused_share),
                 over.map_or_else(|| "-".to_owned(), |over| format!("{over:.2}")),
                 us_per_step(run),
-            ));
+            );
         }
         if scores.steps_at_recorded_limit > 0 {
-            drop(writeln!(
+            let _infallible = writeln!(
                 out,
                 "{} steps touch the limit they were recorded under: what was wanted there is not \
                  known",
                 scores.steps_at_recorded_limit
-            ));
+            );
         }
         out.push('\n');
     }
-    drop(write!(
+    let _infallible = write!(
         out,
         "slack: mean of (limit - p95 use) / limit over workload-days; unmet: use above the limit; \
          free: workload-days without; OOM: kills (restart); changes: median and p99 per \
          workload-day; ramps: periodic ones covered {} s ahead; unused: share of what was raised \
          ahead; / VPA: unmet over VPA's at equal slack\n{} steps without a row; {:.1} s\n{}",
         told.setting.lead_s, told.gaps, told.wall_s, told.findings
-    ));
+    );
     out
 }

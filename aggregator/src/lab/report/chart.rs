@@ -130,7 +130,7 @@ pub(super) fn short(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 {
         "0".to_owned()
-    } else if size >= 1e4 || size < 1e-3 {
+    } else if !(1e-3..1e4).contains(&size) {
         let text = format!("{value:.0e}");
         text.replace('e', "·10^")
     } else if size >= 10.0 {
@@ -151,7 +151,7 @@ pub(super) fn lines(title: &str, lines: &[Line<'_>], x: &Axis, y: &Axis) -> Stri
         for (index, (a, b)) in line.points.iter().enumerate() {
             let letter = if index == 0 { 'M' } else { 'L' };
             // Writing to a string does not fail.
-            drop(write!(path, "{letter}{:.1} {:.1}", frame.x(*a), frame.y(*b)));
+            let _infallible = write!(path, "{letter}{:.1} {:.1}", frame.x(*a), frame.y(*b));
         }
         let own = if line.is_own { " own" } else { "" };
         put(
@@ -212,9 +212,9 @@ pub(super) fn track(title: &str, track: &Track<'_>, unit: &str) -> String {
             continue;
         }
         let (at, up, down) = (frame.x(*day), frame.y(*top), frame.y(0.0));
-        drop(write!(area, "M{at:.1} {down:.1}V{up:.1}h{width:.1}V{down:.1}z"));
+        let _infallible = write!(area, "M{at:.1} {down:.1}V{up:.1}h{width:.1}V{down:.1}z");
         if own.get(index).is_some_and(|limit| top > limit) {
-            drop(write!(over, "M{at:.1} {TOP}v6h{:.1}v-6z", width.max(2.0)));
+            let _infallible = write!(over, "M{at:.1} {TOP}v6h{:.1}v-6z", width.max(2.0));
         }
     }
     put(&mut svg, &format!("<path class=\"use\" d=\"{area}\"/>"));

@@ -293,7 +293,7 @@ fn notes(html: &mut String, told: &Told) {
          that were not needed within a day.",
         "Steps are means: bursts within a step are not seen.",
     ] {
-        drop(write!(list, "<li>{note}</li>"));
+        let _infallible = write!(list, "<li>{note}</li>");
     }
     put(html, &format!("<h2>How to read this</h2><ul class=\"notes\">{list}</ul>"));
     put(html, &format!("<p class=\"quiet\">{}</p>", escape(&told.findings.to_string())));
