@@ -3,6 +3,7 @@
 
 mod account;
 mod fingerprint;
+mod forecast;
 mod player;
 mod rig;
 mod scenario;
@@ -40,6 +41,8 @@ pub(crate) struct BenchArgs {
     pairs: u32,
     #[command(flatten)]
     fingerprint: fingerprint::Options,
+    #[command(flatten)]
+    forecast: forecast::Options,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -57,13 +60,15 @@ enum Subject {
     Overhead,
     /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
     Fingerprint,
+    /// How good the base layer's forecasts are, beside seasonal naive; not part of `all`
+    Forecast,
     /// All the others
     All,
 }
 
 impl Subject {
     fn includes(self, other: Self) -> bool {
-        self == other || (self == Self::All && other != Self::Fingerprint)
+        self == other || (self == Self::All && !matches!(other, Self::Fingerprint | Self::Forecast))
     }
 }
 
@@ -73,6 +78,10 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     if args.subject == Subject::Fingerprint {
         fingerprint::run(root, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.subject == Subject::Forecast {
+        forecast::run(&args.forecast, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     need_root()?;
