@@ -8,7 +8,10 @@ mod rivals;
 mod score;
 mod synthetic;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use headroom_forecast::EXPERTS;
@@ -117,7 +120,7 @@ fn score_all(
     resources.iter().map(|(name, workloads)| (name.clone(), scored(workloads))).collect()
 }
 
-fn read(path: &PathBuf, options: &Options) -> Result<Resources> {
+fn read(path: &Path, options: &Options) -> Result<Resources> {
     let mut trace = headroom_trace::open(path)?;
     let columns = trace.columns().to_vec();
     let is_use = |name: &str| !name.contains("limit");

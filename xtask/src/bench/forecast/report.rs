@@ -119,7 +119,6 @@ fn interval(sums: &[Sums]) -> [f64; 2] {
             let mut drawn = [0.0; 2];
             for _ in &losses {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                #[expect(clippy::cast_possible_truncation, reason = "a draw below the length")]
                 let one = losses[((state >> 33) % losses.len() as u64) as usize];
                 drawn = [drawn[0] + one[0], drawn[1] + one[1]];
             }

@@ -98,9 +98,9 @@ impl Sums {
             }
             self.n_scaled += 1.0;
         }
-        for level in 0..LEVELS {
-            self.below[level] += f64::from(u8::from(actual < ours[level]));
-            self.not_above[level] += f64::from(u8::from(actual <= ours[level]));
+        for (level, quantile) in ours.iter().enumerate() {
+            self.below[level] += f64::from(u8::from(actual < *quantile));
+            self.not_above[level] += f64::from(u8::from(actual <= *quantile));
         }
         self.absolutes += f64::from(actual.abs());
         self.n += 1.0;
