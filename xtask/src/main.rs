@@ -93,3 +93,13 @@ fn repository_root() -> Result<PathBuf> {
     let root = manifest.parent().context("xtask has no parent directory")?;
     Ok(root.to_path_buf())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -42,7 +42,7 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     fingerprint: fingerprint::Options,
     #[command(flatten)]
-    forecast: forecast::Options,
+    forecast: forecast::ForecastOptions,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,

@@ -21,7 +21,7 @@ use score::{Sums, Without};
 
 /// Options of `cargo xtask bench forecast`.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct ForecastOptions {
     /// Traces to score forecasts on, instead of the synthetic set
     #[arg(long, num_args = 1..)]
     trace: Vec<PathBuf>,
@@ -71,7 +71,7 @@ impl Split {
 type Resources = BTreeMap<String, BTreeMap<String, Vec<f32>>>;
 
 /// Scores and prints.
-pub(super) fn run(options: &Options, json: bool) -> Result<()> {
+pub(super) fn run(options: &ForecastOptions, json: bool) -> Result<()> {
     if !(options.step > 0.0 && options.step.is_finite())
         || options.horizon == 0
         || options.stride == 0
@@ -111,7 +111,7 @@ pub(super) fn run(options: &Options, json: bool) -> Result<()> {
 /// Sums of every workload, by resource.
 fn score_all(
     resources: &Resources,
-    options: &Options,
+    options: &ForecastOptions,
     without: &Without,
 ) -> BTreeMap<String, Vec<Sums>> {
     let scored = |workloads: &BTreeMap<String, Vec<f32>>| {
@@ -120,7 +120,7 @@ fn score_all(
     resources.iter().map(|(name, workloads)| (name.clone(), scored(workloads))).collect()
 }
 
-fn read(path: &Path, options: &Options) -> Result<Resources> {
+fn read(path: &Path, options: &ForecastOptions) -> Result<Resources> {
     let mut trace = headroom_trace::open(path)?;
     let columns = trace.columns().to_vec();
     let is_use = |name: &str| !name.contains("limit");

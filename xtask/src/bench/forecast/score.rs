@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use headroom_forecast::{LAB_LEVELS, SeriesConfig, SeriesForecaster, pinball};
 
-use super::{Options, rivals::Walk};
+use super::{ForecastOptions, rivals::Walk};
 
 /// Seconds in a day, the season of seasonal naive.
 const DAY_S: f64 = 86_400.0;
@@ -39,7 +39,7 @@ pub(super) struct Sums {
 }
 
 /// Streams `values` through a forecaster and scores what it says at every origin.
-pub(super) fn score(values: &[f32], options: &Options, without: &Without) -> Sums {
+pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without) -> Sums {
     let config = SeriesConfig { step_s: options.step, horizon: options.horizon, resolution: 0.0 };
     let mut series = SeriesForecaster::without(&config, &without.experts, without.calibrated);
     #[expect(
