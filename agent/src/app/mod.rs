@@ -128,6 +128,7 @@ impl App {
             }
         }
         notify(&[sd_notify::NotifyState::Stopping]);
+        self.ticks.finish();
         Ok(())
     }
 }

@@ -122,6 +122,13 @@ impl Loop {
         self.tell_aggregator(tick, planned, actions, probes, cost);
     }
 
+    /// Writes down what would otherwise be told later. To be called when no further tick comes.
+    pub(super) fn finish(&mut self) {
+        for run in self.runs.end_all() {
+            self.write_down(&run);
+        }
+    }
+
     fn plan(&mut self, tick: &Tick) -> BTreeMap<String, Planned> {
         let mut planned = BTreeMap::new();
         let host = capacity(&tick.host);
@@ -144,8 +151,8 @@ impl Loop {
         for plan in planned.values() {
             plan.followed.iter().for_each(|record| self.write_down(record));
             for decision in &plan.decisions {
-                if let Some(run) = self.runs.push(decision) {
-                    self.write_down(&run);
+                for run in self.runs.push(decision).iter().flatten() {
+                    self.write_down(run);
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Runs of decisions not to act: as long as the reason stays the same, they are one record.
+//! Runs of decisions not to act: as long as the reason stays the same, they are told once when the
+//! run begins and once when it ends.
 
 use std::collections::HashMap;
 
@@ -23,8 +24,8 @@ pub(in crate::app) struct Runs {
 }
 
 impl Runs {
-    /// Takes in a decision; returns the run that ends with it.
-    pub(in crate::app) fn push(&mut self, decision: &Decision) -> Option<AuditRecord> {
+    /// Takes in a decision; returns the run that ends with it, and the one that begins.
+    pub(in crate::app) fn push(&mut self, decision: &Decision) -> [Option<AuditRecord>; 2] {
         let runs = match self.by_workload.get_mut(&decision.workload) {
             Some(runs) => runs,
             None => self.by_workload.entry(decision.workload.clone()).or_default(),
@@ -35,15 +36,18 @@ impl Runs {
             Some(index) if keeps && runs[index].goes_on(decision) => {
                 runs[index].decisions += 1;
                 runs[index].last = decision.clone();
-                None
+                [None, None]
             }
             index => {
-                let ended = index.map(|index| runs.swap_remove(index));
-                if keeps {
+                let ended = index.and_then(|index| runs.swap_remove(index).end());
+                let begins = keeps.then(|| {
                     let last = decision.clone();
-                    runs.push(Run { since_s: decision.t_s, decisions: 1, last });
-                }
-                ended.map(Run::record)
+                    let run = Run { since_s: decision.t_s, decisions: 1, last };
+                    let record = run.record();
+                    runs.push(run);
+                    record
+                });
+                [ended, begins]
             }
         }
     }
@@ -51,7 +55,12 @@ impl Runs {
     /// Ends the runs of a workload that is gone.
     pub(in crate::app) fn end(&mut self, workload: &str) -> Vec<AuditRecord> {
         let runs = self.by_workload.remove(workload).unwrap_or_default();
-        runs.into_iter().map(Run::record).collect()
+        runs.into_iter().filter_map(Run::end).collect()
+    }
+
+    /// Ends all runs.
+    pub(in crate::app) fn end_all(&mut self) -> Vec<AuditRecord> {
+        self.by_workload.drain().flat_map(|(_, runs)| runs).filter_map(Run::end).collect()
     }
 }
 
@@ -63,9 +72,15 @@ impl Run {
             && decision.t_s - self.since_s < RUN_MAX_S
     }
 
-    fn record(self) -> AuditRecord {
+    /// What there is to tell at the end; a run of one was told when it began.
+    fn end(self) -> Option<AuditRecord> {
+        (self.decisions > 1).then(|| self.record())
+    }
+
+    fn record(&self) -> AuditRecord {
         let Self { since_s, decisions, last } = self;
-        AuditRecord { decision: last, outcome: Outcome::Kept { since_s, decisions } }
+        let outcome = Outcome::Kept { since_s: *since_s, decisions: *decisions };
+        AuditRecord { decision: last.clone(), outcome }
     }
 }
 
@@ -73,32 +88,47 @@ impl Run {
 mod tests {
     use headroom_allocate::{Action, Rail};
 
-    use super::{super::trail::tests::decision, Outcome, RUN_MAX_S, Runs};
+    use super::{super::trail::tests::decision, AuditRecord, Outcome, RUN_MAX_S, Runs};
+
+    fn told(records: [Option<AuditRecord>; 2]) -> Vec<(f64, u64)> {
+        records
+            .into_iter()
+            .flatten()
+            .map(|record| match record.outcome {
+                Outcome::Kept { since_s, decisions } => (since_s, decisions),
+                other => unreachable!("{other:?}"),
+            })
+            .collect()
+    }
 
     #[test]
-    fn the_same_reason_is_one_record() {
+    fn a_run_is_told_when_it_begins_and_when_it_ends() {
         let mut runs = Runs::default();
-        for t in 0..10 {
-            assert!(runs.push(&decision("/a", f64::from(t), Rail::NoFacts)).is_none());
+        assert_eq!(told(runs.push(&decision("/a", 0.0, Rail::NoFacts))), [(0.0, 1)]);
+        for t in 1..10 {
+            assert_eq!(told(runs.push(&decision("/a", f64::from(t), Rail::NoFacts))), []);
         }
-        let ended = runs.push(&decision("/a", 10.0, Rail::Hysteresis)).unwrap();
-        assert_eq!(ended.outcome, Outcome::Kept { since_s: 0.0, decisions: 10 });
-        assert!((ended.decision.t_s - 9.0).abs() < 1e-12);
-        let rest = runs.end("/a");
-        assert_eq!(rest[0].outcome, Outcome::Kept { since_s: 10.0, decisions: 1 });
-        assert!(runs.end("/a").is_empty());
+        let change = runs.push(&decision("/a", 10.0, Rail::Hysteresis));
+        assert_eq!(told(change), [(0.0, 10), (10.0, 1)]);
+        assert!(runs.end("/a").is_empty(), "a run of one has been told");
+        runs.push(&decision("/b", 0.0, Rail::NoFacts));
+        runs.push(&decision("/b", 1.0, Rail::NoFacts));
+        assert_eq!(runs.end_all().len(), 1);
     }
 
     #[test]
     fn an_act_ends_a_run_and_a_long_run_is_told_in_parts() {
         let mut runs = Runs::default();
-        assert!(runs.push(&decision("/a", 0.0, Rail::NoFacts)).is_none());
-        assert!(runs.push(&decision("/a", RUN_MAX_S, Rail::NoFacts)).is_some());
+        runs.push(&decision("/a", 0.0, Rail::NoFacts));
+        runs.push(&decision("/a", 1.0, Rail::NoFacts));
+        let part = told(runs.push(&decision("/a", RUN_MAX_S, Rail::NoFacts)));
+        assert_eq!(part, [(0.0, 2), (RUN_MAX_S, 1)]);
+        runs.push(&decision("/a", RUN_MAX_S + 1.0, Rail::NoFacts));
         let act = headroom_allocate::Decision {
             action: Action::Release,
-            ..decision("/a", RUN_MAX_S + 1.0, Rail::Baseline)
+            ..decision("/a", RUN_MAX_S + 2.0, Rail::Baseline)
         };
-        assert!(runs.push(&act).is_some());
-        assert!(runs.push(&act).is_none());
+        assert_eq!(told(runs.push(&act)), [(RUN_MAX_S, 2)]);
+        assert_eq!(told(runs.push(&act)), []);
     }
 }
