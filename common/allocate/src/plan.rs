@@ -127,6 +127,9 @@ pub struct Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rail == Rail::NoFacts {
+            return f.write_str("nothing is measured or forecast that would tell");
+        }
         write!(
             f,
             "{} expects {:.4} at {:.0} % within {:.0} s, margin {:.0} %",

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 560.0;
-const LEFT: f64 = 56.0;
+const LEFT: f64 = 68.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 40.0;
