@@ -3,9 +3,16 @@
 //! Layouts differ between kernels. The loader reads them from the running kernel's BTF and stores
 //! each offset in a variable below; the verifier then sees constants. All pointers come from the
 //! kernel with their type known to the verifier, so loads need no helper and a wild pointer reads
-//! as zero instead of faulting.
+//! as zero instead of faulting. Where the kernel does not hand out the running task with its type,
+//! every load asks a helper, with the same result.
 
-use aya_ebpf::{Global, helpers::generated::bpf_get_current_task_btf};
+use aya_ebpf::{
+    Global,
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_get_current_task, bpf_get_current_task_btf},
+    },
+};
 use headroom_abi::syscall::{NUMBER_UNKNOWN, TABLE_LEN};
 
 macro_rules! offsets {
@@ -93,6 +100,8 @@ offsets! {
     SOCK_STATE
     /// `sk_buff.sk`
     PACKET_SOCK
+    /// Not zero: the running task comes with its type (`bpf_get_current_task_btf`, Linux 5.11).
+    HAS_TYPED_TASK
     /// Not zero: the disk is found through the queue.
     HAS_QUEUE_DISK
     /// Not zero: folios know how many pages they have.
@@ -153,11 +162,20 @@ const STATES_NOT_FULL: [u8; 2] = [6, 12];
 /// Loads a field.
 ///
 /// # Safety
-/// `base` is a pointer the verifier knows the type of, and that type has a `T` at `offset`.
+/// `base` is a pointer the verifier knows the type of, or there is no [`HAS_TYPED_TASK`]; that type
+/// has a `T` at `offset`, and for a `T` all zeros are a value.
 #[inline(always)]
 unsafe fn load<T: Copy>(base: *const u8, offset: &Global<u64>) -> T {
-    // SAFETY: the caller vouches for type and offset; the kernel handles a bad address.
-    unsafe { *base.add(offset.load() as usize).cast::<T>() }
+    // SAFETY: the caller vouches for type and offset; the kernel handles a bad address, and zeros
+    // are what the caller allows.
+    unsafe {
+        let field = base.wrapping_add(offset.load() as usize).cast::<T>();
+        if HAS_TYPED_TASK.load() != 0 {
+            *field
+        } else {
+            bpf_probe_read_kernel(field).unwrap_or(core::mem::zeroed())
+        }
+    }
 }
 
 /// The hierarchy whose ids [`Task::cgroup_inode`] returns.
@@ -233,8 +251,13 @@ impl Task {
     /// The running task.
     #[inline(always)]
     pub(crate) fn current() -> Self {
-        // SAFETY: the helper has no preconditions.
-        Self(unsafe { bpf_get_current_task_btf() }.cast_const().cast())
+        if HAS_TYPED_TASK.load() != 0 {
+            // SAFETY: the helper has no preconditions.
+            Self(unsafe { bpf_get_current_task_btf() }.cast_const().cast())
+        } else {
+            // SAFETY: the helper has no preconditions.
+            Self(unsafe { bpf_get_current_task() } as *const u8)
+        }
     }
 
     /// Inode number of its cgroup's directory in the hierarchy of task counters.

@@ -2,14 +2,16 @@
 //!
 //! Reading order follows the data: [`observe`] reads facts, [`app`] runs the live loop over the pure
 //! crates, [`guard`] is the separate process that alone changes limits, [`uplink`] talks to the
-//! aggregator. [`doctor`], [`snapshot`] and [`record`] show what is observed,
-//! [`selfbench`] what observing costs.
+//! aggregator. [`doctor`], [`snapshot`] and [`record`] show what is observed, [`selfbench`] what
+//! observing costs, [`policy_check`] what a policy means, [`explain`] what was done and why.
 
 pub mod app;
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod guard;
 pub mod observe;
+pub mod policy_check;
 pub mod record;
 pub mod selfbench;
 pub mod snapshot;

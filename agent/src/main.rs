@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use headroom_agent::{
     app::{self, App},
     config::{self, AgentConfig, ConfigError},
-    doctor, guard, record, selfbench, snapshot,
+    doctor, explain, guard, policy_check, record, selfbench, snapshot,
 };
 
 /// Gives every workload of this host the resources it is about to need, just before it needs them.
@@ -34,6 +34,11 @@ enum Command {
     Restore(Configured),
     /// Ask the running agent how it is
     Status(StatusArgs),
+    /// Tell what was decided for a workload, why, and what followed
+    Explain(explain::ExplainArgs),
+    /// Check and explain a policy file
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Show what every workload does right now
     Snapshot(snapshot::SnapshotArgs),
     /// Write what every workload does to a trace file
@@ -42,6 +47,12 @@ enum Command {
     Selfbench(selfbench::SelfbenchArgs),
     /// Tell what this host offers, what is absent and why, and what would be gained
     Doctor(doctor::DoctorArgs),
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Tell what a policy file says, and what of it holds for the workloads of this host
+    Check(policy_check::CheckArgs),
 }
 
 #[derive(clap::Args)]
@@ -106,6 +117,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Guard(args) => guard::run(&config::load_guard(args.config.as_deref())?)?,
         Command::Restore(args) => return restore(args.config.as_deref()),
         Command::Status(args) => status(&args)?,
+        Command::Explain(args) => explain::run(&args)?,
+        Command::Policy(PolicyCommand::Check(args)) => policy_check::run(&args)?,
         Command::Snapshot(args) => snapshot::run(args)?,
         Command::Record(args) => record::run(args)?,
         Command::Selfbench(args) => selfbench::run(&args)?,

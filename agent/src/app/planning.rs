@@ -1,9 +1,13 @@
 //! Calls the pure crates for one workload: observe, forecast, decide. Keeps what they remember.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use headroom_allocate::{
-    Decision, HostCapacity, Knob, KnobMemory, WorkloadFacts, WorkloadPolicy, decide,
+    Act, Decision, Followed, HostCapacity, Knob, KnobMemory, Regret, RegretCounts, WorkloadFacts,
+    WorkloadPolicy, decide, regret,
 };
 use headroom_predict::{
     Forecast,
@@ -12,7 +16,7 @@ use headroom_predict::{
 };
 use headroom_telemetry::{Resource, Sample, Workload};
 
-use super::audit::Outcome;
+use super::audit::{AuditRecord, Outcome};
 use crate::observe::sampler::LimitsInForce;
 
 /// What came of one workload in one tick.
@@ -22,13 +26,32 @@ pub struct Planned {
     pub forecasts: Vec<Forecast>,
     /// One decision per knob the host has for the workload and the policy does not leave alone.
     pub decisions: Vec<Decision>,
+    /// What earlier acts on it led to, as far as that is known since the tick before.
+    pub followed: Vec<AuditRecord>,
+    /// What acts on it led to so far.
+    pub regret: RegretCounts,
+    /// Until when it is only advised because acting on it hurt, seconds since the Unix epoch.
+    pub rests_until_s: Option<f64>,
+}
+
+/// What is remembered of one workload.
+#[derive(Debug, Default)]
+struct Remembered {
+    knobs: BTreeMap<Knob, KnobMemory>,
+    regret: Regret,
+    /// How long acts are watched, by the policy of the last plan, seconds.
+    watch_s: f64,
+    /// The decision behind the act that is watched.
+    acts: BTreeMap<Knob, Decision>,
+    /// What is known and has not been told yet.
+    untold: Vec<AuditRecord>,
 }
 
 /// Forecasts and decisions of all workloads of this host.
 #[derive(Debug)]
 pub struct Planner {
     predictor: Predictor,
-    memories: HashMap<(String, Knob), KnobMemory>,
+    memories: HashMap<String, Remembered>,
 }
 
 impl Planner {
@@ -58,20 +81,30 @@ impl Planner {
         let limits = limits.list();
         let facts =
             WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
+        if !self.memories.contains_key(&workload.path) {
+            self.memories.insert(workload.path.clone(), Remembered::default());
+        }
+        let Some(remembered) = self.memories.get_mut(&workload.path) else {
+            return Planned { forecasts, ..Planned::default() };
+        };
+        let rests_until_s = remembered.look_back(sample, policy);
         let decisions = limits
             .iter()
             .filter_map(|(knob, _)| {
-                let memory = self.memories.entry((workload.path.clone(), *knob)).or_default();
+                let memory = remembered.knobs.entry(*knob).or_default();
+                memory.rests_until_s = rests_until_s;
                 decide(&facts, *knob, policy, host, memory, sample.t_s)
             })
             .collect();
-        Planned { forecasts, decisions }
+        let followed = std::mem::take(&mut remembered.untold);
+        let regret = remembered.regret.counts();
+        Planned { forecasts, decisions, followed, regret, rests_until_s }
     }
 
     /// Notes what the guard made of a decision.
     pub fn learn(&mut self, decision: &Decision, outcome: &Outcome) {
-        let key = (decision.workload.clone(), decision.knob);
-        let Some(memory) = self.memories.get_mut(&key) else { return };
+        let Some(remembered) = self.memories.get_mut(&decision.workload) else { return };
+        let memory = remembered.knobs.entry(decision.knob).or_default();
         match outcome {
             Outcome::Applied { baseline, holds: true, .. } => {
                 memory.leased(*baseline, decision.t_s);
@@ -79,7 +112,19 @@ impl Planner {
             Outcome::Applied { holds: false, .. } | Outcome::Released { .. } | Outcome::Lost(_) => {
                 memory.released();
             }
-            Outcome::Failed(_) => {}
+            Outcome::Failed(_) | Outcome::Kept { .. } | Outcome::Followed(_) => {}
+        }
+        if let Outcome::Applied { before, baseline, applied, .. } = outcome
+            && before != applied
+        {
+            let act = Act {
+                knob: decision.knob,
+                decided_s: decision.t_s,
+                before: *before,
+                after: *applied,
+                own: *baseline,
+            };
+            remembered.watch(act, decision);
         }
     }
 
@@ -99,6 +144,32 @@ impl Planner {
     /// Drops what is known of a workload that is gone.
     pub fn forget(&mut self, path: &str) {
         self.predictor.forget(path);
-        self.memories.retain(|(known, _), _| known != path);
+        self.memories.remove(path);
+    }
+}
+
+impl Remembered {
+    /// Takes in a sample and notes what acts have led to; returns until when the workload is only
+    /// advised.
+    fn look_back(&mut self, sample: &Sample, policy: &WorkloadPolicy) -> Option<f64> {
+        self.watch_s = regret::watch_s(policy);
+        for followed in self.regret.observe(sample) {
+            self.tell(followed);
+        }
+        self.regret.rests_until(sample.t_s).filter(|_| policy.regret)
+    }
+
+    /// Begins to watch what `act`, which `decision` led to, leads to.
+    fn watch(&mut self, act: Act, decision: &Decision) {
+        if let Some(followed) = self.regret.acted(act, self.watch_s) {
+            self.tell(followed);
+        }
+        self.acts.insert(act.knob, decision.clone());
+    }
+
+    fn tell(&mut self, followed: Followed) {
+        if let Some(decision) = self.acts.remove(&followed.knob) {
+            self.untold.push(AuditRecord { decision, outcome: Outcome::Followed(followed) });
+        }
     }
 }

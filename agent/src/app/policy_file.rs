@@ -9,7 +9,7 @@ use std::{
 use headroom_allocate::{Policy, WorkloadPolicy};
 use headroom_telemetry::Workload;
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, policy_check::read};
 
 /// The policy in force and the file it comes from.
 #[derive(Debug)]
@@ -90,13 +90,6 @@ impl PolicyFile {
 
 fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|metadata| metadata.modified()).ok()
-}
-
-fn read(path: &Path) -> Result<Policy, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    Policy::from_toml(&text)
-        .map_err(|error| ConfigError::Invalid { path: path.to_owned(), message: error.to_string() })
 }
 
 #[cfg(test)]

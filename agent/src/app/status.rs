@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use headroom_allocate::{Knob, Limit};
+use headroom_allocate::{Knob, Limit, RegretCounts};
 use headroom_predict::Source;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,10 @@ pub struct WorkloadStatus {
     pub source: Option<Source>,
     /// Limits in force.
     pub limits: Vec<(Knob, Limit)>,
+    /// What acts on it led to.
+    pub regret: RegretCounts,
+    /// Until when it is only advised because acting on it hurt, seconds since the Unix epoch.
+    pub rests_until_s: Option<f64>,
 }
 
 /// The status shared between the loop, which writes it, and the socket, which reads it.

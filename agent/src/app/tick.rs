@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     actuator::Actuator,
-    audit::{AuditRecord, AuditTrail, Outcome},
+    audit::{AuditRecord, AuditTrail, Outcome, Runs},
     clock,
     latency::Durations,
     models::ModelDoor,
@@ -40,6 +40,7 @@ pub(super) struct Loop {
     offered: Option<mpsc::Receiver<Bundle>>,
     uplink: Option<UplinkHandle>,
     audit: Option<AuditTrail>,
+    runs: Runs,
     status: SharedStatus,
     cost: SelfCost,
     counts: Counts,
@@ -84,6 +85,7 @@ impl Loop {
             offered: uplink.as_mut().map(UplinkHandle::models),
             uplink,
             audit,
+            runs: Runs::default(),
             status,
             cost: SelfCost::default(),
             counts: Counts { guard: guard.to_owned(), ..Counts::default() },
@@ -104,8 +106,12 @@ impl Loop {
         for path in &tick.gone {
             self.planner.forget(path);
             self.policy.forget(path);
+            for run in self.runs.end(path) {
+                self.write_down(&run);
+            }
         }
         let planned = self.plan(&tick);
+        self.look_back(&planned);
         self.act(&planned, sampled_at);
 
         let cost = self.cost.measure(sampled_at);
@@ -128,6 +134,21 @@ impl Loop {
             planned.insert(workload.path.clone(), plan);
         }
         planned
+    }
+
+    /// Writes down what earlier acts led to, and which decisions not to act have come to an end.
+    fn look_back(&mut self, planned: &BTreeMap<String, Planned>) {
+        if self.audit.is_none() {
+            return;
+        }
+        for plan in planned.values() {
+            plan.followed.iter().for_each(|record| self.write_down(record));
+            for decision in &plan.decisions {
+                if let Some(run) = self.runs.push(decision) {
+                    self.write_down(&run);
+                }
+            }
+        }
     }
 
     fn act(&mut self, planned: &BTreeMap<String, Planned>, sampled_at: Instant) {
@@ -173,15 +194,14 @@ impl Loop {
 
     /// Counts a record, lets the planner know, and writes it to the audit trail.
     fn note(&mut self, record: &AuditRecord) {
-        let (kind, changed) = match &record.outcome {
+        let mut changed = true;
+        match &record.outcome {
             Outcome::Applied { before, applied, latency_s, .. } => {
-                let changed = before != applied;
+                changed = before != applied;
                 if changed {
                     self.counts.sample_to_write.push(*latency_s);
                 }
-                (if changed { "applied" } else { "renewed" }, changed)
             }
-            Outcome::Released { .. } => ("released", true),
             Outcome::Lost(reason) => {
                 tracing::info!(
                     workload = record.decision.workload,
@@ -189,7 +209,6 @@ impl Loop {
                     reason,
                     "a lease has ended"
                 );
-                ("lost", true)
             }
             Outcome::Failed(reason) => {
                 tracing::warn!(
@@ -198,13 +217,18 @@ impl Loop {
                     reason,
                     "the guard did not apply a decision"
                 );
-                ("failed", true)
             }
-        };
-        *self.counts.actions.entry(kind.to_owned()).or_default() += 1;
+            Outcome::Released { .. } | Outcome::Kept { .. } | Outcome::Followed(_) => {}
+        }
+        *self.counts.actions.entry(record.outcome.name().to_owned()).or_default() += 1;
         self.planner.learn(&record.decision, &record.outcome);
-        if changed
-            && let Some(audit) = &mut self.audit
+        if changed {
+            self.write_down(record);
+        }
+    }
+
+    fn write_down(&mut self, record: &AuditRecord) {
+        if let Some(audit) = &mut self.audit
             && let Err(error) = audit.append(record)
         {
             tracing::error!(%error, "the audit trail cannot be written");
@@ -362,5 +386,7 @@ fn workload_status(
         cpu_p99_cores: cpu.map(|forecast| forecast.peak(0.99, f64::INFINITY)),
         source: cpu.map(|forecast| forecast.source.clone()),
         limits: limits.get(&workload.path).map_or_else(Vec::new, LimitsInForce::list),
+        regret: plan.map(|plan| plan.regret).unwrap_or_default(),
+        rests_until_s: plan.and_then(|plan| plan.rests_until_s),
     }
 }

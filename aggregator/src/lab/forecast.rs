@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     io::Write as _,
     path::PathBuf,
     sync::{
@@ -102,20 +101,17 @@ pub fn run(args: &ForecastArgs) -> anyhow::Result<()> {
         bail!("--horizon and --stride: at least one step");
     }
     let mut output = Output::create(&args.out)?;
-    let mut header = "workload,resource,origin_t,t".to_owned();
-    for level in LAB_LEVELS {
-        write!(header, ",q{level}")?;
-    }
-    writeln!(output, "{header}")?;
+    let levels = LAB_LEVELS.map(|level| format!("q{level}")).join(",");
+    writeln!(output, "workload,resource,origin_t,t,{levels}")?;
     let mut summary = Summary::default();
-    let progress = Instant::now();
+    let started = Instant::now();
     for path in &args.trace {
         let trace = headroom_trace::open(path)?;
         forecast_trace(args, step_s, trace, &mut output, &mut summary)
             .with_context(|| format!("forecast {}", path.display()))?;
     }
     output.finish()?;
-    summary.wall_s = progress.elapsed().as_secs_f64();
+    summary.wall_s = started.elapsed().as_secs_f64();
     tell(args, &summary)
 }
 
@@ -438,10 +434,9 @@ impl<'a> Worker<'a> {
         let mut lines = String::with_capacity(self.quantiles.len() * 160);
         for (ahead, quantiles) in self.quantiles.iter().enumerate() {
             let t_s = origin_t_s + (ahead + 1) as f64 * self.plan.step_s;
-            // Writing to a string cannot fail.
-            drop(write!(lines, "{workload},{resource},{origin_t_s},{t_s}"));
+            lines.push_str(&format!("{workload},{resource},{origin_t_s},{t_s}"));
             for quantile in quantiles {
-                drop(write!(lines, ",{quantile}"));
+                lines.push_str(&format!(",{quantile}"));
             }
             lines.push('\n');
             self.tally.rows += 1;

@@ -3,12 +3,10 @@
 //! One file per command, with its arguments and its `run`; [`output`] are the files they write,
 //! [`progress`] is what they say meanwhile.
 
-pub mod explain;
+pub mod detect;
 pub mod forecast;
 pub mod output;
 pub mod progress;
-pub mod replay;
-mod report;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -20,10 +18,8 @@ use headroom_trace::Trace;
 pub enum LabCommand {
     /// Forecast a trace as if it came in live: quantiles from a moving origin.
     Forecast(forecast::ForecastArgs),
-    /// Tell what policies would have set on a trace, and what would have come of it.
-    Replay(Box<replay::ReplayArgs>),
-    /// Tell why a limit was what it was.
-    Explain(explain::ExplainArgs),
+    /// Say how unusual every step of every workload of a trace is, and which are anomalies.
+    Detect(detect::DetectArgs),
 }
 
 /// Runs a command of the lab.
@@ -33,8 +29,7 @@ pub enum LabCommand {
 pub fn run(command: LabCommand) -> anyhow::Result<()> {
     match command {
         LabCommand::Forecast(args) => forecast::run(&args),
-        LabCommand::Replay(args) => replay::run(&args),
-        LabCommand::Explain(args) => explain::run(&args),
+        LabCommand::Detect(args) => detect::run(&args),
     }
 }
 

@@ -48,11 +48,10 @@ pub fn decide(
         }
     };
     let (target, rail) = within_rails(want, facts, knob, policy, host, memory.baseline(current));
+    let only_advised = if memory.holds() { Action::Release } else { Action::Keep };
     let (action, rail) = match policy.mode {
-        Mode::Recommend | Mode::Off => {
-            let action = if memory.holds() { Action::Release } else { Action::Keep };
-            (action, Rail::RecommendOnly)
-        }
+        Mode::Recommend | Mode::Off => (only_advised, Rail::RecommendOnly),
+        Mode::Raise | Mode::Reclaim if memory.rests(now_s) => (only_advised, Rail::Regret),
         Mode::Raise | Mode::Reclaim => act(target, rail, current, knob, policy, memory, now_s),
     };
     let changes = matches!(action, Action::Set { .. } | Action::Release);

@@ -58,6 +58,9 @@ pub struct KnobMemory {
     pub renewed_s: Option<f64>,
     /// What was wanted lately, within the policy's dwell.
     pub wanted: RecentPeak,
+    /// Until when the workload is only advised because acting on it hurt, seconds since the Unix
+    /// epoch; see [`crate::regret`].
+    pub rests_until_s: Option<f64>,
     /// State of the reactive controller.
     pub reactive: ReactiveMemory,
 }
@@ -86,6 +89,11 @@ impl KnobMemory {
     /// The workload's own limit, given the one in force.
     pub fn baseline(&self, current: Limit) -> Limit {
         self.baseline.unwrap_or(current)
+    }
+
+    /// Whether acting hurt lately, so that it is left for a while.
+    pub fn rests(&self, now_s: f64) -> bool {
+        self.rests_until_s.is_some_and(|until_s| now_s < until_s)
     }
 
     /// Notes that the guard holds a lease since `now_s` and what the workload's own limit is.

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`plan`] (what a decision is), [`policy`] (who may be acted on, and how far),
 //! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
-//! (the baseline it is compared with), [`hold`] (limits that are held for hours).
+//! (the baseline it is compared with), [`hold`] (limits that are held for hours), [`regret`] (what
+//! acts led to).
 
 mod cache;
 pub mod decide;
@@ -15,8 +16,10 @@ pub mod policy;
 mod policy_file;
 pub mod reactive;
 pub mod recent;
+pub mod regret;
 
 pub use decide::decide;
 pub use facts::{HostCapacity, KnobMemory, WorkloadFacts};
 pub use plan::{Action, Decision, Knob, Limit, Rail, Reason};
 pub use policy::{Controller, Mode, Objective, Policy, PolicyError, WorkloadPolicy};
+pub use regret::{Act, Followed, Regret, RegretCounts, Verdict};

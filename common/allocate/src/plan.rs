@@ -154,6 +154,8 @@ pub enum Rail {
     None,
     /// The workload did not opt in; the value is advice.
     RecommendOnly,
+    /// Acting hurt the workload lately: the value is advice for a while.
+    Regret,
     /// Never below the workload's own limit.
     Baseline,
     /// Never below what it uses now.

@@ -86,6 +86,8 @@ pub struct WorkloadPolicy {
     pub dwell_s: f64,
     /// Life of a lease, seconds. Renewed while the decision stands.
     pub lease_s: f64,
+    /// Whether a workload that acting hurts is only advised for a while.
+    pub regret: bool,
 }
 
 impl Default for WorkloadPolicy {
@@ -103,6 +105,7 @@ impl Default for WorkloadPolicy {
             hysteresis: 0.05,
             dwell_s: 5.0,
             lease_s: 30.0,
+            regret: true,
         }
     }
 }
@@ -179,18 +182,44 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// What holds for a workload that no rule matches.
+    pub fn defaults(&self) -> &WorkloadPolicy {
+        &self.defaults
+    }
+
+    /// Rules in the order in which they are tried, each with what it inherits.
+    pub fn rules(&self) -> &[(Glob, WorkloadPolicy)] {
+        &self.rules
+    }
+
+    /// Patterns of workloads that are left alone whatever the rules say.
+    pub fn deny(&self) -> &[Glob] {
+        &self.deny
+    }
+
+    /// The pattern that has `workload` left alone, if one does.
+    pub fn denied_by(&self, workload: &Workload) -> Option<&Glob> {
+        self.deny.iter().find(|glob| matches(glob, workload))
+    }
+
+    /// Position of the rule that decides for `workload`; `None` when the defaults do.
+    pub fn rule_of(&self, workload: &Workload) -> Option<usize> {
+        self.rules.iter().position(|(glob, _)| matches(glob, workload))
+    }
+
     /// The policy of `workload`: matched by path, by name and by model key. A denied workload is
     /// off whatever the rules say.
     pub fn for_workload(&self, workload: &Workload) -> WorkloadPolicy {
-        let matches = |glob: &Glob| {
-            glob.matches(&workload.path)
-                || glob.matches(&workload.name)
-                || glob.matches(&workload.model_key.0)
-        };
-        if self.deny.iter().any(matches) {
+        if self.denied_by(workload).is_some() {
             return WorkloadPolicy { mode: Mode::Off, ..self.defaults.clone() };
         }
-        let rule = self.rules.iter().find(|(glob, _)| matches(glob));
-        rule.map_or_else(|| self.defaults.clone(), |(_, policy)| policy.clone())
+        let rule = self.rule_of(workload).map(|index| &self.rules[index].1);
+        rule.unwrap_or(&self.defaults).clone()
     }
+}
+
+fn matches(glob: &Glob, workload: &Workload) -> bool {
+    glob.matches(&workload.path)
+        || glob.matches(&workload.name)
+        || glob.matches(&workload.model_key.0)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     experts::{N_EXPERTS, Panel},
-    levels::{LAB_LEVELS, N_LEVELS, Quantiles, pinball, put_in_order},
+    levels::{LAB_LEVELS, N_LEVELS, Quantiles, put_in_order},
     prior,
 };
 
@@ -14,59 +14,100 @@ pub(crate) fn group_of(h: usize) -> usize {
     (h.max(1).ilog2() as usize).min(N_GROUPS - 1)
 }
 
-/// Rate of learning, per loss in units of the running loss.
+/// Rate of learning, per linearised loss in units of half the running error.
 const RATE: f32 = 0.3;
+/// Rate of learning for a level: passings of upper levels are so rare that between two of them the
+/// many small losses would make whoever said least be believed.
+fn rate(level: usize) -> f32 {
+    RATE * (RATE_PER_TAIL * (1.0 - LAB_LEVELS[level])).min(1.0)
+}
+
+/// Part of the full rate that a level gets, per probability above it.
+const RATE_PER_TAIL: f32 = 3.0;
 /// Share of what was learned that one outcome leaves.
-const KEEP: f32 = 0.99;
+const KEEP: f32 = 0.995;
+
+/// Outcomes that the scale of the losses looks back on.
+const N_REMEMBERED: f32 = 300.0;
+/// Weight that stays with the prior, whatever was learned: at the middle levels, and at the upper
+/// ones, where an expert can be lucky for long.
+const KEPT: [f32; 2] = [0.05, 0.4];
+/// Largest step of a regret, in units of the scale; rare passings of upper levels tell more.
+const STEP_MAX: f32 = 3.0;
+/// Share of a step that the groups beside take over.
+const BESIDE: f32 = 0.4;
+/// Index of the median among the levels.
+pub(crate) const MEDIAN: usize = 4;
+
+/// Weight of each expert by level; those of a level sum to one.
+pub(crate) type Weights = [[f32; N_EXPERTS]; N_LEVELS];
 
 /// Regrets of the experts.
 #[derive(Clone, Debug)]
 pub(crate) struct Ensemble {
-    /// Decayed sum of linearised losses, in units of the running loss.
+    /// Decayed sum of linearised losses, in units of half the running error.
     regrets: Box<[[[f32; N_EXPERTS]; N_LEVELS]; N_GROUPS]>,
-    /// Running mean loss of the ensemble per group and level, in the unit of the value.
-    losses: [[f32; N_LEVELS]; N_GROUPS],
+    /// Running mean absolute error of the median per group, in the unit of the value. It is slow,
+    /// or a quiet hour of a bursty series would make every burst outweigh all that was learned.
+    errors: [f32; N_GROUPS],
+    n_learned: [f32; N_GROUPS],
 }
 
 impl Ensemble {
     pub(crate) fn new() -> Self {
         Self {
             regrets: Box::new([[[0.0; N_EXPERTS]; N_LEVELS]; N_GROUPS]),
-            losses: [[0.0; N_LEVELS]; N_GROUPS],
+            errors: [0.0; N_GROUPS],
+            n_learned: [0.0; N_GROUPS],
         }
     }
 
-    fn weights(&self, group: usize, level: usize, panel: &Panel) -> [f32; N_EXPERTS] {
+    /// Bytes held outside of the type itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.regrets)
+    }
+
+    /// Weights by level of the experts that have answered, at horizons of `group`.
+    pub(crate) fn weights(&self, group: usize, panel: &Panel) -> Weights {
+        let mut weights = [[0.0; N_EXPERTS]; N_LEVELS];
+        for (level, weights) in weights.iter_mut().enumerate() {
+            *weights = self.weights_of_level(group, level, panel);
+        }
+        weights
+    }
+
+    fn weights_of_level(&self, group: usize, level: usize, panel: &Panel) -> [f32; N_EXPERTS] {
         let mut weights = [0.0; N_EXPERTS];
         let regrets = &self.regrets[group][level];
         let least = regrets.iter().copied().fold(f32::INFINITY, f32::min);
-        let mut sum = 0.0;
+        let mut sums = [0.0; 2];
+        let prior = &prior::WEIGHTS[group][level];
         for (expert, weight) in weights.iter_mut().enumerate() {
             if panel[expert].is_some() {
-                *weight =
-                    prior::weight(group, level, expert) * (-RATE * (regrets[expert] - least)).exp();
-                sum += *weight;
+                *weight = prior[expert] * (-rate(level) * (regrets[expert] - least)).exp();
+                sums[0] += *weight;
+                sums[1] += prior[expert];
             }
         }
-        if sum > 0.0 {
-            for weight in &mut weights {
-                *weight /= sum;
+        if sums[0] > 0.0 {
+            let kept = if LAB_LEVELS[level] > 0.9 { KEPT[1] } else { KEPT[0] };
+            for (expert, weight) in weights.iter_mut().enumerate() {
+                let prior = if panel[expert].is_some() { prior[expert] / sums[1] } else { 0.0 };
+                *weight = (1.0 - kept) * *weight / sums[0] + kept * prior;
             }
         }
         weights
     }
 
     /// The experts' answers, averaged level by level.
-    pub(crate) fn mix(&self, h: usize, panel: &Panel) -> Quantiles {
-        let group = group_of(h);
+    pub(crate) fn mix(weights: &Weights, panel: &Panel) -> Quantiles {
         let mut out = [0.0; N_LEVELS];
         for (level, out) in out.iter_mut().enumerate() {
-            let weights = self.weights(group, level, panel);
             // Around one of them, or answers that agree would differ by rounding once averaged.
             let about = panel.iter().flatten().next().map_or(0.0, |said| said[level]);
             let beside = panel
                 .iter()
-                .zip(weights)
+                .zip(&weights[level])
                 .filter_map(|(said, weight)| said.map(|said| weight * (said[level] - about)));
             *out = about + beside.sum::<f32>();
         }
@@ -74,23 +115,35 @@ impl Ensemble {
         out
     }
 
-    /// Learns from `value`, which came `h` steps after the experts said `panel`.
-    pub(crate) fn learn(&mut self, h: usize, panel: &Panel, value: f32) {
+    /// Learns from `value`, which came `h` steps after the experts said `panel`; the average that
+    /// was believed before.
+    pub(crate) fn learn(&mut self, h: usize, panel: &Panel, value: f32) -> Quantiles {
         let group = group_of(h);
-        let mixed = self.mix(h, panel);
+        let mixed = Self::mix(&self.weights(group, panel), panel);
+        let n = &mut self.n_learned[group];
+        *n = (*n + 1.0).min(N_REMEMBERED);
+        let error = &mut self.errors[group];
+        *error += ((value - mixed[MEDIAN]).abs() - *error) / *n;
+        let scale = 0.5 * *error;
+        if scale <= 0.0 {
+            return mixed;
+        }
         for (level, &said) in mixed.iter().enumerate() {
-            let loss = pinball(LAB_LEVELS[level], said, value);
-            let running = &mut self.losses[group][level];
-            *running += if *running > 0.0 { 0.05 * (loss - *running) } else { loss };
-            let scale = *running;
-            if scale <= 0.0 {
-                continue;
-            }
             let slope = if value < said { 1.0 - LAB_LEVELS[level] } else { -LAB_LEVELS[level] };
-            for (regret, answer) in self.regrets[group][level].iter_mut().zip(panel) {
-                let step = answer.map_or(0.0, |answer| slope * (answer[level] - said) / scale);
-                *regret = *regret * KEEP + step.clamp(-5.0, 5.0);
+            let most = STEP_MAX * (0.1 / (1.0 - LAB_LEVELS[level])).max(1.0);
+            for (expert, answer) in panel.iter().enumerate() {
+                let Some(answer) = answer else { continue };
+                let step = (slope * (answer[level] - said) / scale).clamp(-most, most);
+                let own = &mut self.regrets[group][level][expert];
+                *own = *own * KEEP + step;
+                // What holds at a horizon about holds at the next ones.
+                for beside in [group.wrapping_sub(1), group + 1] {
+                    if let Some(regrets) = self.regrets.get_mut(beside) {
+                        regrets[level][expert] += step * BESIDE;
+                    }
+                }
             }
         }
+        mixed
     }
 }

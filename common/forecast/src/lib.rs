@@ -14,5 +14,6 @@ mod prior;
 mod series;
 
 pub use answer::{Forecast, Grid, HORIZON_STEPS, HORIZONS, LEVELS, QUANTILES, Source, repair};
+pub use experts::{N_EXPERTS, NAMES as EXPERTS};
 pub use levels::{LAB_LEVELS, pinball};
 pub use series::{SeriesConfig, SeriesForecaster, Told};

@@ -93,6 +93,7 @@ pub(super) fn policy_toml(mode: Mode) -> String {
 match = "/headroom-demo/service-reactive"
 mode = "{services}"
 controller = "reactive"
+regret = false
 dwell_s = 0
 floor_cores = 0.15
 ceiling_cores = {OWN_LIMIT_CORES:.1}

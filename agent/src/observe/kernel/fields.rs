@@ -200,6 +200,7 @@ impl Offsets {
         let tracepoints = TRACEPOINTS.into_iter().filter_map(arguments).collect();
         let mut found = Self { variables, missing, tracepoints };
         let ways = [
+            ("HAS_TYPED_TASK", btf.enumerator("BPF_FUNC_get_current_task_btf").is_ok()),
             ("HAS_QUEUE_DISK", found.missing(&REQUEST_QUEUE_DISK).is_none()),
             ("HAS_FOLIO_PAGES", found.tells_folio_pages()),
             ("HAS_DROP_RECEIVER", found.tells_drop_receiver()),

@@ -4,7 +4,7 @@ use super::{View, weighted::quantiles_of};
 use crate::levels::Quantiles;
 
 /// Changes looked at.
-const N_CHANGES: usize = 256;
+const N_CHANGES: usize = 144;
 /// Fewest changes that make an answer.
 const N_CHANGES_MIN: usize = 3;
 
@@ -20,7 +20,7 @@ pub(super) fn from_level(view: &View<'_>, h: usize) -> Option<Quantiles> {
 
 fn from(view: &View<'_>, h: usize, base: &[f32]) -> Option<Quantiles> {
     let now = base[view.origin];
-    let stride = if h > 6 { 2 } else { 1 };
+    let stride = if h > 6 { 3 } else { 1 };
     let mut pairs: Vec<(f32, f32)> = Vec::with_capacity(N_CHANGES);
     let mut to = view.origin;
     let mut weight = 1.0;

@@ -13,11 +13,10 @@ pub(crate) use view::View;
 use crate::levels::Quantiles;
 
 /// Number of experts.
-pub(crate) const N_EXPERTS: usize = 12;
+pub const N_EXPERTS: usize = 12;
 
 /// Names, as reports tell them.
-#[expect(dead_code, reason = "told by the answers once they name their source")]
-pub(crate) const NAMES: [&str; N_EXPERTS] = [
+pub const NAMES: [&str; N_EXPERTS] = [
     "recent-hour",
     "recent-quarter",
     "recent-day",
@@ -25,10 +24,10 @@ pub(crate) const NAMES: [&str; N_EXPERTS] = [
     "change",
     "level",
     "analog",
+    "analog-near",
     "analog-phase",
+    "analog-time",
     "day-phase",
-    "day-phase-level",
-    "week-phase",
     "period-phase",
 ];
 
@@ -45,62 +44,60 @@ pub(crate) struct Seasons {
 }
 
 /// Horizons, in steps ahead, at which the slow experts are asked; between them is interpolated.
-pub(crate) const GRID: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 36, 48, 96];
+pub(crate) const GRID: [usize; 9] = [1, 2, 4, 8, 16, 32, 48, 96, 192];
 
 /// Says for each of `horizons` (ascending, steps ahead) what each expert expects, as of `view`.
-pub(crate) fn answer(view: &mut View<'_>, seasons: Seasons, horizons: &[usize]) -> Vec<Panel> {
-    let mut panels = vec![[None; N_EXPERTS]; horizons.len()];
+pub(crate) fn answer(view: &View<'_>, seasons: Seasons, horizons: &[usize]) -> Vec<Panel> {
     let recents = recent::answer(view);
-    for panel in &mut panels {
+    let grid = grid_for(horizons);
+    let likeness = analog::Likeness::of(view, seasons.day_steps);
+    let ask = |&h: &usize| {
+        let [state, near, phase, time] = likeness.answer(view, h);
+        [change::from_last(view, h), change::from_level(view, h), state, near, phase, time]
+    };
+    let slow: Vec<_> = grid.iter().map(ask).collect();
+    let mut at = 0;
+    let panel = |&h: &usize| {
+        while at + 1 < grid.len() && grid[at + 1] <= h {
+            at += 1;
+        }
+        let mut panel = [None; N_EXPERTS];
         panel[..4].copy_from_slice(&recents);
-    }
-    let kernels = analog::Kernels::of(view, seasons.day_steps);
-    on_grid(horizons, &mut panels, 6, |h| kernels.0.answer(view, h));
-    on_grid(horizons, &mut panels, 7, |h| kernels.1.answer(view, h));
-    on_grid(horizons, &mut panels, 4, |h| change::from_last(view, h));
-    on_grid(horizons, &mut panels, 5, |h| change::from_level(view, h));
-    for (panel, &h) in panels.iter_mut().zip(horizons) {
-        panel[8] = phase::values(view, seasons.day_steps, h, 3);
-        panel[9] = phase::changes(view, seasons.day_steps, h);
-        panel[10] = phase::values(view, seasons.day_steps * 7, h, 6);
-        panel[11] = phase::values(view, seasons.period_steps, h, 0);
-    }
-    panels
+        for (expert, said) in panel[4..10].iter_mut().enumerate() {
+            let above = (at + 1).min(grid.len() - 1);
+            *said = between(slow[at][expert], slow[above][expert], grid[at], grid[above], h);
+        }
+        panel[10] = phase::values(view, seasons.day_steps, h, 2);
+        panel[11] = phase::values(view, seasons.period_steps, h, 1);
+        panel
+    };
+    horizons.iter().map(panel).collect()
 }
 
-/// Asks at the grid's horizons and fills those between.
-fn on_grid(
-    horizons: &[usize],
-    panels: &mut [Panel],
-    expert: usize,
-    mut ask: impl FnMut(usize) -> Option<Quantiles>,
-) {
-    if horizons.len() <= 2 {
-        for (panel, &h) in panels.iter_mut().zip(horizons) {
-            panel[expert] = ask(h);
-        }
-        return;
-    }
+/// Horizons of the grid up to the longest asked for; that one alone when only one is asked for.
+fn grid_for(horizons: &[usize]) -> Vec<usize> {
     let longest = horizons.last().copied().unwrap_or(1);
-    let mut below = (1, ask(1));
-    let mut above = below;
-    for (panel, &h) in panels.iter_mut().zip(horizons) {
-        while above.0 < h {
-            below = above;
-            let next = GRID.iter().copied().find(|&g| g > below.0).unwrap_or(below.0 * 2);
-            let next = next.min(longest);
-            above = (next, ask(next));
-        }
-        panel[expert] = match (below.1, above.1) {
-            (Some(low), Some(high)) if above.0 > below.0 => {
-                let share = (h - below.0) as f32 / (above.0 - below.0) as f32;
-                let mut mixed = low;
-                for (mixed, high) in mixed.iter_mut().zip(high) {
-                    *mixed += share * (high - *mixed);
-                }
-                Some(mixed)
-            }
-            (low, high) => low.or(high),
-        };
+    if horizons.len() == 1 {
+        return vec![longest];
     }
+    let inside = GRID.iter().copied().take_while(|&h| h < longest);
+    inside.chain([longest]).collect()
+}
+
+/// Linear between two horizons; what one says where the other does not answer.
+fn between(
+    low: Option<Quantiles>,
+    high: Option<Quantiles>,
+    h_low: usize,
+    h_high: usize,
+    h: usize,
+) -> Option<Quantiles> {
+    let (Some(mut mixed), Some(above)) = (low, high) else { return low.or(high) };
+    if h_high > h_low && h > h_low {
+        let share = (h - h_low) as f32 / (h_high - h_low) as f32;
+        for (mixed, above) in mixed.iter_mut().zip(above) {
+            *mixed += share * (above - *mixed);
+        }
+    }
+    Some(mixed)
 }

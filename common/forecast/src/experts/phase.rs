@@ -10,22 +10,6 @@ const N_PERIODS: usize = 8;
 
 /// Values at the phase of `h` steps ahead and up to `reach` steps beside it.
 pub(super) fn values(view: &View<'_>, period: usize, h: usize, reach: usize) -> Option<Quantiles> {
-    gather(view, period, h, reach, |_| 0.0)
-}
-
-/// The same, less the level at the origin's phase, plus the level now.
-pub(super) fn changes(view: &View<'_>, period: usize, h: usize) -> Option<Quantiles> {
-    let now = view.smooth[view.origin];
-    gather(view, period, h, 3, |then| now - view.smooth[then])
-}
-
-fn gather(
-    view: &View<'_>,
-    period: usize,
-    h: usize,
-    reach: usize,
-    shift: impl Fn(usize) -> f32,
-) -> Option<Quantiles> {
     if period == 0 {
         return None;
     }
@@ -39,12 +23,11 @@ fn gather(
             break;
         }
         let centre = target - back;
-        let shift = shift(view.origin - back);
         for i in centre.saturating_sub(reach)..=(centre + reach).min(view.origin) {
             let value = view.values[i];
             if !value.is_nan() {
                 let near = 1.0 - centre.abs_diff(i) as f32 / (reach + 1) as f32;
-                pairs.push((value + shift, weight * near));
+                pairs.push((value, weight * near));
             }
         }
         weight *= KEEP;

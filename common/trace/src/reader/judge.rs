@@ -141,10 +141,10 @@ impl Trace {
     pub(super) fn check_columns_at_end(&self) -> Result<(), TraceError> {
         if self.absurd_times.speaks() {
             let evidence = "most times are beyond the year 5138; milliseconds? divide by 1000";
-            return Err(self.refuse_column(TIME, "the last", "a row", evidence));
+            return Err(self.refuse_column(TIME, "", "", evidence));
         }
         if let Some(place) = self.absurd.iter().position(|majority| majority.speaks()) {
-            return Err(self.absurd_column(place, "the last"));
+            return Err(self.absurd_column(place, ""));
         }
         Ok(())
     }

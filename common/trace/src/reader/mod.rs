@@ -378,7 +378,10 @@ impl Trace {
             name: self.name.clone(),
             line: self.source.line(),
             column: column.to_owned(),
-            evidence: format!("{value} for {workload:?}; {evidence}"),
+            evidence: match value {
+                "" => evidence.to_owned(),
+                _ => format!("{value} for {workload:?}; {evidence}"),
+            },
         }
     }
 }
