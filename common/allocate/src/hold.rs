@@ -184,19 +184,19 @@ mod tests {
         let mut step = |hold, used, is_hit, now_s| {
             held.step(&rule(), &expected(0.0, hold), 4.0, Some(used), is_hit, now_s)
         };
-        assert_eq!(step(1.0, 1.0, false, 0.0), Move::Keep);
-        assert_eq!(step(1.0, 1.0, false, 3600.0), Move::Lower(1.1));
+        assert_eq!(step(1.0, 0.5, false, 0.0), Move::Keep);
+        assert_eq!(step(1.0, 0.5, false, 3600.0), Move::Lower(1.1));
         assert_eq!(step(4.0, 4.0, true, 4000.0), Move::RaiseHit(6.0));
-        assert_eq!(step(1.0, 1.0, false, 4000.0 + 7199.0), Move::Keep);
-        assert_eq!(step(1.0, 1.0, false, 4000.0 + 7200.0), Move::Lower(1.1));
+        assert_eq!(step(1.0, 0.5, false, 4000.0 + 7199.0), Move::Keep);
+        assert_eq!(step(1.0, 0.5, false, 4000.0 + 7200.0), Move::Lower(1.1));
         // Nothing disturbed the hold that follows: the wait is halved again.
-        assert_eq!(step(1.0, 1.0, false, 11_200.0 + 7200.0), Move::Lower(1.1));
-        assert_eq!(step(1.0, 1.0, false, 18_400.0 + 3600.0), Move::Lower(1.1));
+        assert_eq!(step(1.0, 0.5, false, 11_200.0 + 7200.0), Move::Lower(1.1));
+        assert_eq!(step(1.0, 0.5, false, 18_400.0 + 3600.0), Move::Lower(1.1));
     }
 
     #[test]
     fn hits_that_only_delay_are_counted_and_forgotten() {
-        let rule = HoldRule { hits: 1.8, ..rule() };
+        let rule = HoldRule { near: 1.0, hits: 1.8, ..rule() };
         let expected = expected(1.0, 1.0);
         let mut held = HeldLimit::default();
         let mut hit = |now_s| held.step(&rule, &expected, 2.0, Some(2.0), true, now_s);

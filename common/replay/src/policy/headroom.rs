@@ -258,22 +258,28 @@ impl Policy for Headroom {
 
 #[cfg(test)]
 mod tests {
+    use headroom_allocate::Objective;
     use headroom_telemetry::Resource;
 
     use super::{Headroom, Policy as _, Seen, Setting};
     use crate::series::Series;
 
-    fn play(wanted: impl Iterator<Item = f64>) -> Vec<f64> {
-        let series = Series::new("w", Resource::Cpu, 0.0, 300.0, vec![], vec![]).unwrap();
-        let mut policy = Headroom::new(&series, &Setting::default());
-        let mut limit = 8.0;
+    fn play(
+        resource: Resource,
+        objective: Objective,
+        wanted: impl Iterator<Item = f64>,
+    ) -> Vec<f64> {
+        let series = Series::new("w", resource, 0.0, 300.0, vec![], vec![]).unwrap();
+        let setting = Setting { objective, ..Setting::default() };
+        let mut policy = Headroom::new(&series, &setting);
+        let mut limit = if resource == Resource::Memory { 8e9 } else { 8.0 };
         let mut limits = Vec::new();
         for (n, wanted) in wanted.enumerate() {
             limits.push(limit);
             let t_s = 300.0 * (n as f64 + 1.0);
             let censored = wanted > limit;
             let used = Some(wanted.min(limit));
-            let seen = Seen { t_s, used, censored, in_force: limit, recorded_limit: Some(8.0) };
+            let seen = Seen { t_s, used, censored, in_force: limit, recorded_limit: None };
             limit = policy.decide(&seen).limit;
         }
         limits
@@ -281,20 +287,24 @@ mod tests {
 
     #[test]
     fn the_workload_keeps_its_own_limit_for_a_day_and_gets_its_peak_then() {
-        let limits = play((0..600).map(|n| if n % 288 == 100 { 2.0 } else { 1.0 }));
+        let wanted = (0..600).map(|n| if n % 288 == 100 { 2.0 } else { 1.0 });
+        let limits = play(Resource::Cpu, Objective::LatencyCritical, wanted.clone());
         assert!(limits[..288].iter().all(|limit| (*limit - 8.0).abs() < 1e-12));
         let after = limits[300];
         assert!((2.0..2.4).contains(&after), "{after}");
         let changes = limits.windows(2).filter(|pair| pair[0].to_bits() != pair[1].to_bits());
         assert!(changes.count() <= 2);
+        // Five minutes a day are not worth twice the cores all day where late is good enough.
+        let limits = play(Resource::Cpu, Objective::Batch, wanted);
+        assert!((1.0..1.2).contains(&limits[300]), "{}", limits[300]);
     }
 
     #[test]
-    fn a_slow_rise_never_meets_its_limit() {
+    fn memory_that_rises_slowly_never_meets_its_limit() {
         let wanted: Vec<f64> =
-            (0..1500).map(|n| 1.0 + (f64::from(n) - 600.0).max(0.0) * 0.003).collect();
-        let limits = play(wanted.iter().copied());
+            (0..1500).map(|n| 1e9 + (f64::from(n) - 600.0).max(0.0) * 3e6).collect();
+        let limits = play(Resource::Memory, Objective::Serving, wanted.iter().copied());
         assert!(wanted.iter().zip(&limits).all(|(wanted, limit)| wanted <= limit));
-        assert!(limits[500] < 2.0);
+        assert!(limits[590] < 2e9);
     }
 }
