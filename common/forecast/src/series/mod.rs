@@ -157,11 +157,11 @@ impl SeriesForecaster {
         let end = view.origin;
         let value = view.values[end];
         let turn = self.n_steps / LESSON_STEPS;
-        // A third of the horizons at a time: the experts are the cost of a lesson.
-        for group in ((turn % 3) as usize..N_GROUPS).step_by(3) {
+        // Half of the horizons at a time: the experts are the cost of a lesson.
+        for group in ((turn % 2) as usize..N_GROUPS).step_by(2) {
             let first = 1 << group;
             #[expect(clippy::cast_possible_truncation, reason = "below the group's width")]
-            let h = first + (turn / 3 * 5 % first as u64) as usize;
+            let h = first + (turn / 2 * 5 % first as u64) as usize;
             let h = h.min(self.config.horizon);
             if h < first || h + 2 > end || value.is_nan() {
                 continue;
