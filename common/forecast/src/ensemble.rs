@@ -15,7 +15,7 @@ pub(crate) fn group_of(h: usize) -> usize {
 }
 
 /// Rate of learning, per linearised loss in units of half the running error.
-const RATE: f32 = 0.3;
+const RATE: f32 = 0.4;
 /// Rate of learning for a level: passings of upper levels are so rare that between two of them the
 /// many small losses would make whoever said least be believed.
 fn rate(level: usize) -> f32 {
@@ -25,7 +25,7 @@ fn rate(level: usize) -> f32 {
 /// Part of the full rate that a level gets, per probability above it.
 const RATE_PER_TAIL: f32 = 3.0;
 /// Share of what was learned that one outcome leaves.
-const KEEP: f32 = 0.995;
+const KEEP: f32 = 0.997;
 
 /// Outcomes that the scale of the losses looks back on.
 const N_REMEMBERED: f32 = 300.0;

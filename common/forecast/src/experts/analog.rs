@@ -22,8 +22,8 @@ const WIDTHS: [Widths; LANES] = [
     Widths { ranks: [0.12, 0.12, 0.2], phase: Some(0.08) },
     Widths { ranks: [0.3, 0.2, 0.2], phase: Some(0.02) },
 ];
-/// What a step keeps of the weight of a state, which halves in 1,000.
-const KEEP: f32 = 0.999_307_09;
+/// What a step keeps of the weight of a state, which halves in 600.
+const KEEP: f32 = 0.998_845_4;
 /// Fewest states with a known future that make an answer.
 const N_STATES_MIN: usize = 8;
 

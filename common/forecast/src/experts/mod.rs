@@ -22,7 +22,7 @@ pub const NAMES: [&str; N_EXPERTS] = [
     "recent-day",
     "recent-week",
     "change",
-    "level",
+    "level-phase",
     "analog",
     "analog-near",
     "analog-phase",
@@ -101,7 +101,7 @@ pub(crate) fn answer(
     let likeness = analog::Likeness::of(view, seasons.day_steps, horizon);
     let inside = GRID.iter().copied().take_while(|&h| h < horizon);
     let steady = inside.chain([horizon]).map(|h| {
-        let mut panel = steady(view, &recents, &likeness, h);
+        let mut panel = steady(view, &recents, &likeness, seasons.day_steps, h);
         leave_out(&mut panel, asked);
         (h, panel)
     });
@@ -123,7 +123,7 @@ pub(crate) fn answer_one(
     h: usize,
 ) -> Panel {
     let likeness = analog::Likeness::of(view, seasons.day_steps, h);
-    let mut panel = steady(view, &recent::answer(view), &likeness, h);
+    let mut panel = steady(view, &recent::answer(view), &likeness, seasons.day_steps, h);
     panel[N_STEADY..].copy_from_slice(&phased(view, seasons, h));
     leave_out(&mut panel, asked);
     panel
@@ -139,12 +139,13 @@ fn steady(
     view: &View,
     recents: &[Option<Quantiles>; 4],
     likeness: &analog::Likeness,
+    day_steps: usize,
     h: usize,
 ) -> Panel {
     let mut panel = [None; N_EXPERTS];
     panel[..4].copy_from_slice(recents);
     panel[4] = change::from_last(view, h);
-    panel[5] = change::from_level(view, h);
+    panel[5] = change::from_level(view, day_steps, h);
     panel[6..N_STEADY].copy_from_slice(&likeness.answer(view, h));
     panel
 }

@@ -8,7 +8,7 @@ use crate::{history::CAPACITY, levels::Quantiles};
 
 /// What a step keeps of a value's weight, which halves at five minutes in an hour, six hours, a day
 /// and a week: two to the power of minus one over 12, 72, 288 and 2016.
-const KEEPS: [f32; LANES] = [0.943_874_31, 0.990_419_15, 0.997_596_13, 0.999_656_24];
+const KEEPS: [f32; LANES] = [0.943_874_3, 0.990_419_15, 0.997_596_1, 0.999_656_26];
 /// Weight relative to the newest value below which a value does not count: smaller ones would
 /// become denormal, which processors are slow with.
 const WEIGHT_MIN: f32 = 1e-6;
