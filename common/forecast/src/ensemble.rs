@@ -15,7 +15,7 @@ pub(crate) fn group_of(h: usize) -> usize {
 }
 
 /// Rate of learning, per linearised loss in units of half the running error.
-const RATE: f32 = 0.3;
+const RATE: f32 = 0.4;
 /// Rate of learning for a level: passings of upper levels are so rare that between two of them the
 /// many small losses would make whoever said least be believed.
 fn rate(level: usize) -> f32 {
@@ -25,7 +25,7 @@ fn rate(level: usize) -> f32 {
 /// Part of the full rate that a level gets, per probability above it.
 const RATE_PER_TAIL: f32 = 3.0;
 /// Share of what was learned that one outcome leaves.
-const KEEP: f32 = 0.995;
+const KEEP: f32 = 0.997;
 
 /// Outcomes that the scale of the losses looks back on.
 const N_REMEMBERED: f32 = 300.0;
@@ -40,13 +40,13 @@ const BESIDE: f32 = 0.4;
 pub(crate) const MEDIAN: usize = 4;
 
 /// Weight of each expert by level; those of a level sum to one.
-pub(crate) type Weights = [[f32; N_EXPERTS]; N_LEVELS];
+pub(crate) type Weights = [Quantiles; N_EXPERTS];
 
 /// Regrets of the experts.
 #[derive(Clone, Debug)]
 pub(crate) struct Ensemble {
     /// Decayed sum of linearised losses, in units of half the running error.
-    regrets: Box<[[[f32; N_EXPERTS]; N_LEVELS]; N_GROUPS]>,
+    regrets: Box<[[Quantiles; N_EXPERTS]; N_GROUPS]>,
     /// Running mean absolute error of the median per group, in the unit of the value. It is slow,
     /// or a quiet hour of a bursty series would make every burst outweigh all that was learned.
     errors: [f32; N_GROUPS],
@@ -56,7 +56,7 @@ pub(crate) struct Ensemble {
 impl Ensemble {
     pub(crate) fn new() -> Self {
         Self {
-            regrets: Box::new([[[0.0; N_EXPERTS]; N_LEVELS]; N_GROUPS]),
+            regrets: Box::new([[[0.0; N_LEVELS]; N_EXPERTS]; N_GROUPS]),
             errors: [0.0; N_GROUPS],
             n_learned: [0.0; N_GROUPS],
         }
@@ -67,50 +67,53 @@ impl Ensemble {
         size_of_val(&*self.regrets)
     }
 
-    /// Weights by level of the experts that have answered, at horizons of `group`.
-    pub(crate) fn weights(&self, group: usize, panel: &Panel) -> Weights {
-        let mut weights = [[0.0; N_EXPERTS]; N_LEVELS];
-        for (level, weights) in weights.iter_mut().enumerate() {
-            *weights = self.weights_of_level(group, level, panel);
+    /// Weights by level of the experts that have `answered`, at horizons of `group`.
+    pub(crate) fn weights(&self, group: usize, answered: &[bool; N_EXPERTS]) -> Weights {
+        let regrets = &self.regrets[group];
+        let least = regrets.iter().fold([f32::INFINITY; N_LEVELS], |least, regrets| {
+            std::array::from_fn(|level| least[level].min(regrets[level]))
+        });
+        let mut weights = [[0.0; N_LEVELS]; N_EXPERTS];
+        let mut sums = [[0.0; N_LEVELS]; 2];
+        for expert in (0..N_EXPERTS).filter(|expert| answered[*expert]) {
+            for level in 0..N_LEVELS {
+                let prior = prior::WEIGHTS[group][level][expert];
+                let worse = regrets[expert][level] - least[level];
+                let weight = if worse > 0.0 { prior * (-rate(level) * worse).exp() } else { prior };
+                weights[expert][level] = weight;
+                sums[0][level] += weight;
+                sums[1][level] += prior;
+            }
+        }
+        for expert in (0..N_EXPERTS).filter(|expert| answered[*expert]) {
+            for level in 0..N_LEVELS {
+                let kept = if LAB_LEVELS[level] > 0.9 { KEPT[1] } else { KEPT[0] };
+                let prior = prior::WEIGHTS[group][level][expert] / sums[1][level];
+                let weight = weights[expert][level] / sums[0][level].max(f32::MIN_POSITIVE);
+                weights[expert][level] = (1.0 - kept) * weight + kept * prior;
+            }
         }
         weights
     }
 
-    fn weights_of_level(&self, group: usize, level: usize, panel: &Panel) -> [f32; N_EXPERTS] {
-        let mut weights = [0.0; N_EXPERTS];
-        let regrets = &self.regrets[group][level];
-        let least = regrets.iter().copied().fold(f32::INFINITY, f32::min);
-        let mut sums = [0.0; 2];
-        let prior = &prior::WEIGHTS[group][level];
-        for (expert, weight) in weights.iter_mut().enumerate() {
-            if panel[expert].is_some() {
-                *weight = prior[expert] * (-rate(level) * (regrets[expert] - least)).exp();
-                sums[0] += *weight;
-                sums[1] += prior[expert];
+    /// What the experts say beside `about`, averaged level by level. Around what one of them says,
+    /// or answers that agree would differ by rounding once averaged.
+    pub(crate) fn beside(weights: &Weights, panel: &Panel, about: &Quantiles) -> Quantiles {
+        let mut out = [0.0; N_LEVELS];
+        for (weights, said) in weights.iter().zip(panel) {
+            let Some(said) = said else { continue };
+            for level in 0..N_LEVELS {
+                out[level] += weights[level] * (said[level] - about[level]);
             }
         }
-        if sums[0] > 0.0 {
-            let kept = if LAB_LEVELS[level] > 0.9 { KEPT[1] } else { KEPT[0] };
-            for (expert, weight) in weights.iter_mut().enumerate() {
-                let prior = if panel[expert].is_some() { prior[expert] / sums[1] } else { 0.0 };
-                *weight = (1.0 - kept) * *weight / sums[0] + kept * prior;
-            }
-        }
-        weights
+        out
     }
 
     /// The experts' answers, averaged level by level.
-    pub(crate) fn mix(weights: &Weights, panel: &Panel) -> Quantiles {
-        let mut out = [0.0; N_LEVELS];
-        for (level, out) in out.iter_mut().enumerate() {
-            // Around one of them, or answers that agree would differ by rounding once averaged.
-            let about = panel.iter().flatten().next().map_or(0.0, |said| said[level]);
-            let beside = panel
-                .iter()
-                .zip(&weights[level])
-                .filter_map(|(said, weight)| said.map(|said| weight * (said[level] - about)));
-            *out = about + beside.sum::<f32>();
-        }
+    fn mix(weights: &Weights, panel: &Panel) -> Quantiles {
+        let about = panel.iter().flatten().next().copied().unwrap_or_default();
+        let beside = Self::beside(weights, panel, &about);
+        let mut out = std::array::from_fn(|level| about[level] + beside[level]);
         put_in_order(&mut out);
         out
     }
@@ -119,7 +122,8 @@ impl Ensemble {
     /// was believed before.
     pub(crate) fn learn(&mut self, h: usize, panel: &Panel, value: f32) -> Quantiles {
         let group = group_of(h);
-        let mixed = Self::mix(&self.weights(group, panel), panel);
+        let answered = panel.map(|said| said.is_some());
+        let mixed = Self::mix(&self.weights(group, &answered), panel);
         let n = &mut self.n_learned[group];
         *n = (*n + 1.0).min(N_REMEMBERED);
         let error = &mut self.errors[group];
@@ -128,19 +132,24 @@ impl Ensemble {
         if scale <= 0.0 {
             return mixed;
         }
-        for (level, &said) in mixed.iter().enumerate() {
-            let slope = if value < said { 1.0 - LAB_LEVELS[level] } else { -LAB_LEVELS[level] };
-            let most = STEP_MAX * (0.1 / (1.0 - LAB_LEVELS[level])).max(1.0);
-            for (expert, answer) in panel.iter().enumerate() {
-                let Some(answer) = answer else { continue };
-                let step = (slope * (answer[level] - said) / scale).clamp(-most, most);
-                let own = &mut self.regrets[group][level][expert];
+        let slopes: Quantiles = std::array::from_fn(|level| {
+            let below = f32::from(u8::from(value < mixed[level]));
+            (below - LAB_LEVELS[level]) / scale
+        });
+        for (expert, answer) in panel.iter().enumerate() {
+            let Some(answer) = answer else { continue };
+            let steps: Quantiles = std::array::from_fn(|level| {
+                let most = STEP_MAX * (0.1 / (1.0 - LAB_LEVELS[level])).max(1.0);
+                (slopes[level] * (answer[level] - mixed[level])).clamp(-most, most)
+            });
+            for (own, step) in self.regrets[group][expert].iter_mut().zip(steps) {
                 *own = *own * KEEP + step;
-                // What holds at a horizon about holds at the next ones.
-                for beside in [group.wrapping_sub(1), group + 1] {
-                    if let Some(regrets) = self.regrets.get_mut(beside) {
-                        regrets[level][expert] += step * BESIDE;
-                    }
+            }
+            // What holds at a horizon about holds at the next ones.
+            for beside in [group.wrapping_sub(1), group + 1] {
+                let Some(regrets) = self.regrets.get_mut(beside) else { continue };
+                for (regret, step) in regrets[expert].iter_mut().zip(steps) {
+                    *regret += step * BESIDE;
                 }
             }
         }

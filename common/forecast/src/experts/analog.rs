@@ -4,7 +4,7 @@ use super::{
     View,
     weighted::{LANES, quantiles_in_order},
 };
-use crate::levels::Quantiles;
+use crate::{history::CAPACITY, levels::Quantiles};
 
 /// How near a past step must be to count: differences at which likeness has fallen to a quarter, in
 /// rank of the value, of its hour and of its half day, and in phase as a share of a day.
@@ -22,67 +22,119 @@ const WIDTHS: [Widths; LANES] = [
     Widths { ranks: [0.12, 0.12, 0.2], phase: Some(0.08) },
     Widths { ranks: [0.3, 0.2, 0.2], phase: Some(0.02) },
 ];
-/// Steps in which the weight of a state halves.
-const HALF_LIFE_STEPS: f32 = 1000.0;
+/// What a step keeps of the weight of a state, which halves in 600.
+const KEEP: f32 = 0.998_845_4;
 /// Fewest states with a known future that make an answer.
 const N_STATES_MIN: usize = 8;
 
 /// What is expected of one horizon by each likeness.
 pub(super) type Answers = [Option<Quantiles>; LANES];
 
-/// Likeness of each past step to the origin.
-pub(super) struct Likeness(Vec<[f32; LANES]>);
+/// Weights of states by age, the newest last.
+static AGES: [f32; CAPACITY] = ages();
+
+const fn ages() -> [f32; CAPACITY] {
+    let mut ages = [1.0; CAPACITY];
+    let mut place = CAPACITY - 1;
+    while place > 0 {
+        place -= 1;
+        ages[place] = ages[place + 1] * KEEP;
+    }
+    ages
+}
+
+/// Steps worked through at a time.
+const BLOCK: usize = 16;
+/// What steps differ in: the states, and the time of day.
+const N_APART: usize = 4;
+
+/// By likeness, what a squared difference counts.
+struct Scales([[f32; N_APART]; LANES]);
+
+impl Scales {
+    fn of(day_steps: usize) -> Self {
+        let day = day_steps.max(1) as f32;
+        Self(WIDTHS.map(|Widths { ranks: [rank, hour, half_day], phase }| {
+            let square = |width: f32| 1.0 / (width * width);
+            let phase = phase.map_or(0.0, |width| square(day * width));
+            [square(rank), square(hour), square(half_day), phase]
+        }))
+    }
+}
+
+/// Squared differences in time of day from now, steps, of steps that are `back` steps back and less.
+fn squared_phases(squares: &mut [f32; BLOCK], back: usize, day_steps: usize) {
+    if day_steps == 0 {
+        return;
+    }
+    let mut phase = back % day_steps;
+    for square in squares {
+        let apart = phase.min(day_steps - phase) as f32;
+        *square = apart * apart;
+        phase = if phase == 0 { day_steps - 1 } else { phase - 1 };
+    }
+}
+
+/// Longest horizon that is answered by likeness, steps.
+const AHEAD_MAX: usize = CAPACITY;
+
+/// Likeness of each past step to the origin, after as many zeros as the longest horizon has steps:
+/// looked at from a horizon ahead, the first steps follow nothing.
+pub(super) struct Likeness {
+    weights: Vec<[f32; LANES]>,
+    ahead: usize,
+}
 
 impl Likeness {
-    pub(super) fn of(view: &View<'_>, day_steps: usize) -> Self {
-        let now = view.states[view.origin];
-        let keep = 0.5_f32.powf(1.0 / HALF_LIFE_STEPS);
-        let ranks = WIDTHS.map(|widths| widths.ranks.map(|width| 1.0 / (width * width)));
-        let day = day_steps.max(1) as f32;
-        let phases = WIDTHS
-            .map(|widths| widths.phase.map_or(0.0, |width| 1.0 / (day * width * day * width)));
-        // Without a day in reach, whoever asks for the time of day does not answer.
-        let answers =
-            WIDTHS.map(|widths| f32::from(u8::from(widths.phase.is_none() || day_steps > 0)));
-        let mut age = 1.0;
-        let mut steps_back = 0;
-        let mut likeness = vec![[0.0; LANES]; view.origin + 1];
-        for (likeness, state) in likeness.iter_mut().zip(&view.states).rev() {
-            let mut apart = [0.0; 3];
-            for ((apart, state), now) in apart.iter_mut().zip(state).zip(now) {
-                *apart = (state - now) * (state - now);
+    /// Of each step to the origin, for horizons of up to `ahead` steps.
+    pub(super) fn of(view: &View, day_steps: usize, ahead: usize) -> Self {
+        let ahead = ahead.min(AHEAD_MAX);
+        let n = view.origin + 1;
+        let scales = Scales::of(day_steps);
+        let now = view.states.each_ref().map(|states| states[view.origin]);
+        let mut weights = vec![[0.0; LANES]; ahead + n];
+        // In blocks, so that several steps are worked through at a time.
+        let mut block = [[0.0; BLOCK]; LANES];
+        for start in (0..n).step_by(BLOCK) {
+            let end = n.min(start + BLOCK);
+            let mut apart = [[0.0; BLOCK]; N_APART];
+            for (apart, (states, now)) in apart.iter_mut().zip(view.states.iter().zip(now)) {
+                for (apart, state) in apart.iter_mut().zip(&states[start..end]) {
+                    *apart = (state - now) * (state - now);
+                }
             }
-            let phase = steps_back.min(day_steps.saturating_sub(steps_back)) as f32;
-            let phase = phase * phase;
-            for lane in 0..LANES {
-                let r = &ranks[lane];
-                let distance = 1.0
-                    + apart[0] * r[0]
-                    + apart[1] * r[1]
-                    + apart[2] * r[2]
-                    + phase * phases[lane];
-                likeness[lane] = answers[lane] * age / (distance * distance);
+            squared_phases(&mut apart[N_APART - 1], n - 1 - start, day_steps);
+            let mut ages = [0.0; BLOCK];
+            ages[..end - start].copy_from_slice(&AGES[CAPACITY - n + start..CAPACITY - n + end]);
+            for (block, scale) in block.iter_mut().zip(&scales.0) {
+                for i in 0..BLOCK {
+                    let distance = 1.0
+                        + apart[0][i] * scale[0]
+                        + apart[1][i] * scale[1]
+                        + apart[2][i] * scale[2]
+                        + apart[3][i] * scale[3];
+                    block[i] = ages[i] / (distance * distance);
+                }
             }
-            steps_back += 1;
-            if steps_back >= day_steps {
-                steps_back = 0;
+            for (i, slot) in weights[ahead + start..ahead + end].iter_mut().enumerate() {
+                *slot = std::array::from_fn(|lane| block[lane][i]);
             }
-            age *= keep;
         }
-        Self(likeness)
+        if day_steps == 0 {
+            // Without a day in reach, whoever asks for the time of day does not answer.
+            let asks = WIDTHS.map(|widths| f32::from(u8::from(widths.phase.is_none())));
+            for slot in &mut weights {
+                *slot = std::array::from_fn(|lane| slot[lane] * asks[lane]);
+            }
+        }
+        Self { weights, ahead }
     }
 
     /// What came `h` steps after the like steps.
-    pub(super) fn answer(&self, view: &View<'_>, h: usize) -> Answers {
-        let n = self.0.len();
-        if n < h + N_STATES_MIN {
+    pub(super) fn answer(&self, view: &View, h: usize) -> Answers {
+        if h > self.ahead || view.origin + 1 < h + N_STATES_MIN {
             return [None; LANES];
         }
-        let mut weights = vec![[0.0; LANES]; view.values.len()];
-        let later = weights[h..n].iter_mut().zip(&view.known[h..n]);
-        for ((slot, known), likeness) in later.zip(&self.0) {
-            *slot = likeness.map(|likeness| likeness * known);
-        }
-        quantiles_in_order(view.values, &view.order, &weights)
+        quantiles_in_order(&view.values, &view.order, &self.weights[self.ahead - h..])
     }
 }

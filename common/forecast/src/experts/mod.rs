@@ -22,7 +22,7 @@ pub const NAMES: [&str; N_EXPERTS] = [
     "recent-day",
     "recent-week",
     "change",
-    "level",
+    "level-phase",
     "analog",
     "analog-near",
     "analog-phase",
@@ -46,58 +46,110 @@ pub(crate) struct Seasons {
 /// Horizons, in steps ahead, at which the slow experts are asked; between them is interpolated.
 pub(crate) const GRID: [usize; 9] = [1, 2, 4, 8, 16, 32, 48, 96, 192];
 
-/// Says for each of `horizons` (ascending, steps ahead) what each expert expects, as of `view`.
-pub(crate) fn answer(view: &View<'_>, seasons: Seasons, horizons: &[usize]) -> Vec<Panel> {
+/// Number of the experts that are asked at the horizons of the grid only; the others look at one
+/// phase of a period and are asked at every horizon.
+const N_STEADY: usize = 10;
+
+/// What the experts say from one step ahead on.
+pub(crate) struct Answers {
+    /// Horizons at which the first experts were asked, steps, and what they said.
+    steady: Vec<(usize, Panel)>,
+    /// What the last experts said one step ahead and on.
+    phased: Vec<Panel>,
+}
+
+/// What the experts say between two horizons of the grid; outside of it nothing differs but what
+/// the last experts say.
+pub(crate) struct Segment<'a> {
+    /// What the first experts say at its ends; the same ones answer at both.
+    pub(crate) ends: [Panel; 2],
+    /// Horizons in it, and where between the ends each lies, 0..1.
+    pub(crate) horizons: Vec<(usize, f32)>,
+    /// What the last experts say at each horizon.
+    pub(crate) phased: &'a [Panel],
+}
+
+impl Answers {
+    /// The horizons, segment after segment.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        (0..self.steady.len()).map(|at| {
+            let (from, low) = &self.steady[at];
+            let (to, high) = self.steady.get(at + 1).unwrap_or(&self.steady[at]);
+            let ends = [either(low, high), either(high, low)];
+            let last = if to > from { to - 1 } else { *from };
+            let width = (to - from).max(1) as f32;
+            let share = |h: usize| (h, (h - from) as f32 / width);
+            let horizons = (*from..=last).map(share).collect();
+            Segment { ends, horizons, phased: &self.phased[from - 1..last] }
+        })
+    }
+}
+
+/// What the first say or, where they do not answer, the second.
+fn either(first: &Panel, second: &Panel) -> Panel {
+    std::array::from_fn(|expert| first[expert].or(second[expert]))
+}
+
+/// Says for one step ahead and on to `horizon` what the experts that are `asked` expect.
+pub(crate) fn answer(
+    view: &View,
+    seasons: Seasons,
+    asked: &[bool; N_EXPERTS],
+    horizon: usize,
+) -> Answers {
     let recents = recent::answer(view);
-    let grid = grid_for(horizons);
-    let likeness = analog::Likeness::of(view, seasons.day_steps);
-    let ask = |&h: &usize| {
-        let [state, near, phase, time] = likeness.answer(view, h);
-        [change::from_last(view, h), change::from_level(view, h), state, near, phase, time]
-    };
-    let slow: Vec<_> = grid.iter().map(ask).collect();
-    let mut at = 0;
-    let panel = |&h: &usize| {
-        while at + 1 < grid.len() && grid[at + 1] <= h {
-            at += 1;
-        }
+    let likeness = analog::Likeness::of(view, seasons.day_steps, horizon);
+    let inside = GRID.iter().copied().take_while(|&h| h < horizon);
+    let steady = inside.chain([horizon]).map(|h| {
+        let mut panel = steady(view, &recents, &likeness, seasons.day_steps, h);
+        leave_out(&mut panel, asked);
+        (h, panel)
+    });
+    let steady = steady.collect();
+    let phased = (1..=horizon).map(|h| {
         let mut panel = [None; N_EXPERTS];
-        panel[..4].copy_from_slice(&recents);
-        for (expert, said) in panel[4..10].iter_mut().enumerate() {
-            let above = (at + 1).min(grid.len() - 1);
-            *said = between(slow[at][expert], slow[above][expert], grid[at], grid[above], h);
-        }
-        panel[10] = phase::values(view, seasons.day_steps, h, 2);
-        panel[11] = phase::values(view, seasons.period_steps, h, 1);
+        panel[N_STEADY..].copy_from_slice(&phased(view, seasons, h));
+        leave_out(&mut panel, asked);
         panel
-    };
-    horizons.iter().map(panel).collect()
+    });
+    Answers { steady, phased: phased.collect() }
 }
 
-/// Horizons of the grid up to the longest asked for; that one alone when only one is asked for.
-fn grid_for(horizons: &[usize]) -> Vec<usize> {
-    let longest = horizons.last().copied().unwrap_or(1);
-    if horizons.len() == 1 {
-        return vec![longest];
-    }
-    let inside = GRID.iter().copied().take_while(|&h| h < longest);
-    inside.chain([longest]).collect()
-}
-
-/// Linear between two horizons; what one says where the other does not answer.
-fn between(
-    low: Option<Quantiles>,
-    high: Option<Quantiles>,
-    h_low: usize,
-    h_high: usize,
+/// Says for one horizon of `h` steps what the experts that are `asked` expect.
+pub(crate) fn answer_one(
+    view: &View,
+    seasons: Seasons,
+    asked: &[bool; N_EXPERTS],
     h: usize,
-) -> Option<Quantiles> {
-    let (Some(mut mixed), Some(above)) = (low, high) else { return low.or(high) };
-    if h_high > h_low && h > h_low {
-        let share = (h - h_low) as f32 / (h_high - h_low) as f32;
-        for (mixed, above) in mixed.iter_mut().zip(above) {
-            *mixed += share * (above - *mixed);
-        }
+) -> Panel {
+    let likeness = analog::Likeness::of(view, seasons.day_steps, h);
+    let mut panel = steady(view, &recent::answer(view), &likeness, seasons.day_steps, h);
+    panel[N_STEADY..].copy_from_slice(&phased(view, seasons, h));
+    leave_out(&mut panel, asked);
+    panel
+}
+
+fn leave_out(panel: &mut Panel, asked: &[bool; N_EXPERTS]) {
+    for (said, asked) in panel.iter_mut().zip(asked) {
+        *said = said.filter(|_| *asked);
     }
-    Some(mixed)
+}
+
+fn steady(
+    view: &View,
+    recents: &[Option<Quantiles>; 4],
+    likeness: &analog::Likeness,
+    day_steps: usize,
+    h: usize,
+) -> Panel {
+    let mut panel = [None; N_EXPERTS];
+    panel[..4].copy_from_slice(recents);
+    panel[4] = change::from_last(view, h);
+    panel[5] = change::from_level(view, day_steps, h);
+    panel[6..N_STEADY].copy_from_slice(&likeness.answer(view, h));
+    panel
+}
+
+fn phased(view: &View, seasons: Seasons, h: usize) -> [Option<Quantiles>; 2] {
+    [phase::values(view, seasons.day_steps, h, 2), phase::values(view, seasons.period_steps, h, 1)]
 }

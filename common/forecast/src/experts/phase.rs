@@ -1,6 +1,9 @@
 //! What happened at the same phase of earlier periods.
 
-use super::{View, weighted::quantiles_of};
+use super::{
+    View,
+    weighted::{key, quantiles_of},
+};
 use crate::levels::Quantiles;
 
 /// Weight of a period relative to the one after it.
@@ -9,12 +12,12 @@ const KEEP: f32 = 0.85;
 const N_PERIODS: usize = 8;
 
 /// Values at the phase of `h` steps ahead and up to `reach` steps beside it.
-pub(super) fn values(view: &View<'_>, period: usize, h: usize, reach: usize) -> Option<Quantiles> {
+pub(super) fn values(view: &View, period: usize, h: usize, reach: usize) -> Option<Quantiles> {
     if period == 0 {
         return None;
     }
     let target = view.origin + h;
-    let mut pairs: Vec<(f32, f32)> = Vec::with_capacity(N_PERIODS * (2 * reach + 1));
+    let mut keys: Vec<u64> = Vec::with_capacity(N_PERIODS * (2 * reach + 1));
     let mut weight = 1.0;
     let first = h.div_ceil(period);
     for k in first..first + N_PERIODS {
@@ -27,10 +30,10 @@ pub(super) fn values(view: &View<'_>, period: usize, h: usize, reach: usize) -> 
             let value = view.values[i];
             if !value.is_nan() {
                 let near = 1.0 - centre.abs_diff(i) as f32 / (reach + 1) as f32;
-                pairs.push((value, weight * near));
+                keys.push(key(value, weight * near));
             }
         }
         weight *= KEEP;
     }
-    quantiles_of(&mut pairs)
+    quantiles_of(&mut keys)
 }

@@ -4,25 +4,35 @@ use super::{
     View,
     weighted::{LANES, quantiles_in_order},
 };
-use crate::levels::Quantiles;
+use crate::{history::CAPACITY, levels::Quantiles};
 
-/// Steps in which a value's weight halves: at five minutes an hour, six hours, a day, a week.
-const HALF_LIVES_STEPS: [f32; LANES] = [12.0, 72.0, 288.0, 2016.0];
-
-/// Weight relative to the newest value below which a value does not count.
+/// What a step keeps of a value's weight, which halves at five minutes in an hour, six hours, a day
+/// and a week: two to the power of minus one over 12, 72, 288 and 2016.
+const KEEPS: [f32; LANES] = [0.943_874_3, 0.990_419_15, 0.997_596_1, 0.999_656_26];
+/// Weight relative to the newest value below which a value does not count: smaller ones would
+/// become denormal, which processors are slow with.
 const WEIGHT_MIN: f32 = 1e-6;
 
-/// What each memory says, of any horizon.
-pub(super) fn answer(view: &View<'_>) -> [Option<Quantiles>; LANES] {
-    let keep = HALF_LIVES_STEPS.map(|half_life| 0.5_f32.powf(1.0 / half_life));
-    let mut weights = vec![[0.0; LANES]; view.values.len()];
-    let mut weight = [1.0; LANES];
-    for (slot, known) in weights[..=view.origin].iter_mut().zip(&view.known).rev() {
-        *slot = weight.map(|weight| weight * known);
-        for (weight, keep) in weight.iter_mut().zip(keep) {
-            // Weights too small to count would become denormal, which processors are slow with.
-            *weight = if *weight > WEIGHT_MIN { *weight * keep } else { 0.0 };
+/// Weights by place, the newest last.
+static WEIGHTS: [[f32; LANES]; CAPACITY] = weights();
+
+const fn weights() -> [[f32; LANES]; CAPACITY] {
+    let mut weights = [[0.0; LANES]; CAPACITY];
+    let mut lane = 0;
+    while lane < LANES {
+        let mut weight = 1.0;
+        let mut place = CAPACITY;
+        while place > 0 && weight > WEIGHT_MIN {
+            place -= 1;
+            weights[place][lane] = weight;
+            weight *= KEEPS[lane];
         }
+        lane += 1;
     }
-    quantiles_in_order(view.values, &view.order, &weights)
+    weights
+}
+
+/// What each memory says, of any horizon.
+pub(super) fn answer(view: &View) -> [Option<Quantiles>; LANES] {
+    quantiles_in_order(&view.values, &view.order, &WEIGHTS[CAPACITY - 1 - view.origin..])
 }

@@ -1,89 +1,63 @@
 //! The past as experts see it: up to some step, sorted once, with a few smoothed states.
 
+use crate::history::History;
+
 /// Share of a new value in the level that `change` starts from: about an hour at five minutes.
 const LEVEL_SHARE: f32 = 0.15;
 /// Shares of a new rank in the smoothed ranks.
 const STATE_SHARES: [f32; 2] = [0.15, 0.02];
 
 /// The past of a series, and up to where an expert may look.
-pub(crate) struct View<'a> {
+pub(crate) struct View {
     /// Values oldest first, NaN where missing.
-    pub(crate) values: &'a [f32],
-    /// Indices of known values, ascending by value.
+    pub(crate) values: Vec<f32>,
+    /// Indices of values known at the origin, ascending by value.
     pub(crate) order: Vec<u16>,
     /// Share of known values below each value, half of equals included and carried over gaps; the
     /// same smoothed over about an hour, and over about half a day of five-minute steps.
-    pub(crate) states: Vec<[f32; 3]>,
+    pub(crate) states: [Vec<f32>; 3],
     /// Smoothed value at each step.
     pub(crate) smooth: Vec<f32>,
     /// Value or the last one before it.
     pub(crate) filled: Vec<f32>,
     /// Index of the last step an expert may know.
     pub(crate) origin: usize,
-    /// One where the value is known, zero where it is missing.
-    pub(crate) known: Vec<f32>,
 }
 
-impl<'a> View<'a> {
+impl View {
     /// Everything known, as of the last step; `None` when no value is known.
-    pub(crate) fn of(values: &'a [f32]) -> Option<Self> {
-        let order = order(values);
+    pub(crate) fn of(history: &History) -> Option<Self> {
+        let values = history.recent();
+        let order = history.order();
         let first = *order.first()?;
-        let (filled, smooth) = levels(values, values[usize::from(first)]);
-        let states = states(&ranks(values, &order));
+        let (filled, smooth) = levels(&values, values[usize::from(first)]);
+        let states = states(ranks(&values, &order));
         let origin = values.len() - 1;
-        let known = values.iter().map(|v| if v.is_nan() { 0.0 } else { 1.0 }).collect();
-        Some(Self { values, order, states, smooth, filled, origin, known })
+        Some(Self { values, order, states, smooth, filled, origin })
     }
-}
 
-/// Indices of known values, ascending by value, equals by age: a radix sort, since the bits of
-/// floats that are not negative have the order of the floats.
-fn order(values: &[f32]) -> Vec<u16> {
-    const BITS: u32 = 11;
-    const MASK: u32 = (1 << BITS) - 1;
-    #[expect(clippy::cast_possible_truncation, reason = "the history is shorter than 65,536")]
-    let mut order: Vec<(u32, u16)> = values
-        .iter()
-        .enumerate()
-        .filter(|(_, value)| !value.is_nan())
-        .map(|(i, value)| (value.to_bits(), i as u16))
-        .collect();
-    let mut sorted = vec![(0, 0); order.len()];
-    for pass in 0..3 {
-        let digit = |bits: u32| (bits >> (pass * BITS) & MASK) as usize;
-        let mut starts = [0_u16; 1 << BITS];
-        for &(bits, _) in &order {
-            starts[digit(bits)] += 1;
-        }
-        let mut start = 0;
-        for slot in &mut starts {
-            (*slot, start) = (start, start + *slot);
-        }
-        for &(bits, i) in &order {
-            let slot = &mut starts[digit(bits)];
-            sorted[usize::from(*slot)] = (bits, i);
-            *slot += 1;
-        }
-        std::mem::swap(&mut order, &mut sorted);
+    /// Goes back to an earlier `origin`; there is no way forward again.
+    pub(crate) fn go_back(&mut self, origin: usize) {
+        self.origin = origin;
+        self.order.retain(|&i| usize::from(i) <= origin);
     }
-    order.into_iter().map(|(_, i)| i).collect()
 }
 
 fn levels(values: &[f32], any: f32) -> (Vec<f32>, Vec<f32>) {
-    let first = values.iter().copied().find(|v| !v.is_nan()).unwrap_or(any);
-    let mut last = first;
-    let mut level = first;
-    values
-        .iter()
-        .map(|&value| {
-            if !value.is_nan() {
-                last = value;
-                level += LEVEL_SHARE * (value - level);
-            }
-            (last, level)
-        })
-        .unzip()
+    let mut last = values.iter().copied().find(|v| !v.is_nan()).unwrap_or(any);
+    let mut level = last;
+    let mut filled = values.to_vec();
+    let mut smooth = vec![0.0; values.len()];
+    for (filled, smooth) in filled.iter_mut().zip(&mut smooth) {
+        if filled.is_nan() {
+            *filled = last;
+        } else {
+            level = (1.0 - LEVEL_SHARE) * level + LEVEL_SHARE * *filled;
+        }
+        last = *filled;
+        *smooth = level;
+    }
+    (filled, smooth)
 }
 
 fn ranks(values: &[f32], order: &[u16]) -> Vec<f32> {
@@ -102,23 +76,24 @@ fn ranks(values: &[f32], order: &[u16]) -> Vec<f32> {
         }
         start = end;
     }
+    ranks
+}
+
+/// Ranks without gaps, and smoothed.
+fn states(mut ranks: Vec<f32>) -> [Vec<f32>; 3] {
+    let mut hour = vec![0.0; ranks.len()];
+    let mut half_day = hour.clone();
     let mut last = 0.5;
-    for rank in &mut ranks {
+    let [mut slow, mut slower] = [if ranks[0].is_nan() { last } else { ranks[0] }; 2];
+    for ((rank, hour), half_day) in ranks.iter_mut().zip(&mut hour).zip(&mut half_day) {
         if rank.is_nan() {
             *rank = last;
         }
         last = *rank;
+        slow = (1.0 - STATE_SHARES[0]) * slow + STATE_SHARES[0] * last;
+        slower = (1.0 - STATE_SHARES[1]) * slower + STATE_SHARES[1] * last;
+        *hour = slow;
+        *half_day = slower;
     }
-    ranks
-}
-
-fn states(ranks: &[f32]) -> Vec<[f32; 3]> {
-    let mut smooth = [ranks.first().copied().unwrap_or(0.5); 2];
-    let state = |&rank: &f32| {
-        for (smooth, share) in smooth.iter_mut().zip(STATE_SHARES) {
-            *smooth += share * (rank - *smooth);
-        }
-        [rank, smooth[0], smooth[1]]
-    };
-    ranks.iter().map(state).collect()
+    [ranks, hour, half_day]
 }

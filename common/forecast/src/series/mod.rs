@@ -5,15 +5,16 @@ use headroom_fingerprint::period;
 use crate::{
     calibration::Calibration,
     ensemble::{Ensemble, MEDIAN, N_GROUPS, group_of},
-    experts::{self, N_EXPERTS, Panel, Seasons, View},
+    experts::{self, N_EXPERTS, Seasons, View},
     history::{CAPACITY, History},
-    levels::N_LEVELS,
+    levels::{N_LEVELS, put_in_order},
 };
 
 /// Steps between two lessons of the ensemble: each asks all experts what they would have said.
 const LESSON_STEPS: u64 = 12;
-/// Steps between two searches for a period.
-const PERIOD_SEARCH_STEPS: u64 = 288;
+/// Steps between two searches for a period at first, and once the history is full: a search costs as
+/// much as thousands of steps.
+const PERIOD_SEARCH_STEPS: [u64; 2] = [288, 1152];
 /// Greatest value that is taken as it is; no demand comes near, and sums of it stay finite.
 const VALUE_MAX: f32 = 1e30;
 /// Seconds in a day.
@@ -123,7 +124,10 @@ impl SeriesForecaster {
         if self.n_steps.is_multiple_of(LESSON_STEPS) && value.is_some() && !censored {
             self.lesson();
         }
-        if self.n_steps.is_multiple_of(PERIOD_SEARCH_STEPS) {
+        if self
+            .n_steps
+            .is_multiple_of(PERIOD_SEARCH_STEPS[usize::from(self.n_steps > CAPACITY as u64)])
+        {
             self.search_period();
         }
     }
@@ -147,22 +151,11 @@ impl SeriesForecaster {
         self.seasons.period_steps = if steps == self.seasons.day_steps { 0 } else { steps };
     }
 
-    /// What the experts that are asked say.
-    fn ask(&self, view: &View<'_>, horizons: &[usize]) -> Vec<Panel> {
-        let mut panels = experts::answer(view, self.seasons, horizons);
-        for panel in &mut panels {
-            for (said, asked) in panel.iter_mut().zip(self.asked) {
-                *said = said.filter(|_| asked);
-            }
-        }
-        panels
-    }
-
     /// Asks the experts what they would have said of the present, a few horizons ago.
     fn lesson(&mut self) {
-        let values = self.history.recent();
-        let end = values.len() - 1;
-        let Some(mut view) = View::of(values) else { return };
+        let Some(mut view) = View::of(&self.history) else { return };
+        let end = view.origin;
+        let value = view.values[end];
         let turn = self.n_steps / LESSON_STEPS;
         // Half of the horizons at a time: the experts are the cost of a lesson.
         for group in ((turn % 2) as usize..N_GROUPS).step_by(2) {
@@ -170,16 +163,15 @@ impl SeriesForecaster {
             #[expect(clippy::cast_possible_truncation, reason = "below the group's width")]
             let h = first + (turn / 2 * 5 % first as u64) as usize;
             let h = h.min(self.config.horizon);
-            let value = values[end];
             if h < first || h + 2 > end || value.is_nan() {
                 continue;
             }
-            view.origin = end - h;
-            let panels = self.ask(&view, &[h]);
-            if panels[0].iter().all(Option::is_none) {
+            view.go_back(end - h);
+            let panel = experts::answer_one(&view, self.seasons, &self.asked, h);
+            if panel.iter().all(Option::is_none) {
                 continue;
             }
-            let told = self.ensemble.learn(h, &panels[0], value);
+            let told = self.ensemble.learn(h, &panel, value);
             self.calibration.learn(group, &told, value);
         }
     }
@@ -187,41 +179,55 @@ impl SeriesForecaster {
     /// What each of [`crate::EXPERTS`] would have said, `h` steps ago, of the last step; for
     /// learning how much to believe them. `None` when the last value or the past is missing.
     pub fn hindsight(&self, h: usize) -> Option<([Option<[f32; 12]>; N_EXPERTS], f32)> {
-        let values = self.history.recent();
-        let end = values.len().checked_sub(1)?;
-        let value = values[end];
+        let mut view = View::of(&self.history)?;
+        let end = view.origin;
+        let value = view.values[end];
         if value.is_nan() || h + 2 > end {
             return None;
         }
-        let mut view = View::of(values)?;
-        view.origin = end - h;
-        Some((experts::answer(&view, self.seasons, &[h])[0], value))
+        view.go_back(end - h);
+        Some((experts::answer_one(&view, self.seasons, &self.asked, h), value))
     }
 
     /// Writes quantiles at [`crate::LAB_LEVELS`] for one step ahead and on to the horizon: finite,
     /// never negative, ascending. `None`, with `out` empty, before the first known value.
     pub fn forecast(&self, out: &mut Vec<[f32; 12]>) -> Option<Told> {
         out.clear();
-        let view = View::of(self.history.recent())?;
-        let horizons: Vec<usize> = (1..=self.config.horizon).collect();
-        let panels = self.ask(&view, &horizons);
-        if panels.iter().any(|panel| panel.iter().all(Option::is_none)) {
-            return None;
-        }
-        // Within an octave of horizons the same experts answer, but for the few whose past ends there.
-        let mut known = (usize::MAX, [false; N_EXPERTS]);
-        let mut weights = [[0.0; N_EXPERTS]; N_LEVELS];
-        for (panel, &h) in panels.iter().zip(&horizons) {
-            let now = (group_of(h), panel.map(|said| said.is_some()));
-            if now != known {
-                weights = self.ensemble.weights(now.0, panel);
-                known = now;
+        let view = View::of(&self.history)?;
+        let answers = experts::answer(&view, self.seasons, &self.asked, self.config.horizon);
+        let mut weights = [[0.0; N_LEVELS]; N_EXPERTS];
+        for segment in answers.segments() {
+            // Within an octave of horizons the same experts answer, but for the few whose past ends
+            // there.
+            let mut known = (usize::MAX, [false; N_EXPERTS]);
+            let mut ends = [[0.0; N_LEVELS]; 2];
+            for ((h, share), phased) in segment.horizons.into_iter().zip(segment.phased) {
+                let panel = &segment.ends[0];
+                let answered = std::array::from_fn(|i| panel[i].is_some() || phased[i].is_some());
+                let Some(about) = panel.iter().chain(phased).flatten().next() else {
+                    out.clear();
+                    return None;
+                };
+                let now = (group_of(h), answered);
+                if now != known {
+                    weights = self.ensemble.weights(now.0, &answered);
+                    ends = segment.ends.map(|end| Ensemble::beside(&weights, &end, about));
+                    known = now;
+                }
+                let beside = Ensemble::beside(&weights, phased, about);
+                let mut told = std::array::from_fn(|level| {
+                    let steady = ends[0][level] + share * (ends[1][level] - ends[0][level]);
+                    about[level] + steady + beside[level]
+                });
+                put_in_order(&mut told);
+                out.push(match self.calibrated {
+                    true => self.calibration.applied(now.0, &told),
+                    false => told,
+                });
             }
-            let told = Ensemble::mix(&weights, panel);
-            out.push(if self.calibrated { self.calibration.applied(now.0, &told) } else { told });
         }
-        let believed = weights[MEDIAN].iter().zip(experts::NAMES);
-        let (_, source) = believed.max_by(|a, b| a.0.total_cmp(b.0))?;
+        let believed = weights.iter().map(|weights| weights[MEDIAN]).zip(experts::NAMES);
+        let (_, source) = believed.max_by(|a, b| a.0.total_cmp(&b.0))?;
         Some(Told { source, confidence: self.calibration.confidence() })
     }
 }

@@ -44,6 +44,11 @@ pub enum Why {
 }
 
 impl Why {
+    /// Whether demand that has not come yet was the reason: pre-allocation.
+    pub fn is_forecast(self) -> bool {
+        matches!(self, Self::ForecastRise | Self::Yesterday)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Start => "kept as found: nothing is known yet",

@@ -132,11 +132,7 @@ impl Tally {
             *count += 1;
             *covered += usize::from(is_covered);
         }
-        let raised = raises(series, outcome, from, until);
-        self.raises.count += raised.count;
-        self.raises.leads_s.extend(raised.leads_s);
-        self.raises.ahead += raised.ahead;
-        self.raises.unused += raised.unused;
+        self.raises.merge(raises(series, outcome, from, until, scope.lead_s));
     }
 
     /// Adds what another tally of the same policy and resource counted.
@@ -151,10 +147,7 @@ impl Tally {
         self.ramps.periodic_covered += other.ramps.periodic_covered;
         self.ramps.other += other.ramps.other;
         self.ramps.other_covered += other.ramps.other_covered;
-        self.raises.count += other.raises.count;
-        self.raises.leads_s.extend(other.raises.leads_s);
-        self.raises.ahead += other.raises.ahead;
-        self.raises.unused += other.raises.unused;
+        self.raises.merge(other.raises);
     }
 
     /// The workloads, as they were added.

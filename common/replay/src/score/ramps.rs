@@ -16,7 +16,7 @@ const RISE: f64 = 0.3;
 /// How much earlier or later the ramp of another day may be, seconds.
 const SAME_TIME_S: f64 = 1800.0;
 const DAY_S: f64 = 86_400.0;
-/// Until then a raise has to be needed, seconds.
+/// Until then, and a lead time more, a raise has to be needed, seconds.
 const NEEDED_WITHIN_S: f64 = DAY_S;
 
 /// One ramp.
@@ -83,25 +83,49 @@ pub fn is_covered(series: &Series, outcome: &Outcome, ramp: &Ramp, lead_s: f64) 
     limits.iter().all(|limit| limit.is_finite()).then(|| limits.iter().all(|limit| *limit >= peak))
 }
 
-/// What came of raises that were made before demand crossed the old limit.
+/// What came of raises.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Raises {
-    /// Raises, whether ahead or late.
+    /// Raises, whatever the reason.
     pub count: usize,
     /// Times from the raise until demand crossed the old limit, seconds; 0 for late ones. Raises
     /// that were never needed are not among them.
     pub leads_s: Vec<f32>,
-    /// Amount raised ahead times the time it was held until needed or for a day at most.
+    /// Raises made because a forecast crossed the limit.
+    pub ahead_count: usize,
+    /// Those of them that were not needed.
+    pub unused_count: usize,
+    /// What was raised because a forecast crossed the limit, in the unit of the resource.
     pub ahead: f64,
-    /// The part of `ahead` whose raise was not needed within a day.
+    /// The part of `ahead` that was not needed.
     pub unused: f64,
 }
 
+impl Raises {
+    /// Adds what another count found.
+    pub fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.leads_s.extend(other.leads_s);
+        self.ahead_count += other.ahead_count;
+        self.unused_count += other.unused_count;
+        self.ahead += other.ahead;
+        self.unused += other.unused;
+    }
+}
+
 /// Judges every raise of `outcome` in steps `from..until`. A raise is needed when demand crosses
-/// the old limit within a day.
-pub fn raises(series: &Series, outcome: &Outcome, from: usize, until: usize) -> Raises {
+/// the old limit within a lead time and a day, or until the limit is lowered to it again. Whether
+/// what was allocated ahead was used is asked of raises that a forecast caused; ones that answer
+/// use are not made ahead.
+pub fn raises(
+    series: &Series,
+    outcome: &Outcome,
+    from: usize,
+    until: usize,
+    lead_s: f64,
+) -> Raises {
     let mut told = Raises::default();
-    let within = series.steps_in(NEEDED_WITHIN_S);
+    let within = series.steps_in(lead_s + NEEDED_WITHIN_S);
     for (index, pair) in outcome.changes.windows(2).enumerate() {
         let (old, new) = (pair[0].limit, pair[1].limit);
         let step = pair[1].step;
@@ -121,12 +145,16 @@ pub fn raises(series: &Series, outcome: &Outcome, from: usize, until: usize) -> 
             .min(step + within)
             .min(series.used.len());
         let needed = (step..held).find(|at| series.used(*at).is_some_and(|used| used > old));
-        let steps = needed.unwrap_or(held) - step;
-        let amount = (new - old) * steps as f64 * series.step_s;
-        told.ahead += amount;
-        match needed {
-            Some(_) => told.leads_s.push((steps as f64 * series.step_s) as f32),
-            None => told.unused += amount,
+        if let Some(needed) = needed {
+            told.leads_s.push(((needed - step) as f64 * series.step_s) as f32);
+        }
+        if pair[1].reason.why.is_forecast() {
+            told.ahead_count += 1;
+            told.ahead += new - old;
+            if needed.is_none() {
+                told.unused_count += 1;
+                told.unused += new - old;
+            }
         }
     }
     told
@@ -194,19 +222,27 @@ mod tests {
         // Demand crosses 1.5 at step 10. Raised at 6 (ahead by 4 steps), lowered, raised in vain.
         let mut used = vec![1.0; 400];
         used[10] = 2.0;
-        let outcome = outcome(&[(0, 1.5), (6, 2.5), (20, 1.5), (30, 2.0)], 400);
-        let told = raises(&series(used), &outcome, 0, 400);
+        let series = series(used);
+        let mut outcome = outcome(&[(0, 1.5), (6, 2.5), (20, 1.5), (30, 2.0)], 400);
+        let told = raises(&series, &outcome, 0, 400, 300.0);
         assert_eq!(told.count, 2);
         assert_eq!(told.leads_s, [1200.0]);
-        assert!((told.ahead - (1.0 * 1200.0 + 0.5 * 86_400.0)).abs() < 1e-6);
-        assert!((told.unused - 0.5 * 86_400.0).abs() < 1e-6);
+        // No forecast caused them.
+        assert_eq!(told.ahead_count, 0);
+        for change in &mut outcome.changes {
+            change.reason = Reason::bare(Why::ForecastRise);
+        }
+        let told = raises(&series, &outcome, 0, 400, 300.0);
+        assert_eq!((told.ahead_count, told.unused_count), (2, 1));
+        assert!((told.ahead - 1.5).abs() < 1e-9);
+        assert!((told.unused - 0.5).abs() < 1e-9);
     }
 
     #[test]
     fn a_raise_after_the_crossing_has_no_lead() {
         let mut used = vec![1.0; 20];
         used[5] = 2.0;
-        let told = raises(&series(used), &outcome(&[(0, 1.5), (6, 2.5)], 20), 0, 20);
+        let told = raises(&series(used), &outcome(&[(0, 1.5), (6, 2.5)], 20), 0, 20, 300.0);
         assert_eq!(told.leads_s, [0.0]);
         assert_eq!(told.ahead.to_bits(), 0.0_f64.to_bits());
     }

@@ -80,7 +80,11 @@ pub struct Scores {
     pub lead_median_s: Option<f64>,
     /// Share of the raises that were needed and made before they were.
     pub raises_ahead_share: Option<f64>,
-    /// Share of what was raised ahead (amount and time) that was not needed within a day.
+    /// Raises made because a forecast crossed the limit.
+    pub raises_forecast: usize,
+    /// Share of them that were not needed within a lead time and a day.
+    pub raises_forecast_unused_share: Option<f64>,
+    /// The same by amount: share of what was allocated ahead that was not needed.
     pub prealloc_unused_share: Option<f64>,
     /// Periodic ramps.
     pub ramps_periodic: usize,
@@ -149,6 +153,8 @@ pub(super) fn of(tally: &Tally) -> Scores {
         raises: raises.count,
         lead_median_s: (needed > 0.0).then_some(leads.median),
         raises_ahead_share: share(ahead, needed),
+        raises_forecast: raises.ahead_count,
+        raises_forecast_unused_share: share(raises.unused_count as f64, raises.ahead_count as f64),
         prealloc_unused_share: share(raises.unused, raises.ahead),
         ramps_periodic: ramps.periodic,
         ramps_periodic_covered_share: share(ramps.periodic_covered as f64, ramps.periodic as f64),

@@ -1,0 +1,179 @@
+//! How long a replay of all policies takes, and what it scores: on workloads that are made up, or
+//! on a trace. Needs no root and starts no program.
+
+mod generate;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use headroom_replay::score::{Scope, Tally, ramps};
+use headroom_replay::{Kind, Series, Setting, replay};
+use headroom_telemetry::Resource;
+use headroom_trace::{Steps, open};
+
+const SEED: u64 = 20_261_122;
+const STEP_S: f64 = 300.0;
+const WORKLOADS: u32 = 1000;
+
+/// Options of `cargo xtask bench replay`.
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// replay: days of each made-up workload, in steps of five minutes
+    #[arg(long, default_value_t = 30)]
+    days: u32,
+    /// replay: a trace instead of made-up workloads
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// replay: threads; one per core when left out
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+/// One policy over one resource.
+struct Run {
+    kind: Kind,
+    tally: Tally,
+    busy_s: f64,
+    steps: u64,
+}
+
+/// Replays every policy and tells the time and the scores.
+pub(super) fn run(workloads: Option<u32>, options: &Options, json: bool) -> Result<()> {
+    let threads = match options.threads {
+        Some(0) => bail!("--threads 0: at least one"),
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    };
+    let mut whole_s = 0.0;
+    let mut rows = Vec::new();
+    for (resource, name) in [(Resource::Cpu, "cpu"), (Resource::Memory, "memory")] {
+        let series = match &options.trace {
+            Some(path) => load(path, resource)?,
+            None => generate::series(resource, workloads.unwrap_or(WORKLOADS), options.days, SEED)?,
+        };
+        if series.is_empty() {
+            continue;
+        }
+        let started = Instant::now();
+        let runs = all(&series, resource, threads);
+        let wall_s = started.elapsed().as_secs_f64();
+        whole_s += wall_s;
+        for run in &runs {
+            rows.push(row(name, run));
+        }
+        eprintln!("{name}: {} workloads, {wall_s:.1} s on {threads} threads", series.len());
+    }
+    let steps: u64 = rows.iter().filter_map(|row| row["steps"].as_u64()).sum();
+    if json {
+        let whole = serde_json::json!({
+            "wall_s": whole_s, "threads": threads, "policy_steps": steps, "policies": rows,
+        });
+        println!("{}", serde_json::to_string_pretty(&whole)?);
+        return Ok(());
+    }
+    println!("{steps} policy steps in {whole_s:.1} s on {threads} threads");
+    println!(
+        "{:8} {:17} {:>9} {:>9} {:>9} {:>10} {:>9}",
+        "resource", "policy", "us/step", "slack %", "unmet %", "free days%", "changes99"
+    );
+    for row in &rows {
+        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        let figure = |value: &serde_json::Value, times: f64| {
+            value.as_f64().map_or_else(|| "-".to_owned(), |value| format!("{:.2}", value * times))
+        };
+        let scores = &row["scores"];
+        println!(
+            "{:8} {:17} {:>9} {:>9} {:>9} {:>10} {:>9}",
+            text("resource"),
+            text("policy"),
+            figure(&row["us_per_step"], 1.0),
+            figure(&scores["slack_mean"], 100.0),
+            figure(&scores["unmet_share"], 100.0),
+            figure(&scores["free_days_share"], 100.0),
+            figure(&scores["changes_per_day"]["p99"], 1.0),
+        );
+    }
+    Ok(())
+}
+
+fn row(resource: &str, run: &Run) -> serde_json::Value {
+    serde_json::json!({
+        "resource": resource,
+        "policy": run.kind.name(),
+        "steps": run.steps,
+        "us_per_step": run.busy_s * 1e6 / run.steps.max(1) as f64,
+        "scores": run.tally.scores(),
+    })
+}
+
+fn all(series: &[Series], resource: Resource, threads: usize) -> Vec<Run> {
+    let none = || {
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.sets(resource));
+        let run = |kind| Run { kind, tally: Tally::new(resource), busy_s: 0.0, steps: 0 };
+        kinds.map(run).collect::<Vec<_>>()
+    };
+    let gathered = Mutex::new(none());
+    let turn = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut own = none();
+                while let Some(one) = series.get(turn.fetch_add(1, Ordering::Relaxed)) {
+                    let found = ramps(one);
+                    for run in &mut own {
+                        let started = Instant::now();
+                        let outcome = replay(one, run.kind, &Setting::default());
+                        run.busy_s += started.elapsed().as_secs_f64();
+                        run.steps += one.used.len() as u64;
+                        run.tally.add(one, &outcome, &found, &Scope::default());
+                    }
+                }
+                let mut gathered =
+                    gathered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                for (sum, own) in gathered.iter_mut().zip(own) {
+                    sum.busy_s += own.busy_s;
+                    sum.steps += own.steps;
+                    sum.tally.merge(own.tally);
+                }
+            });
+        }
+    });
+    gathered.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// One column of a trace and its limit as series; none when the trace does not have it.
+fn load(path: &Path, resource: Resource) -> Result<Vec<Series>> {
+    let mut trace = open(path).with_context(|| format!("replay {}", path.display()))?;
+    let (used, limit) = if resource == Resource::Memory {
+        ("memory_bytes", "memory_limit_bytes")
+    } else {
+        ("cpu_cores", "cpu_limit_cores")
+    };
+    let Ok(used) = trace.column(used) else { return Ok(Vec::new()) };
+    let limit = trace.column(limit).ok();
+    let mut making: Vec<[(Steps, Vec<f32>); 2]> = Vec::new();
+    let mut starts_s = Vec::new();
+    while let Some(row) = trace.read_row()? {
+        while making.len() <= row.workload_index {
+            making.push([0, 1].map(|_| (Steps::new(STEP_S), Vec::new())));
+            starts_s.push(row.t_s);
+        }
+        let values = [row.values[used], limit.and_then(|limit| row.values[limit])];
+        for ((steps, made), value) in making[row.workload_index].iter_mut().zip(values) {
+            steps.push(row.t_s, value, |step| made.push(step.value.unwrap_or(f32::NAN)));
+        }
+    }
+    let mut all = Vec::new();
+    for (index, pair) in making.into_iter().enumerate() {
+        let [used, limit] = pair.map(|(mut steps, mut made)| {
+            steps.finish(|step| made.push(step.value.unwrap_or(f32::NAN)));
+            made
+        });
+        let name = trace.workload(index).unwrap_or_default();
+        all.push(Series::new(name, resource, starts_s[index], STEP_S, used, limit)?);
+    }
+    Ok(all)
+}
