@@ -107,8 +107,9 @@ impl Kind {
         match self {
             Self::Headroom => ("level", &[0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0]),
             Self::Vpa => ("target percentile", &[0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0]),
-            Self::AutopilotWindow => ("percentile", &[0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0]),
-            Self::Krr => ("percentile", &[0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0]),
+            Self::AutopilotWindow | Self::Krr => {
+                ("percentile", &[0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0])
+            }
             Self::AutopilotMl => ("cost of overrun", &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0]),
             Self::Nsigma => ("sigmas", &[1.0, 2.0, 3.0, 5.0, 8.0, 12.0]),
             Self::Captain => ("throttle target", &[0.3, 0.2, 0.1, 0.06, 0.02, 0.0]),

@@ -66,8 +66,8 @@ pub fn drive(series: &Series, policy: &mut dyn Policy, feedback: Feedback) -> Ou
             recorded_limit: series.limit(step),
         };
         let answer = policy.decide(&seen);
-        let differs = answer.limit.is_finite()
-            && !((answer.limit - in_force).abs() <= SAME * answer.limit.abs());
+        let differs =
+            answer.limit.is_finite() && (answer.limit - in_force).abs() > SAME * answer.limit.abs();
         if differs && step + 1 < series.used.len() {
             in_force = answer.limit;
             changes.push(Change { step: step + 1, limit: in_force, reason: answer.reason });
