@@ -5,6 +5,7 @@ mod account;
 mod fingerprint;
 mod forecast;
 mod player;
+mod replay;
 mod rig;
 mod scenario;
 
@@ -30,9 +31,9 @@ pub(crate) struct BenchArgs {
     /// Build to measure; `dev` is quick to build and slower to run
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
-    /// Cgroups with a workload in each
-    #[arg(long, default_value_t = 50)]
-    workloads: u32,
+    /// Cgroups with a workload in each [default: 50]; replay: made-up workloads [default: 1000]
+    #[arg(long)]
+    workloads: Option<u32>,
     /// How long the agent is watched, seconds
     #[arg(long, default_value_t = 60)]
     watch_s: u64,
@@ -43,6 +44,8 @@ pub(crate) struct BenchArgs {
     fingerprint: fingerprint::Options,
     #[command(flatten)]
     forecast: forecast::ForecastOptions,
+    #[command(flatten)]
+    replay: replay::ReplayOptions,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -62,13 +65,16 @@ enum Subject {
     Fingerprint,
     /// How good the base layer's forecasts are, beside seasonal naive; not part of `all`
     Forecast,
+    /// How long a replay of all policies takes and what it scores; not part of `all`
+    Replay,
     /// All the others
     All,
 }
 
 impl Subject {
     fn includes(self, other: Self) -> bool {
-        self == other || (self == Self::All && !matches!(other, Self::Fingerprint | Self::Forecast))
+        let is_apart = matches!(other, Self::Fingerprint | Self::Forecast | Self::Replay);
+        self == other || (self == Self::All && !is_apart)
     }
 }
 
@@ -84,6 +90,11 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         forecast::run(&args.forecast, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.subject == Subject::Replay {
+        let trace = args.forecast.trace.first().map(PathBuf::as_path);
+        replay::run(args.workloads, trace, &args.replay, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     need_root()?;
     let programs = rig::build(root, args.profile)?;
     let mut figures = Vec::new();
@@ -93,7 +104,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         .any(|one| subject.includes(*one))
     {
         let plan = scenario::Plan {
-            workloads: args.workloads,
+            workloads: args.workloads.unwrap_or(50),
             watch: Duration::from_secs(args.watch_s),
             with_model: subject.includes(Subject::Inference),
         };

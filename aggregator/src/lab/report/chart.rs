@@ -264,7 +264,7 @@ mod tests {
         let line =
             Line { name: "vpa", points: vec![(0.0, 0.0), (1.0, 1.0)], mark: None, is_own: false };
         let svg = lines("t", &[line], &axis(0.0, 1.0, false), &axis(0.0, 1.0, false));
-        assert!(svg.contains("M56.0 300.0L548.0 10.0"), "{svg}");
+        assert!(svg.contains("M68.0 300.0L548.0 10.0"), "{svg}");
     }
 
     #[test]

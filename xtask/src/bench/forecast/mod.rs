@@ -22,9 +22,9 @@ use score::{Sums, Without};
 /// Options of `cargo xtask bench forecast`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ForecastOptions {
-    /// Traces to score forecasts on, instead of the synthetic set
+    /// Traces to score forecasts on, instead of the synthetic set; replay: the one to replay
     #[arg(long, num_args = 1..)]
-    trace: Vec<PathBuf>,
+    pub(super) trace: Vec<PathBuf>,
     /// Length of a step, seconds
     #[arg(long, default_value_t = 300.0)]
     step: f64,

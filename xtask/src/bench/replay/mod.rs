@@ -3,7 +3,7 @@
 
 mod generate;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -20,13 +20,10 @@ const WORKLOADS: u32 = 1000;
 
 /// Options of `cargo xtask bench replay`.
 #[derive(clap::Args)]
-pub(super) struct Options {
+pub(super) struct ReplayOptions {
     /// replay: days of each made-up workload, in steps of five minutes
     #[arg(long, default_value_t = 30)]
     days: u32,
-    /// replay: a trace instead of made-up workloads
-    #[arg(long)]
-    trace: Option<PathBuf>,
     /// replay: threads; one per core when left out
     #[arg(long)]
     threads: Option<usize>,
@@ -40,8 +37,13 @@ struct Run {
     steps: u64,
 }
 
-/// Replays every policy and tells the time and the scores.
-pub(super) fn run(workloads: Option<u32>, options: &Options, json: bool) -> Result<()> {
+/// Replays every policy over `trace`, or over made-up workloads, and tells the time and the scores.
+pub(super) fn run(
+    workloads: Option<u32>,
+    trace: Option<&Path>,
+    options: &ReplayOptions,
+    json: bool,
+) -> Result<()> {
     let threads = match options.threads {
         Some(0) => bail!("--threads 0: at least one"),
         Some(threads) => threads,
@@ -50,7 +52,7 @@ pub(super) fn run(workloads: Option<u32>, options: &Options, json: bool) -> Resu
     let mut whole_s = 0.0;
     let mut rows = Vec::new();
     for (resource, name) in [(Resource::Cpu, "cpu"), (Resource::Memory, "memory")] {
-        let series = match &options.trace {
+        let series = match trace {
             Some(path) => load(path, resource)?,
             None => generate::series(resource, workloads.unwrap_or(WORKLOADS), options.days, SEED)?,
         };
