@@ -15,7 +15,7 @@ pub(crate) fn group_of(h: usize) -> usize {
 }
 
 /// Rate of learning, per linearised loss in units of half the running error.
-const RATE: f32 = 0.4;
+const RATE: f32 = 0.32;
 /// Rate of learning for a level: passings of upper levels are so rare that between two of them the
 /// many small losses would make whoever said least be believed.
 fn rate(level: usize) -> f32 {

@@ -6,7 +6,7 @@ use crate::levels::{LAB_LEVELS, N_LEVELS, Quantiles};
 pub(crate) const LANES: usize = 4;
 
 /// Values added up before the sums are looked at.
-const BLOCK: usize = 8;
+const BLOCK: usize = 16;
 
 /// Sums of [`LANES`] weightings.
 type Sums = [f32; LANES];
