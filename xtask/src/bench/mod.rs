@@ -9,7 +9,7 @@ mod replay;
 mod rig;
 mod scenario;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
