@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) fn line_of(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// This program, to be started once more. By what runs and not by its path: a build that it asks
+/// for may have put another file there.
+pub(crate) fn own() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("xtask");
+    command
 }
 
 /// Runs to the end with the output passed through; an exit status other than 0 is an error.

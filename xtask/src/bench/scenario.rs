@@ -3,7 +3,6 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,7 +13,7 @@ use super::player::Role;
 use super::rig::{Cast, Programs, Rig};
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::demo::processes::Process;
-use crate::progress;
+use crate::{process, progress};
 use headroom_measure::{Figure, Value};
 
 /// Time in which caches fill and windows begin, before anything is measured.
@@ -229,7 +228,7 @@ impl Crowd {
             if role == Role::Waves {
                 cgroup.set_cpu_limit(Some(WAVES_LIMIT_CORES))?;
             }
-            let mut command = Command::new(std::env::current_exe()?);
+            let mut command = process::own();
             command.args(["bench", "--play", role.name()]).process_group(0);
             let player = Process::start(role.name(), &crowd.logs, &mut command)?;
             cgroup.add(player.id())?;

@@ -14,6 +14,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use headroom_telemetry::Fact;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
@@ -27,7 +29,7 @@ use super::{
 };
 use crate::{
     cgroup::{Cgroup, Hierarchies},
-    ebpf, setup,
+    ebpf, process, setup,
 };
 
 /// The service's own CPU limit, cores.
@@ -288,11 +290,13 @@ impl Stage {
             .iter()
             .map(|probe| {
                 let name = probe["name"].as_str().unwrap_or("?").to_owned();
-                let state = probe["state"].as_object().and_then(|state| state.iter().next());
-                let text = state.map_or_else(String::new, |(kind, text)| {
-                    let kind = if kind == "known" { "ok" } else { kind };
-                    format!("{kind} ({})", text.as_str().unwrap_or_default())
-                });
+                let text = match Fact::<String>::deserialize(&probe["state"]) {
+                    Ok(Fact::Known(source)) => format!("ok ({source})"),
+                    Ok(Fact::Degraded(_, shortfall)) => format!("degraded ({shortfall})"),
+                    Ok(Fact::Absent(reason)) => format!("absent ({reason})"),
+                    Ok(Fact::Unknown(problem)) => format!("unknown ({problem})"),
+                    Err(error) => format!("unknown (the agent's answer: {error})"),
+                };
                 (name, text)
             })
             .collect())
@@ -444,7 +448,7 @@ impl Actor {
             Role::Batch => ("batch", "batch"),
             Role::Memory => ("memory", "memory"),
         };
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = process::own();
         command.args(["demo", "--play", role, "--epoch", &epoch_s.to_string(), "--log"]);
         let scratch = dir.join("batch.scratch");
         command.arg(&self.log).arg("--scratch").arg(scratch).process_group(0);

@@ -289,8 +289,8 @@ fn notes(html: &mut String, told: &Told) {
         "A ramp rises by 30 % of the day's range within 30 minutes; periodic ones have another at the \
          same time of day a day or a week before. It is covered when the limit was enough for its top \
          one lead time before its onset.",
-        "Raised ahead: amount and time of raises made before demand crossed the old limit. Unused: those \
-         that were not needed within a day.",
+        "Raised ahead: raises made because a forecast crossed the limit, by their amount. Unused: what of \
+         it use did not come to within the lead time and a day.",
         "Steps are means: bursts within a step are not seen.",
     ] {
         let _infallible = write!(list, "<li>{note}</li>");

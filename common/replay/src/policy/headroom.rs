@@ -1,4 +1,5 @@
-//! Headroom: demand forecast over the lead time, peaks from the workload's own past, and the rule of `headroom_allocate::hold` that turns both into few changes.
+//! Headroom: demand forecast over the lead time, peaks from the workload's own past, and the rule of
+//! `headroom_allocate::hold` that turns both into few changes.
 
 use std::collections::VecDeque;
 
