@@ -3,6 +3,7 @@
 //! `stage` sets up directories, cgroups and processes; `workload` is the load; `measure` turns logs
 //! into lead times; `report` prints. This file is the order of events.
 
+mod binaries;
 mod configuration;
 mod fleet;
 mod measure;
@@ -72,7 +73,7 @@ pub(crate) fn run(root: &std::path::Path, args: &DemoArgs) -> Result<()> {
         return workload::play(role, args.epoch, log, args.scratch.as_ref());
     }
     let started = Instant::now();
-    let binaries = if args.no_build { stage::built()? } else { stage::build(root)? };
+    let binaries = if args.no_build { binaries::built()? } else { binaries::build(root)? };
     say(&format!("built in {:.0} s", started.elapsed().as_secs_f64()));
     if args.observe_only {
         return observe_only::run(root, &binaries);

@@ -5,11 +5,11 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use anyhow::{Context as _, Result};
 
 use super::{
+    binaries::Binaries,
     configuration::{Mode, NODE, agent_toml, policy_toml},
     fleet::Fleet,
     processes::Process,
     say, stage,
-    stage::Binaries,
 };
 
 const PATIENCE: Duration = Duration::from_secs(15);
