@@ -81,11 +81,9 @@ impl Planner {
         let limits = limits.list();
         let facts =
             WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
-        if !self.memories.contains_key(&workload.path) {
-            self.memories.insert(workload.path.clone(), Remembered::default());
-        }
-        let Some(remembered) = self.memories.get_mut(&workload.path) else {
-            return Planned { forecasts, ..Planned::default() };
+        let remembered = match self.memories.get_mut(&workload.path) {
+            Some(remembered) => remembered,
+            None => self.memories.entry(workload.path.clone()).or_default(),
         };
         let rests_until_s = remembered.look_back(sample, policy);
         let decisions = limits

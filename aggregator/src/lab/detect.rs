@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Asked, asked_columns,
-    output::{Output, csv_field, is_stdout},
+    output::{self, Output, csv_field},
     positive,
     progress::Progress,
 };
@@ -111,11 +111,7 @@ fn tell(out: &Path, json: bool, summary: &Summary) -> anyhow::Result<()> {
              rows in {wall_s:.1} s\n{trace}"
         )
     };
-    if is_stdout(out) {
-        eprint!("{text}");
-    } else {
-        print!("{text}");
-    }
+    output::tell(&text, Some(out));
     Ok(())
 }
 

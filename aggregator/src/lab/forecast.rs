@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use super::{
     Asked, asked_columns,
-    output::{Output, csv_field, is_stdout},
+    output::{self, Output, csv_field},
     positive,
     progress::Progress,
 };
@@ -131,11 +131,7 @@ fn tell(args: &ForecastArgs, summary: &Summary) -> anyhow::Result<()> {
             summary.trace
         )
     };
-    if is_stdout(&args.out) {
-        eprint!("{text}");
-    } else {
-        print!("{text}");
-    }
+    output::tell(&text, Some(&args.out));
     Ok(())
 }
 

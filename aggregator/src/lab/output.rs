@@ -75,6 +75,15 @@ pub fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// Prints what was done: on standard error where standard output is taken by `out`.
+pub fn tell(text: &str, out: Option<&Path>) {
+    if out.is_some_and(is_stdout) {
+        eprint!("{text}");
+    } else {
+        print!("{text}");
+    }
+}
+
 /// `text` as a field of a CSV file: in quotes where it needs them.
 pub fn csv_field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {

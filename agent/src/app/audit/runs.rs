@@ -34,8 +34,7 @@ impl Runs {
         let keeps = decision.action == Action::Keep;
         match index {
             Some(index) if keeps && runs[index].goes_on(decision) => {
-                runs[index].decisions += 1;
-                runs[index].last = decision.clone();
+                runs[index].goes_on_with(decision);
                 [None, None]
             }
             index => {
@@ -70,6 +69,13 @@ impl Run {
         (last.rail, &last.source) == (now.rail, &now.source)
             && self.last.current == decision.current
             && decision.t_s - self.since_s < RUN_MAX_S
+    }
+
+    /// Takes in one more: the rest of it is as in the one before.
+    fn goes_on_with(&mut self, decision: &Decision) {
+        self.decisions += 1;
+        self.last.t_s = decision.t_s;
+        self.last.reason = decision.reason.clone();
     }
 
     /// What there is to tell at the end; a run of one was told when it began.

@@ -29,7 +29,7 @@ use self::{
     run::{Plan, Sink},
 };
 use super::{
-    output::{Output, csv_field, is_stdout},
+    output::{self, Output, csv_field, is_stdout},
     positive, report,
 };
 
@@ -204,11 +204,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     } else {
         summary::text(&told, &resources)
     };
-    if args.out.as_deref().is_some_and(is_stdout) {
-        eprint!("{text}");
-    } else {
-        print!("{text}");
-    }
+    output::tell(&text, args.out.as_deref());
     Ok(())
 }
 
