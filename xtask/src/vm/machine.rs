@@ -72,8 +72,7 @@ impl Machine<'_> {
             command.spawn().with_context(|| format!("start `{}`", process::line_of(&command)))?;
         let watched = self.watch(&mut child, show_console);
         if !matches!(watched, Ok(End::Off)) {
-            // It may have ended meanwhile; then there is nothing to kill.
-            let _ = child.kill();
+            child.kill().context("switch the emulator off")?;
             child.wait().context("wait for the emulator that was switched off")?;
         }
         watched
