@@ -23,9 +23,9 @@ pub(crate) struct TestArgs {
     /// Leave out the virtual machine
     #[arg(long)]
     no_vm: bool,
-    /// Series of Debian's cloud kernel that the virtual machine boots
-    #[arg(long, default_value = "6.1")]
-    kernel: String,
+    /// Series of Debian's cloud kernel that the virtual machine boots, one after the other
+    #[arg(long, value_delimiter = ',', default_values = vm::MATRIX)]
+    kernel: Vec<String>,
     /// Run only the steps whose name contains this
     #[arg(long)]
     only: Option<String>,
@@ -59,12 +59,15 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         suites::mutants(root)
     });
     deploy::steps(root, &mut report);
-    report.step_with_skips("kernel and guard in a virtual machine", |skips| {
-        if args.quick || args.no_vm {
-            return Ok(Verdict::skipped(if args.quick { "--quick" } else { "--no-vm" }));
-        }
-        virtual_machine(root, &args.kernel, skips)
-    });
+    for series in &args.kernel {
+        let name = format!("kernel and guard under Linux {series}");
+        report.step_with_skips(&name, |skips| {
+            if args.quick || args.no_vm {
+                return Ok(Verdict::skipped(if args.quick { "--quick" } else { "--no-vm" }));
+            }
+            virtual_machine(root, series, skips)
+        });
+    }
     if report.is_empty() {
         bail!("no step is called anything like {:?}", args.only);
     }

@@ -16,6 +16,7 @@ use crate::setup::{self, checkers};
 use crate::{cargo, ebpf, process, progress};
 pub(crate) use console::skip_reason;
 use image::Suite;
+pub(crate) use kernel::MATRIX;
 use machine::{End, Machine};
 
 /// How often a machine that froze as a whole is switched on again. Emulators do freeze now and then;
