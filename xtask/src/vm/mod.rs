@@ -72,7 +72,7 @@ pub(crate) fn run(root: &Path, args: &VmArgs) -> Result<ExitCode> {
         return run_on(root, args, &args.kernel);
     }
     let mut all = ExitCode::SUCCESS;
-    for series in kernel::MATRIX {
+    for series in MATRIX {
         let outcome = run_on(root, args, series)?;
         if outcome != ExitCode::SUCCESS {
             all = outcome;
