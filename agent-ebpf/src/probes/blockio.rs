@@ -94,7 +94,7 @@ unsafe fn time(counters: *mut BlockCounters, request: Request, now_ns: u64) -> u
     if handed_over_ns != 0 {
         let device_ns = now_ns.saturating_sub(handed_over_ns);
         // SAFETY: the caller vouches for the pointer.
-        unsafe { observe(&raw mut (*counters).device_hist, device_ns) };
+        unsafe { observe(&raw mut (*counters).device_hist, device_ns, 1) };
     }
     let start_ns = request.start_time_ns();
     if start_ns == 0 {
@@ -103,7 +103,7 @@ unsafe fn time(counters: *mut BlockCounters, request: Request, now_ns: u64) -> u
     let latency_ns = now_ns.saturating_sub(start_ns);
     // SAFETY: the caller vouches for the pointer.
     unsafe {
-        observe(&raw mut (*counters).latency_hist, latency_ns);
+        observe(&raw mut (*counters).latency_hist, latency_ns, 1);
         add(&raw mut (*counters).latency_ns, latency_ns);
     }
     latency_ns

@@ -40,6 +40,9 @@ pub const CGROUP_RING_BYTES: u32 = 256 * 1024;
 /// Bytes of the ring buffer for exec events.
 pub const EXEC_RING_BYTES: u32 = 256 * 1024;
 
+/// Bytes of the ring buffer that tells of hooks ahead of their pace.
+pub const PACE_RING_BYTES: u32 = 4096;
+
 /// Pairs of a cgroup and a block device that have counters of their own.
 pub const DEVICE_PAIRS: u32 = 4096;
 

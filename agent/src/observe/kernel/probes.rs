@@ -22,7 +22,8 @@ use super::{
     detail,
     duty::{Duties, DutyHook, HookCount, Watched},
     events::{CgroupRecord, decode_cgroup, decode_exec},
-    load::{self, Block, DeviceId, Maps, Net, PageCache, Sampled, Task, in_map},
+    hardware,
+    load::{self, Block, DeviceId, Events, Maps, Net, PageCache, Sampled, Task, in_map},
     log::ToTracing,
     slots::SlotBook,
 };
@@ -47,6 +48,7 @@ pub struct KernelProbes {
     logger: Option<EbpfLogger<ToTracing>>,
     pub(super) layout: Layout,
     states: Vec<(Topic, Fact<String>)>,
+    hardware: hardware::States,
     pub(super) book: SlotBook,
     pending: VecDeque<KernelEvent>,
     /// Removed cgroups, each with the number of reads after which its slot is taken back.
@@ -112,8 +114,9 @@ impl KernelProbes {
         } else {
             None
         };
-        let loaded = load::load(config)?;
-        let duties = Duties::start(loaded.taps, &loaded.maps.shared);
+        let mut loaded = load::load(config)?;
+        let duties =
+            Duties::start(loaded.taps, &loaded.maps.shared, loaded.maps.pace_events.take());
         Ok(Self {
             watched: duties.watched(),
             duties,
@@ -122,6 +125,7 @@ impl KernelProbes {
             logger: loaded.logger,
             layout: loaded.layout,
             states: loaded.states,
+            hardware: loaded.hardware,
             book: SlotBook::default(),
             pending: VecDeque::new(),
             removed: VecDeque::new(),
@@ -147,6 +151,12 @@ impl KernelProbes {
     /// Whether a topic is attached. When it is not, its counters are missing, not zero.
     pub fn has(&self, topic: Topic) -> bool {
         self.states.iter().any(|(found, state)| *found == topic && state.is_known())
+    }
+
+    /// What the hardware counter at a place of [`headroom_abi::record::hardware`] is, or why there is
+    /// none.
+    pub fn hardware_state(&self, place: usize) -> Fact<&'static str> {
+        self.hardware.get(place).cloned().unwrap_or_else(|| Fact::unknown("no such counter"))
     }
 
     /// How long each hook had counted when the counters were last read.
@@ -215,6 +225,7 @@ impl KernelProbes {
             Topic::Execs,
             Topic::Exits,
         ]);
+        let reads_hardware = self.has(Topic::HardwareCounters);
         let reads_samples = is_any(&[Topic::SyscallLatency, Topic::CodeSamples]);
         let reads_blocks = self.has(Topic::BlockIo);
         let reads_caches =
@@ -227,6 +238,12 @@ impl KernelProbes {
             if reads_tasks && id.hierarchy == self.layout.task {
                 for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
                     counters.add_task(record);
+                }
+            }
+            if reads_hardware && id.hierarchy == self.layout.task {
+                for Events(record) in per_cpu(&self.maps.event_counts, slot, "EVENT_COUNTS")?.iter()
+                {
+                    counters.add_events(&record.events);
                 }
             }
             if reads_samples && id.hierarchy == self.layout.task {
@@ -298,7 +315,9 @@ impl KernelProbes {
     fn map_bytes(&self) -> u64 {
         let (n_slots, n_cpus) = (u64::from(self.n_slots), self.n_cpus as u64);
         let detail = self.has(Topic::SyscallDetail).then(|| detail::detail_bytes(n_slots, n_cpus));
-        detail::base_bytes(n_slots, n_cpus) + detail.unwrap_or(0)
+        let has_hardware = self.has(Topic::HardwareCounters);
+        let hardware = has_hardware.then(|| detail::hardware_bytes(n_slots, n_cpus));
+        detail::base_bytes(n_slots, n_cpus) + detail.unwrap_or(0) + hardware.unwrap_or(0)
     }
 
     fn program_costs(&self) -> Vec<ProgramCost> {

@@ -8,6 +8,7 @@ use super::{
     brief::{Brief, BriefBook},
     config::ObserveConfig,
     duty::{Budget, HookDuty},
+    hardware,
     rates::KernelView,
 };
 use crate::observe::{
@@ -17,7 +18,6 @@ use crate::observe::{
         CgroupId, DeviceUse, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats,
         SyscallDetail, Topic,
     },
-    pmu,
 };
 
 /// Ticks between looks at what the probes lost; the look asks the kernel about every program.
@@ -29,8 +29,6 @@ pub(super) struct KernelSource {
     budget: Option<Budget>,
     /// Why there are no probes.
     why_none: String,
-    /// Why there are no hardware counters.
-    why_no_pmu: String,
     latest: HashMap<CgroupId, KernelCounters>,
     /// Victims of the OOM killer told and not handed on yet: cgroup, process, command.
     victims: Vec<(Option<CgroupId>, u32, String)>,
@@ -52,17 +50,16 @@ impl KernelSource {
         } else {
             Err("switched off by observe.probes".to_owned())
         };
-        let (probes, why_none) = match loaded {
+        let (mut probes, why_none) = match loaded {
             Ok(probes) => (Some(probes), String::new()),
             Err(reason) => (None, reason),
         };
         let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
-        let budget = probes.as_ref().map(|probes| Budget::new(config.budget, cpus, probes));
+        let budget = probes.as_mut().map(|probes| Budget::new(config.budget, cpus, probes));
         Self {
             probes,
             budget,
             why_none,
-            why_no_pmu: pmu::why_absent(),
             latest: HashMap::new(),
             victims: Vec::new(),
             read_error: None,
@@ -73,9 +70,13 @@ impl KernelSource {
         }
     }
 
-    /// Why hardware counters are not read.
-    pub(super) fn why_no_pmu(&self) -> &str {
-        &self.why_no_pmu
+    /// Why the hardware counter at a place of [`headroom_abi::record::hardware`] is not read; `None`
+    /// when it is.
+    pub(super) fn why_not_hardware(&self, place: usize) -> Option<String> {
+        let topic = self.why_not(Topic::HardwareCounters);
+        let state = self.probes.as_ref().map(|probes| probes.hardware_state(place));
+        let own = state.and_then(|state| state.reason().map(str::to_owned));
+        own.or(topic)
     }
 
     /// Why `topic` is not counted; `None` when it is.
@@ -113,6 +114,7 @@ impl KernelSource {
             return Topic::ALL.into_iter().map(absent).collect();
         };
         let mut states = probes.states();
+        hardware::tell(&mut states, self.latest.values());
         if let Some(budget) = &self.budget {
             budget.tell(&mut states);
         }
@@ -288,6 +290,7 @@ impl KernelSource {
                 Topic::RunQueue,
                 Topic::Migrations,
                 Topic::OomVictims,
+                Topic::HardwareCounters,
                 Topic::CodeSamples,
                 Topic::PageCache,
                 Topic::PageCacheHits,
