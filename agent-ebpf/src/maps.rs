@@ -11,14 +11,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use headroom_abi::{
-    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, PACE_RING_BYTES, READERS,
-    RECENT_TASKS,
+    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, MARKS_PER_PAGE,
+    PACE_RING_BYTES, READERS, RECENT_TASKS,
     histogram::{BUCKETS, bucket},
     record::{
         AHEAD_MAX_NS, BlockCounters, CacheCounters, CallNumbers, CgroupChange, CgroupKey,
         ClassLatency, DeviceCounters, DeviceKey, EVENTS_PER_LOOK, EventCounters, EventState, Gate,
-        HookAhead, Losses, NetCounters, Pace, Reader, RecentTask, SampledCounters, SlotCache,
-        StreamEnds, TaskCounters, gate,
+        HookAhead, Losses, Marks, NetCounters, Pace, Reader, RecentTask, SampledCounters,
+        SlotCache, StreamEnds, TaskCounters, gate,
     },
     size::{SIZE_BUCKETS, size_bucket},
 };
@@ -59,6 +59,14 @@ pub(crate) static RECENT: Array<RecentTask> = Array::with_max_entries(RECENT_TAS
 /// Whether and how hooks count, by [`headroom_abi::record::gate`].
 #[map]
 pub(crate) static GATES: Array<Gate> = Array::with_max_entries(gate::COUNT, 0);
+
+/// The round of reading that user space is in.
+#[map]
+static ROUND: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The round in which each slot was counted for last, in pages of slots.
+#[map]
+static MARKS: Array<Marks> = Array::with_max_entries(1, 0);
 
 /// Hardware counters by slot; one entry where there are none.
 #[map]
@@ -240,6 +248,22 @@ pub(crate) unsafe fn count_atomically(counter: *mut u32, amount: u32) {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
     // SAFETY: the caller vouches for the pointer; the counters are four-byte aligned.
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, amount) };
+}
+
+/// Notes that a slot is counted for, so that user space reads its counters. Written once a round,
+/// so that CPUs do not fight for the memory; counts of tasks need it where tasks come and go only.
+#[inline(always)]
+pub(crate) fn mark(slot: u32) {
+    let Some(round) = ROUND.get(0) else { return };
+    let Some(page) = MARKS.get_ptr_mut(slot / MARKS_PER_PAGE as u32) else { return };
+    // SAFETY: a map value, and the mask keeps the place within its array.
+    unsafe {
+        let place = (&raw mut (*page).rounds).cast::<u32>();
+        let place = place.add(slot as usize & (MARKS_PER_PAGE - 1));
+        if *place != *round {
+            *place = *round;
+        }
+    }
 }
 
 /// How a hook is to count; `None` when it is not to.

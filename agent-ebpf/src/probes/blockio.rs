@@ -12,7 +12,7 @@ use headroom_abi::record::{BlockCounters, DeviceCounters, DeviceKey, STREAMS, St
 use crate::{
     identity,
     kernel::{OPERATION_READ, OPERATION_WRITE, Request, block_hierarchy},
-    maps::{BLOCK_STREAMS, BLOCKS, DEVICES, add, add_atomically, observe, observe_size},
+    maps::{BLOCK_STREAMS, BLOCKS, DEVICES, add, add_atomically, mark, observe, observe_size},
 };
 
 /// Bytes of a sector, as a power of two.
@@ -52,6 +52,7 @@ pub fn count_block_io(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let slot = identity::slot(inode, block_hierarchy());
+    mark(slot);
     let Some(counters) = BLOCKS.get_ptr_mut(slot) else { return 0 };
     let is_last_part = n_bytes >= u64::from(request.remaining_bytes());
     let mut latency_ns = 0;

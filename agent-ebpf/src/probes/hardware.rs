@@ -16,8 +16,8 @@ use crate::{
     identity,
     kernel::{Task, has_hardware_events},
     maps::{
-        BRANCH_MISSES, CACHE_MISSES, CYCLES, EVENT_COUNTS, EVENT_STATE, EventArray, INSTRUCTIONS, add,
-        open_gate,
+        BRANCH_MISSES, CACHE_MISSES, CYCLES, EVENT_COUNTS, EVENT_STATE, EventArray, INSTRUCTIONS,
+        add, open_gate,
     },
 };
 

@@ -10,7 +10,7 @@ use headroom_abi::record::{SlotCache, gate};
 use crate::{
     identity,
     kernel::{Task, task_hierarchy},
-    maps::{TASKS, add, keep_pace, observe, open_gate},
+    maps::{TASKS, add, keep_pace, mark, observe, open_gate},
 };
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
@@ -42,6 +42,7 @@ pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool, weight: u64) {
     let slot = identity::task_slot_on(cpu, prev.cgroup_inode());
+    mark(slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
@@ -59,6 +60,7 @@ fn count_entering(cpu: &mut SlotCache, next: Task, weight: u64) {
     // Another CPU's clock may have been ahead when the wait began there.
     let wait_ns = next.run_queue_clock_ns().saturating_sub(queued_ns);
     let slot = identity::task_slot_on(cpu, next.cgroup_inode());
+    mark(slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
@@ -84,6 +86,7 @@ pub fn count_migration(ctx: BtfTracePointContext) -> i32 {
         Task::current()
     };
     let slot = identity::slot(task.cgroup_inode(), task_hierarchy());
+    mark(slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).migrations, 1) };

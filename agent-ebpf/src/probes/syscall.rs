@@ -152,12 +152,7 @@ fn count_number(slot: u32, number: usize, weight: u32) {
 
 /// Counts the call by itself and the two before it, and remembers it for the next two.
 #[inline(always)]
-fn count_order(
-    counters: *mut TaskCounters,
-    recent: &mut RecentTask,
-    number: usize,
-    weight: u32,
-) {
+fn count_order(counters: *mut TaskCounters, recent: &mut RecentTask, number: usize, weight: u32) {
     /// The golden ratio, which spreads numbers that are close.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     const PAIR: u32 = (1 << (2 * HISTORY_CALL_BITS)) - 1;

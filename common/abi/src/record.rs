@@ -168,6 +168,15 @@ pub mod hardware {
     pub const COUNT: usize = 4;
 }
 
+/// In which round of reading each of so many slots in a row was counted for last; a round that is
+/// long past when it was not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Marks {
+    /// By slot modulo [`crate::MARKS_PER_PAGE`].
+    pub rounds: [u32; crate::MARKS_PER_PAGE],
+}
+
 /// Reading of one hardware counter, or what it grew by. As the kernel's `bpf_perf_event_value`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -539,6 +548,8 @@ const _: () = {
     assert!(size_of::<CgroupKey>() == 8 + 2 * 4);
     assert!(size_of::<SlotCache>() == (6 + 2 * gate::COUNT as usize) * 8);
     assert!(size_of::<Gate>() == 2 * 8 && EVENTS_PER_LOOK.is_power_of_two());
+    assert!(size_of::<Marks>() == crate::MARKS_PER_PAGE * 4);
+    assert!(crate::MARKS_PER_PAGE.is_power_of_two());
     assert!(size_of::<EventCount>() == 3 * 8);
     assert!(size_of::<EventCounters>() == hardware::COUNT * 3 * 8);
     assert!(size_of::<EventState>() == (1 + hardware::COUNT * 3) * 8);

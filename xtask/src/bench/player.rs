@@ -11,6 +11,8 @@ pub(super) enum Role {
     Steady,
     /// Waves between about 2 % and 20 % of a core, 10 s each.
     Waves,
+    /// Threads that wake every ten seconds.
+    Idle,
 }
 
 /// Time between two turns.
@@ -24,6 +26,7 @@ impl Role {
         match self {
             Self::Steady => "steady",
             Self::Waves => "waves",
+            Self::Idle => "idle",
         }
     }
 
@@ -32,14 +35,30 @@ impl Role {
         let high = elapsed.as_millis() % WAVE.as_millis() >= WAVE.as_millis() / 2;
         match self {
             Self::Steady => Duration::from_millis(1),
+            Self::Idle => Duration::ZERO,
             Self::Waves if high => Duration::from_millis(20),
             Self::Waves => Duration::from_millis(2),
         }
     }
 }
 
-/// Plays for ever.
-pub(super) fn play(role: Role) -> ! {
+/// Time between two turns of a thread that is mostly idle.
+const REST: Duration = Duration::from_secs(10);
+
+/// Plays for ever. Threads beyond the first are idle; only those roles have them that ask.
+pub(super) fn play(role: Role, threads: u32) -> ! {
+    let idle = || loop {
+        std::thread::sleep(REST);
+    };
+    for _ in 1..threads {
+        // One thread less is one to measure less; nothing else depends on it.
+        if let Err(error) = std::thread::Builder::new().stack_size(64 << 10).spawn(idle) {
+            eprintln!("a thread is missing: {error}");
+        }
+    }
+    if role == Role::Idle {
+        idle();
+    }
     let begun = Instant::now();
     let mut buffer = [0_u8; 4096];
     loop {

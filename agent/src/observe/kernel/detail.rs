@@ -116,7 +116,7 @@ pub(super) fn base_bytes(n_slots: u64, n_cpus: u64) -> u64 {
         + size_of::<record::Losses>()
         + size_of::<record::EventState>();
     let per_slot = size_of::<record::CgroupKey>()
-        + 2 * size_of::<u32>()
+        + 3 * size_of::<u32>()
         + size_of::<record::SampledCounters>()
         + size_of::<record::StreamEnds>();
     let per_device = size_of::<record::DeviceKey>() + size_of::<record::DeviceCounters>();

@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use headroom_abi::{
-    MAX_SLOTS, OVERFLOW_SLOT, record,
+    MARKS_PER_PAGE, MAX_SLOTS, OVERFLOW_SLOT, record,
     syscall::{Architecture, TABLE_LEN, call_table},
 };
 use headroom_telemetry::Fact;
@@ -26,6 +26,7 @@ use super::{
     fields::{self, Offsets},
     hardware::{self, Opened, PerfEvent},
     log::ToTracing,
+    marks::MarkMaps,
     object,
 };
 
@@ -57,6 +58,7 @@ kernel_record! {
     Latency = record::ClassLatency;
     Numbers = record::CallNumbers;
     Gate = record::Gate;
+    Page = record::Marks;
     Events = record::EventCounters;
     Block = record::BlockCounters;
     Net = record::NetCounters;
@@ -72,6 +74,7 @@ pub(super) struct Maps {
     pub(super) slots: HashMap<MapData, Key, u32>,
     pub(super) free_slots: Queue<MapData, u32>,
     pub(super) shared: SharedMaps,
+    pub(super) marks: MarkMaps,
     pub(super) tasks: PerCpuArray<MapData, Task>,
     pub(super) sampled: Array<MapData, Sampled>,
     pub(super) class_latency: Array<MapData, Latency>,
@@ -201,6 +204,7 @@ fn load_object(
     for map in by_slot {
         loader.map_max_entries(map, config.slots);
     }
+    loader.map_max_entries("MARKS", config.slots.div_ceil(MARKS_PER_PAGE as u32));
     for map in ["CLASS_LATENCY", "CALL_NUMBERS"].into_iter().filter(|_map| room.has_detail) {
         loader.map_max_entries(map, config.slots);
     }
@@ -231,6 +235,10 @@ impl Maps {
             shared: SharedMaps {
                 gates: Arc::new(Mutex::new(take(ebpf, origin, "GATES")?)),
                 caches: Arc::new(take(ebpf, origin, "TASK_CACHE")?),
+            },
+            marks: MarkMaps {
+                round: take(ebpf, origin, "ROUND")?,
+                pages: take(ebpf, origin, "MARKS")?,
             },
             tasks: take(ebpf, origin, "TASKS")?,
             sampled: take(ebpf, origin, "SAMPLED")?,

@@ -17,6 +17,7 @@ mod hardware;
 mod hierarchy;
 mod load;
 mod log;
+mod marks;
 mod object;
 mod pace;
 mod probes;

@@ -29,7 +29,6 @@ pub(super) struct KernelSource {
     budget: Option<Budget>,
     /// Why there are no probes.
     why_none: String,
-    latest: HashMap<CgroupId, KernelCounters>,
     /// Victims of the OOM killer told and not handed on yet: cgroup, process, command.
     victims: Vec<(Option<CgroupId>, u32, String)>,
     read_error: Option<String>,
@@ -60,7 +59,6 @@ impl KernelSource {
             probes,
             budget,
             why_none,
-            latest: HashMap::new(),
             victims: Vec::new(),
             read_error: None,
             stats: None,
@@ -94,10 +92,20 @@ impl KernelSource {
         self.probes.as_ref().is_some_and(|probes| probes.has(topic))
     }
 
+    /// Counters of one cgroup as they were read last; `None` when it had no event, or when reading
+    /// failed.
+    fn latest(&self, id: CgroupId) -> Option<&KernelCounters> {
+        self.probes.as_ref().filter(|_| self.read_error.is_none())?.latest().get(&id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &KernelCounters> {
+        self.probes.iter().flat_map(|probes| probes.latest().values())
+    }
+
     /// Whether any request counted so far came with the time its device was given it.
     pub(super) fn tells_device_time(&self) -> bool {
         let has_any = |counters: &KernelCounters| counters.block.device_hist.iter().any(|&n| n > 0);
-        self.latest.values().any(has_any)
+        self.all().any(has_any)
     }
 
     pub(super) fn stats(&self) -> Option<&KernelStats> {
@@ -114,7 +122,7 @@ impl KernelSource {
             return Topic::ALL.into_iter().map(absent).collect();
         };
         let mut states = probes.states();
-        hardware::tell(&mut states, self.latest.values());
+        hardware::tell(&mut states, self.all());
         if let Some(budget) = &self.budget {
             budget.tell(&mut states);
         }
@@ -167,7 +175,7 @@ impl KernelSource {
 
     /// Whether anything was counted for `brief`, which tells that tasks were in it.
     pub(super) fn knows(&self, brief: &Brief) -> bool {
-        brief.ids.iter().any(|id| self.latest.contains_key(id))
+        brief.ids.iter().any(|id| self.latest(*id).is_some())
     }
 
     /// Counters of a workload that ended before it was sampled, summed over its lives.
@@ -186,11 +194,9 @@ impl KernelSource {
 
     /// Reads all counters. When that fails, every kernel counter is missing until it works again.
     pub(super) fn read(&mut self) {
-        self.latest.clear();
         let Some(probes) = &mut self.probes else { return };
-        match probes.read() {
-            Ok(counters) => {
-                self.latest.extend(counters);
+        match probes.refresh() {
+            Ok(()) => {
                 self.read_error = None;
                 if let Some(budget) = &mut self.budget {
                     budget.follow(probes);
@@ -303,7 +309,7 @@ impl KernelSource {
         ];
         for (index, (id, topics)) in ids.into_iter().zip(TOPICS).enumerate() {
             let Some(id) = id else { continue };
-            let found = self.latest.get(&id);
+            let found = self.latest(id);
             if found.is_none() && self.is_short_of_slots {
                 continue;
             }
