@@ -207,3 +207,45 @@ fn a_kill_for_want_of_memory_is_told_in_the_period_it_happens() {
     let tick = sampler.sample(3.0);
     assert!(sample_of(&tick, path).get(Feature::OomKills).unwrap() > 0.0);
 }
+
+#[test]
+fn a_program_that_starts_in_a_new_cgroup_is_told_before_the_next_tick() {
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let config = ObserveConfig {
+        include: vec![headroom_telemetry::Glob("/headroom-start-*".to_owned())],
+        gpu: false,
+        ..ObserveConfig::default()
+    };
+    let mut sampler = Sampler::start(&config).unwrap();
+    if !sampler.tells_starts() {
+        println!("skipped: the kernel does not tell of programs that start here");
+        return;
+    }
+    sampler.sample(1.0);
+    let path = format!("/headroom-start-{}", std::process::id());
+    let place = Place::new(&path);
+    place.cgroup.set_cpu_limit(Some(0.25)).unwrap();
+    let mut child = shell(&format!("read line; exec {} 0", tool("sleep")));
+    place.cgroup.add(child.id()).unwrap();
+    while sampler.wait_for_start(Duration::ZERO) {
+        sampler.take_starts();
+    }
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let mut started = Vec::new();
+    while sampler.wait_for_start(Duration::from_secs(20)) {
+        started = sampler.take_starts();
+        if !started.is_empty() {
+            break;
+        }
+    }
+    child.wait().unwrap();
+    let found = started.iter().find(|started| started.workload.path == path);
+    let found = found.unwrap_or_else(|| panic!("{path} not among {started:?}"));
+    assert!(["sleep", "busybox"].contains(&found.comm.as_str()), "{}", found.comm);
+    let limits = sampler.read_limits(&path).unwrap();
+    assert_eq!(limits.cpu_quota, Some(headroom_allocate::Limit::At(0.25)));
+    assert!(sampler.take_starts().is_empty(), "each start once");
+}

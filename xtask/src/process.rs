@@ -6,13 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
-
-/// How often a child that has a deadline is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The command as one would type it, for messages.
 pub(crate) fn line_of(command: &Command) -> String {
@@ -77,21 +73,6 @@ pub(crate) fn each_line(
     child.wait().with_context(|| format!("wait for `{}`", line_of(command)))
 }
 
-/// Waits for `child` until `deadline`; `None` when it had to be killed.
-pub(crate) fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
-    loop {
-        if let Some(status) = child.try_wait().context("wait for the child")? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            child.kill().context("kill the child that ran out of time")?;
-            child.wait().context("wait for the killed child")?;
-            return Ok(None);
-        }
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
-
 /// Where a program is: on `PATH`, in Cargo's own folder, or in the folders for the superuser that
 /// a plain user's `PATH` leaves out.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
@@ -144,13 +125,6 @@ mod tests {
         });
         assert!(status.unwrap().success());
         assert_eq!(lines, ["a", "\u{fffd}b", "c"]);
-    }
-
-    #[test]
-    fn a_child_past_its_deadline_is_killed() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let ended = wait_until(&mut child, Instant::now()).unwrap();
-        assert!(ended.is_none());
     }
 
     #[test]

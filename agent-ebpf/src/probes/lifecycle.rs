@@ -74,7 +74,8 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     match EXEC_EVENTS.reserve::<Exec>(0) {
         Some(mut record) => {
             record.write(Exec { key, pid: task.pid(), reserved: 0, comm });
-            record.submit(NO_WAKEUP);
+            // Whoever provides for starts waits for these; nobody else waits, and then it is cheap.
+            record.submit(0);
         }
         None => {
             lose(|losses| &mut losses.exec_events);

@@ -1,7 +1,11 @@
 //! Carries plans to the guard, in a thread of its own: a guard that hangs never stalls the loop.
 
 use std::{
-    sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
     time::Instant,
 };
 
@@ -16,10 +20,23 @@ use crate::{
     },
 };
 
+/// How soon a plan is to be carried out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Urgency {
+    /// The plan of a tick: the next one replaces it.
+    Tick,
+    /// For a program that has just started: nobody decides it anew.
+    Now,
+}
+
+/// Plans that wait at most, of both kinds together.
+const QUEUE_MAX: usize = 16;
+
 /// A plan under way to the guard.
 struct Job {
     decisions: Vec<Decision>,
     sampled_at: Instant,
+    urgency: Urgency,
 }
 
 /// What came of the plans since the loop last asked.
@@ -36,6 +53,8 @@ pub struct Outcomes {
 pub struct Actuator {
     jobs: SyncSender<Job>,
     outcomes: Receiver<Outcomes>,
+    /// Plans of ticks that are not carried out yet.
+    n_ticks: Arc<AtomicUsize>,
 }
 
 impl Actuator {
@@ -44,33 +63,45 @@ impl Actuator {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(config: ActConfig) -> std::io::Result<Self> {
-        let (jobs, jobs_in) = sync_channel::<Job>(1);
+        let (jobs, jobs_in) = sync_channel::<Job>(QUEUE_MAX);
         let (outcomes_out, outcomes) = sync_channel::<Outcomes>(64);
+        let n_ticks = Arc::new(AtomicUsize::new(0));
+        let n_ticks_left = Arc::clone(&n_ticks);
         std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             let mut client = GuardClient::lazy(&config.socket);
             while let Ok(job) = jobs_in.recv() {
+                if job.urgency == Urgency::Tick {
+                    n_ticks_left.fetch_sub(1, Ordering::Relaxed);
+                }
                 let outcome = carry_out(&mut client, job);
                 if outcomes_out.send(outcome).is_err() {
                     return;
                 }
             }
         })?;
-        Ok(Self { jobs, outcomes })
+        Ok(Self { jobs, outcomes, n_ticks })
     }
 
-    /// Hands a plan over. When the one before is still under way, this one is given up: each of
-    /// its decisions comes back as failed, and the next tick decides anew.
-    pub fn submit(&self, decisions: Vec<Decision>, sampled_at: Instant) -> Vec<AuditRecord> {
-        match self.jobs.try_send(Job { decisions, sampled_at }) {
+    /// Hands a plan over. While one of a tick still waits, another is given up: each of its
+    /// decisions comes back as failed, and the next tick decides anew.
+    pub fn submit(
+        &self,
+        decisions: Vec<Decision>,
+        sampled_at: Instant,
+        urgency: Urgency,
+    ) -> Vec<AuditRecord> {
+        let is_tick = urgency == Urgency::Tick;
+        if is_tick && self.n_ticks.load(Ordering::Relaxed) > 0 {
+            return given_up(decisions);
+        }
+        // Counted before it is sent: the thread may take it at once.
+        self.n_ticks.fetch_add(usize::from(is_tick), Ordering::Relaxed);
+        match self.jobs.try_send(Job { decisions, sampled_at, urgency }) {
             Ok(()) => Vec::new(),
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job
-                .decisions
-                .into_iter()
-                .map(|decision| AuditRecord {
-                    decision,
-                    outcome: Outcome::Failed("the guard is still busy with the plan before".into()),
-                })
-                .collect(),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                self.n_ticks.fetch_sub(usize::from(is_tick), Ordering::Relaxed);
+                given_up(job.decisions)
+            }
         }
     }
 
@@ -87,6 +118,12 @@ impl Actuator {
             }
         }
     }
+}
+
+fn given_up(decisions: Vec<Decision>) -> Vec<AuditRecord> {
+    let reason = "the guard is still busy with the plan before";
+    let failed = |decision| AuditRecord { decision, outcome: Outcome::Failed(reason.to_owned()) };
+    decisions.into_iter().map(failed).collect()
 }
 
 fn carry_out(client: &mut GuardClient, job: Job) -> Outcomes {

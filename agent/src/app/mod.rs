@@ -2,7 +2,8 @@
 //!
 //! [`App::build`] opens everything and starts nothing that acts; [`App::run`] ticks until told to
 //! stop. `tick` is one period, `planning` calls the pure crates, `actuator` talks to the guard,
-//! `models` loads what arrives, `status` and `audit` tell.
+//! `starts`
+//! provides for programs that start between ticks, `models` loads what arrives, `status` and `audit` tell.
 
 pub mod actuator;
 pub mod audit;
@@ -12,6 +13,8 @@ pub mod models;
 pub mod planning;
 pub mod policy_file;
 pub mod self_cost;
+mod starts;
+pub mod starts_file;
 pub mod status;
 mod status_text;
 mod tick;
@@ -25,10 +28,11 @@ use std::{
 };
 
 use anyhow::Context as _;
+use headroom_predict::Starts;
 
 use self::{
     actuator::Actuator, audit::AuditTrail, models::ModelDoor, planning::Planner,
-    policy_file::PolicyFile, status::Status, tick::Loop,
+    policy_file::PolicyFile, starts_file::StartsFile, status::Status, tick::Loop,
 };
 use crate::{
     config::AgentConfig,
@@ -62,8 +66,18 @@ impl App {
     /// When the configuration is wrong or something it names cannot be opened. What the host
     /// merely lacks is no error but an absence in the status.
     pub fn build(config: AgentConfig) -> anyhow::Result<Self> {
-        let AgentConfig { node, observe, predict, policy, act, uplink, model, audit, status } =
-            config;
+        let AgentConfig {
+            node,
+            observe,
+            predict,
+            policy,
+            act,
+            uplink,
+            model,
+            starts,
+            audit,
+            status,
+        } = config;
         let period = Duration::try_from_secs_f64(observe.period_s)
             .ok()
             .filter(|period| *period >= Duration::from_millis(100))
@@ -100,8 +114,15 @@ impl App {
             status::serve(socket, Arc::clone(&shared))
                 .with_context(|| format!("listen on {}", socket.display()))?;
         }
-        let planner = Planner::new(&predict, step_s);
-        let ticks = Loop::new(sampler, planner, policy, actuator, models, uplink, audit, shared);
+        let (starts_file, starts) = starts
+            .file
+            .map(|path| StartsFile::open(path.clone()).with_context(|| format!("read {path:?}")))
+            .transpose()?
+            .map_or((None, Starts::default()), |(file, starts)| (Some(file), starts));
+        let planner = Planner::new(&predict, step_s, starts);
+        let mut ticks =
+            Loop::new(sampler, planner, policy, actuator, models, uplink, audit, shared);
+        ticks.keep_starts_in(starts_file);
         Ok(Self { period, ticks })
     }
 
@@ -115,7 +136,7 @@ impl App {
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             if now < next {
-                nap(next - now);
+                self.ticks.wait(next - now);
                 continue;
             }
             let late = now.duration_since(next) > self.period / 2;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use headroom_allocate::{
-    Act, Decision, Followed, HostCapacity, Knob, KnobMemory, Regret, RegretCounts, WorkloadFacts,
-    WorkloadPolicy, decide, regret,
+    Act, Action, Decision, Followed, HostCapacity, Knob, KnobMemory, Regret, RegretCounts,
+    WorkloadFacts, WorkloadPolicy, decide, regret,
 };
 use headroom_predict::{
-    Forecast,
+    Forecast, Starts,
     predictor::{Predictor, PredictorConfig},
     runtime::{RefusedModel, SequenceModel},
+    starts,
 };
 use headroom_telemetry::{Resource, Sample, Workload};
 
@@ -51,13 +52,23 @@ struct Remembered {
 #[derive(Debug)]
 pub struct Planner {
     predictor: Predictor,
+    step_s: f64,
+    starts: Starts,
     memories: HashMap<String, Remembered>,
+    lead_s: BTreeMap<Knob, f64>,
 }
 
 impl Planner {
-    /// Knows no workload yet. `step_s` is the sample period.
-    pub fn new(config: &PredictorConfig, step_s: f64) -> Self {
-        Self { predictor: Predictor::new(config.clone(), step_s), memories: HashMap::new() }
+    /// Knows no workload yet. `step_s` is the sample period, `starts` what is remembered of
+    /// programs.
+    pub fn new(config: &PredictorConfig, step_s: f64, starts: Starts) -> Self {
+        Self {
+            predictor: Predictor::new(config.clone(), step_s),
+            step_s,
+            starts,
+            memories: HashMap::new(),
+            lead_s: BTreeMap::new(),
+        }
     }
 
     /// Takes in a sample, forecasts, and decides.
@@ -70,14 +81,13 @@ impl Planner {
         host: &HostCapacity,
     ) -> Planned {
         self.predictor.observe(&workload.path, sample);
+        self.starts.observe(&workload.path, sample);
         let mut forecasts = self.predictor.predict(&workload.path).unwrap_or_default();
-        for forecast in &mut forecasts {
-            match forecast.resource {
-                Resource::Cpu => forecast.cap(host.cores),
-                Resource::Memory => forecast.cap(host.memory_bytes),
-                Resource::Disk | Resource::Network => {}
-            }
-        }
+        starts::raise(
+            &mut forecasts,
+            self.starts.expected(&workload.path, sample.t_s, self.step_s),
+        );
+        cap(&mut forecasts, host);
         let limits = limits.list();
         let facts =
             WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
@@ -86,17 +96,51 @@ impl Planner {
             None => self.memories.entry(workload.path.clone()).or_default(),
         };
         let rests_until_s = remembered.look_back(sample, policy);
-        let decisions = limits
-            .iter()
-            .filter_map(|(knob, _)| {
-                let memory = remembered.knobs.entry(*knob).or_default();
-                memory.rests_until_s = rests_until_s;
-                decide(&facts, *knob, policy, host, memory, sample.t_s)
-            })
-            .collect();
+        let decisions = remembered.decide(&facts, policy, host, rests_until_s, &self.lead_s);
         let followed = std::mem::take(&mut remembered.untold);
         let regret = remembered.regret.counts();
         Planned { forecasts, decisions, followed, regret, rests_until_s }
+    }
+
+    /// Takes in that `workload` executed `comm`; whether that is a program that is remembered, so
+    /// that [`Self::provide`] may have something to do.
+    pub fn start(&mut self, workload: &Workload, comm: &str, now_s: f64) -> bool {
+        self.starts.began(workload, comm, now_s)
+    }
+
+    /// What is to be raised at once because of programs that have just started in the workload at
+    /// `path`.
+    pub fn provide(
+        &mut self,
+        path: &str,
+        limits: &LimitsInForce,
+        policy: &WorkloadPolicy,
+        host: &HostCapacity,
+        now_s: f64,
+    ) -> Vec<Decision> {
+        let mut forecasts = self.starts.expected(path, now_s, self.step_s);
+        cap(&mut forecasts, host);
+        let (sample, limits) = (Sample::empty(now_s), limits.list());
+        let facts = WorkloadFacts { path, sample: &sample, forecasts: &forecasts, limits: &limits };
+        let remembered = self.memories.entry(path.to_owned()).or_default();
+        let rests_until_s = remembered.regret.rests_until(now_s).filter(|_| policy.regret);
+        let mut decisions = remembered.decide(&facts, policy, host, rests_until_s, &self.lead_s);
+        // What is not raised is for the next tick, which knows what is in use.
+        decisions.retain(|decision| {
+            matches!(decision.action, Action::Set { limit, .. }
+                if limit.amount() > decision.current.amount())
+        });
+        decisions
+    }
+
+    /// From now on changes of `knob` are taken to need `lead_s` seconds from the end of a sample.
+    pub fn set_lead_time(&mut self, knob: Knob, lead_s: f64) {
+        self.lead_s.insert(knob, lead_s + self.step_s);
+    }
+
+    /// What programs needed when they started.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     /// Notes what the guard made of a decision.
@@ -142,11 +186,47 @@ impl Planner {
     /// Drops what is known of a workload that is gone.
     pub fn forget(&mut self, path: &str) {
         self.predictor.forget(path);
+        self.starts.ended(path);
         self.memories.remove(path);
     }
 }
 
+/// What the host has is all that can be used on it.
+fn cap(forecasts: &mut [Forecast], host: &HostCapacity) {
+    for forecast in forecasts {
+        match forecast.resource {
+            Resource::Cpu => forecast.cap(host.cores),
+            Resource::Memory => forecast.cap(host.memory_bytes),
+            Resource::Disk | Resource::Network => {}
+        }
+    }
+}
+
 impl Remembered {
+    /// One decision per knob. Demand is looked at as far ahead as the policy says, and at least as
+    /// far as a change of the knob takes, by `lead_s`.
+    fn decide(
+        &mut self,
+        facts: &WorkloadFacts<'_>,
+        policy: &WorkloadPolicy,
+        host: &HostCapacity,
+        rests_until_s: Option<f64>,
+        lead_s: &BTreeMap<Knob, f64>,
+    ) -> Vec<Decision> {
+        let mut decisions = Vec::with_capacity(facts.limits.len());
+        for (knob, _) in facts.limits {
+            let memory = self.knobs.entry(*knob).or_default();
+            memory.rests_until_s = rests_until_s;
+            let far = lead_s.get(knob).filter(|lead_s| **lead_s > policy.look_ahead_s);
+            let policy = match far {
+                Some(lead_s) => &WorkloadPolicy { look_ahead_s: *lead_s, ..policy.clone() },
+                None => policy,
+            };
+            decisions.extend(decide(facts, *knob, policy, host, memory, facts.sample.t_s));
+        }
+        decisions
+    }
+
     /// Takes in a sample and notes what acts have led to; returns until when the workload is only
     /// advised.
     fn look_back(&mut self, sample: &Sample, policy: &WorkloadPolicy) -> Option<f64> {
@@ -169,5 +249,93 @@ impl Remembered {
         if let Some(decision) = self.acts.remove(&followed.knob) {
             self.untold.push(AuditRecord { decision, outcome: Outcome::Followed(followed) });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_allocate::{Action, HostCapacity, Knob, Limit, Mode, WorkloadPolicy};
+    use headroom_predict::{PredictorConfig, Source, Starts};
+    use headroom_telemetry::{Feature, Sample, Workload};
+
+    use super::Planner;
+    use crate::observe::sampler::LimitsInForce;
+
+    const HOST: HostCapacity =
+        HostCapacity { cores: 4.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
+
+    fn raise() -> WorkloadPolicy {
+        WorkloadPolicy { mode: Mode::Raise, ..WorkloadPolicy::default() }
+    }
+
+    fn scope(number: u32) -> Workload {
+        Workload::from_path(&format!("/run-r{number:032x}.scope"))
+    }
+
+    const LIMITS: LimitsInForce = LimitsInForce {
+        cpu_quota: Some(Limit::At(0.5)),
+        memory_max: Some(Limit::Unlimited),
+        memory_high: None,
+    };
+
+    /// One run that uses 1.2 cores and then ends.
+    fn run(planner: &mut Planner, number: u32, t_s: f64) {
+        let workload = scope(number);
+        planner.start(&workload, "job", t_s);
+        for second in 1..=4 {
+            let mut sample = Sample::empty(t_s + f64::from(second));
+            sample.set(Feature::CpuCores, 1.2);
+            planner.plan(&workload, &sample, &LIMITS, &raise(), &HOST);
+        }
+        planner.forget(&workload.path);
+    }
+
+    #[test]
+    fn what_a_program_needed_is_given_at_its_next_start_before_any_sample() {
+        let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
+        let (first, second) = (scope(1), scope(2));
+        assert!(!planner.start(&first, "job", 0.0), "nothing is known yet");
+        assert!(planner.provide(&first.path, &LIMITS, &raise(), &HOST, 0.0).is_empty());
+        planner.forget(&first.path);
+        run(&mut planner, 1, 10.0);
+        assert!(planner.start(&second, "job", 100.0));
+        let decisions = planner.provide(&second.path, &LIMITS, &raise(), &HOST, 100.0);
+        let [decision] = &decisions[..] else { panic!("{decisions:?}") };
+        assert_eq!((decision.knob, &decision.reason.source), (Knob::CpuQuota, &Source::Starts));
+        let Action::Set { limit: Limit::At(cores), .. } = decision.action else {
+            panic!("{decision:?}");
+        };
+        assert!((cores - 1.2 * 1.15).abs() < 1e-3, "{cores}");
+        let advice = WorkloadPolicy::default();
+        assert!(planner.provide(&second.path, &LIMITS, &advice, &HOST, 100.0).is_empty());
+    }
+
+    #[test]
+    fn the_tick_after_a_start_still_expects_what_the_start_will_need() {
+        let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
+        run(&mut planner, 1, 10.0);
+        let workload = scope(2);
+        planner.start(&workload, "job", 100.0);
+        let mut sample = Sample::empty(100.5);
+        sample.set(Feature::CpuCores, 0.1);
+        let planned = planner.plan(&workload, &sample, &LIMITS, &raise(), &HOST);
+        let cpu = planned.decisions.iter().find(|decision| decision.knob == Knob::CpuQuota);
+        let reason = &cpu.unwrap().reason;
+        assert!((reason.demand - 1.2).abs() < 1e-3, "{reason}");
+        assert_eq!(reason.usage, Some(f64::from(0.1_f32)));
+    }
+
+    #[test]
+    fn a_slow_change_is_decided_further_ahead() {
+        let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
+        planner.set_lead_time(Knob::CpuQuota, 8.0);
+        let sample = Sample::empty(1.0);
+        let planned = planner.plan(&scope(1), &sample, &LIMITS, &raise(), &HOST);
+        let within = |knob: Knob| {
+            let found = planned.decisions.iter().find(|decision| decision.knob == knob);
+            found.unwrap().reason.within_s
+        };
+        assert!((within(Knob::CpuQuota) - 9.0).abs() < 1e-9);
+        assert!((within(Knob::MemoryMax) - raise().look_ahead_s).abs() < 1e-9);
     }
 }

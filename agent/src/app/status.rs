@@ -37,6 +37,10 @@ pub struct Status {
     pub predict_per_workload: DurationSummary,
     /// From the end of the sample to the end of the cgroup write, guard included.
     pub sample_to_write: DurationSummary,
+    /// The same per knob: how far ahead a change has to be decided, beside the sample period.
+    pub lead_times: BTreeMap<Knob, DurationSummary>,
+    /// Programs that started.
+    pub starts: StartsStatus,
     /// CPU time of this process, in cores; `None` until measured.
     pub cpu_cores: Option<f64>,
     /// Resident memory of this process, bytes.
@@ -57,6 +61,17 @@ pub struct Status {
     pub policy: String,
     /// Workloads as of the last tick.
     pub workloads: Vec<WorkloadStatus>,
+}
+
+/// What is known of programs that start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StartsStatus {
+    /// Programs whose earlier starts are remembered.
+    pub programs: usize,
+    /// Starts of such programs since the agent started.
+    pub known: u64,
+    /// From the kernel's word of such a start to the end of the cgroup write, guard included.
+    pub start_to_write: DurationSummary,
 }
 
 /// State of the connection to the aggregator.

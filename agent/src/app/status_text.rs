@@ -25,6 +25,19 @@ impl fmt::Display for Status {
         writeln!(f, "sample    {}", duration(self.sample))?;
         writeln!(f, "predict   {} per workload", duration(self.predict_per_workload))?;
         writeln!(f, "act       {} from sample to write", duration(self.sample_to_write))?;
+        let knobs =
+            self.lead_times.iter().map(|(knob, lead)| format!("{knob} {}", duration(*lead)));
+        let knobs: Vec<String> = knobs.collect();
+        if !knobs.is_empty() {
+            writeln!(f, "lead time {}", knobs.join("; "))?;
+        }
+        writeln!(
+            f,
+            "starts    {} programs known, {} of their starts seen, {} from start to write",
+            self.starts.programs,
+            self.starts.known,
+            duration(self.starts.start_to_write)
+        )?;
         writeln!(f, "guard     {}", self.guard)?;
         if !self.actions.is_empty() {
             let counts: Vec<String> =

@@ -6,14 +6,14 @@ use std::{
     time::Instant,
 };
 
-use headroom_allocate::{Action, Decision, HostCapacity};
-use headroom_predict::Bundle;
+use headroom_allocate::{Action, Decision, HostCapacity, Knob};
+use headroom_predict::{Bundle, Source};
 use headroom_telemetry::{Feature, Resource, Sample, Workload};
 use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
 use tokio::sync::mpsc;
 
 use super::{
-    actuator::Actuator,
+    actuator::{Actuator, Urgency},
     audit::{AuditRecord, AuditTrail, Outcome, Runs},
     clock,
     latency::Durations,
@@ -21,7 +21,8 @@ use super::{
     planning::{Planned, Planner},
     policy_file::PolicyFile,
     self_cost::{Cost, SelfCost},
-    status::{SharedStatus, UplinkStatus, WorkloadStatus},
+    starts_file::StartsFile,
+    status::{SharedStatus, StartsStatus, UplinkStatus, WorkloadStatus},
 };
 use crate::{
     observe::host::HostSample,
@@ -31,10 +32,10 @@ use crate::{
 
 /// Everything one tick needs, kept from tick to tick.
 pub(super) struct Loop {
-    sampler: Sampler,
-    planner: Planner,
-    policy: PolicyFile,
-    actuator: Option<Actuator>,
+    pub(super) sampler: Sampler,
+    pub(super) planner: Planner,
+    pub(super) policy: PolicyFile,
+    pub(super) actuator: Option<Actuator>,
     models: ModelDoor,
     bundles: Sender<Bundle>,
     offered: Option<mpsc::Receiver<Bundle>>,
@@ -43,13 +44,22 @@ pub(super) struct Loop {
     runs: Runs,
     status: SharedStatus,
     cost: SelfCost,
-    counts: Counts,
+    pub(super) counts: Counts,
     probes_told: Vec<ProbeReport>,
+    /// As of the last tick; `None` before the first.
+    pub(super) host: Option<HostCapacity>,
+    /// Looks at programs that started, in this period.
+    pub(super) looks: u32,
+    pub(super) starts_file: Option<StartsFile>,
 }
 
 #[derive(Default)]
-struct Counts {
-    ticks: u64,
+pub(super) struct Counts {
+    pub(super) ticks: u64,
+    /// Starts of programs that were remembered.
+    pub(super) starts_known: u64,
+    start_to_write: Durations,
+    lead: BTreeMap<Knob, Durations>,
     late_ticks: u64,
     sample: Durations,
     predict: Durations,
@@ -90,7 +100,15 @@ impl Loop {
             cost: SelfCost::default(),
             counts: Counts { guard: guard.to_owned(), ..Counts::default() },
             probes_told: Vec::new(),
+            host: None,
+            looks: 0,
+            starts_file: None,
         }
+    }
+
+    /// From now on what is learned of starts is written to `file`.
+    pub(super) fn keep_starts_in(&mut self, file: Option<StartsFile>) {
+        self.starts_file = file;
     }
 
     /// One period. `late`: it begins more than half a period after it was due.
@@ -98,6 +116,8 @@ impl Loop {
         self.policy.refresh();
         let actions = self.collect_outcomes();
         self.take_models();
+        self.provide_for_starts();
+        self.looks = 0;
 
         let began = Instant::now();
         let tick = self.sampler.sample(clock::unix_s());
@@ -116,6 +136,7 @@ impl Loop {
 
         let cost = self.cost.measure(sampled_at);
         self.counts.ticks += 1;
+        self.keep_starts(false);
         self.counts.late_ticks += u64::from(late);
         let probes = probe_reports(&self.sampler);
         self.tell_status(&tick, &planned, &probes, cost);
@@ -127,11 +148,13 @@ impl Loop {
         for run in self.runs.end_all() {
             self.write_down(&run);
         }
+        self.keep_starts(true);
     }
 
     fn plan(&mut self, tick: &Tick) -> BTreeMap<String, Planned> {
         let mut planned = BTreeMap::new();
         let host = capacity(&tick.host);
+        self.host = Some(host);
         for (workload, sample) in &tick.workloads {
             let began = Instant::now();
             let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
@@ -169,7 +192,7 @@ impl Loop {
         if asked.is_empty() {
             return;
         }
-        for record in actuator.submit(asked, sampled_at) {
+        for record in actuator.submit(asked, sampled_at, Urgency::Tick) {
             self.note(&record);
         }
     }
@@ -200,13 +223,13 @@ impl Loop {
     }
 
     /// Counts a record, lets the planner know, and writes it to the audit trail.
-    fn note(&mut self, record: &AuditRecord) {
+    pub(super) fn note(&mut self, record: &AuditRecord) {
         let mut changed = true;
         match &record.outcome {
             Outcome::Applied { before, applied, latency_s, .. } => {
                 changed = before != applied;
                 if changed {
-                    self.counts.sample_to_write.push(*latency_s);
+                    self.time(&record.decision, *latency_s);
                 }
             }
             Outcome::Lost(reason) => {
@@ -231,6 +254,21 @@ impl Loop {
         self.planner.learn(&record.decision, &record.outcome);
         if changed {
             self.write_down(record);
+        }
+    }
+
+    /// Notes how long a change took from what led to it.
+    fn time(&mut self, decision: &Decision, latency_s: f64) {
+        // Only a start is acted on before anything is measured.
+        if decision.reason.source == Source::Starts && decision.reason.usage.is_none() {
+            self.counts.start_to_write.push(latency_s);
+            return;
+        }
+        self.counts.sample_to_write.push(latency_s);
+        let lead = self.counts.lead.entry(decision.knob).or_default();
+        lead.push(latency_s);
+        if let Some(p99_s) = lead.summary().p99_s {
+            self.planner.set_lead_time(decision.knob, p99_s);
         }
     }
 
@@ -301,6 +339,13 @@ impl Loop {
         status.sample = self.counts.sample.summary();
         status.predict_per_workload = self.counts.predict.summary();
         status.sample_to_write = self.counts.sample_to_write.summary();
+        status.lead_times =
+            self.counts.lead.iter().map(|(knob, lead)| (*knob, lead.summary())).collect();
+        status.starts = StartsStatus {
+            programs: self.planner.starts().len(),
+            known: self.counts.starts_known,
+            start_to_write: self.counts.start_to_write.summary(),
+        };
         status.cpu_cores = cost.cpu_cores;
         status.memory_bytes = cost.memory_bytes;
         probes.clone_into(&mut status.probes);

@@ -29,6 +29,8 @@ pub struct AgentConfig {
     pub uplink: Option<UplinkConfig>,
     /// Where models are kept and whose signature they need.
     pub model: ModelConfig,
+    /// Where it is kept what programs needed when they started.
+    pub starts: StartsConfig,
     /// Where every decision is written.
     pub audit: AuditConfig,
     /// The local status socket.
@@ -79,6 +81,14 @@ impl Default for ModelConfig {
     fn default() -> Self {
         Self { dir: PathBuf::from("/var/lib/headroom/models"), public_key: None }
     }
+}
+
+/// What programs needed when they started.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StartsConfig {
+    /// JSON file that keeps it over restarts. Empty: learned anew after each.
+    pub file: Option<PathBuf>,
 }
 
 /// Where decisions are written.
@@ -225,6 +235,7 @@ mod tests {
                 "model.dir",
                 "model.public_key",
                 "policy.file",
+                "starts.file",
                 "status.socket",
                 "uplink"
             ],

@@ -1,10 +1,12 @@
 //! `headroom-agent doctor`: what this host offers, what is absent and why, and what would be gained.
 //!
 //! Reading order: [`report`] (what is told, and its rendering), then one module per area that
-//! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`].
+//! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`],
+//! [`lead_time`].
 
 mod cgroups;
 mod kernel;
+mod lead_time;
 mod machine;
 mod owners;
 mod report;
@@ -18,7 +20,7 @@ pub use self::report::{Area, Finding, Report};
 use crate::observe::kernel::KernelConfig;
 
 /// Arguments of `doctor`.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
     /// Print as JSON
     #[arg(long)]
@@ -26,6 +28,9 @@ pub struct DoctorArgs {
     /// Do not try the kernel programs; by default they are attached for a moment
     #[arg(long)]
     no_probes: bool,
+    /// Status socket of the agent, asked for what it has measured
+    #[arg(long, default_value = "/run/headroom/agent.sock")]
+    socket: PathBuf,
 }
 
 /// What is asked of the host, and how.
@@ -41,6 +46,8 @@ pub struct DoctorConfig {
     pub gpu_patience: Duration,
     /// NVML's shared object; searched for where the system keeps such when `None`.
     pub gpu_library: Option<PathBuf>,
+    /// Status socket of the agent.
+    pub agent_socket: PathBuf,
 }
 
 impl Default for DoctorConfig {
@@ -51,6 +58,7 @@ impl Default for DoctorConfig {
             kernel: KernelConfig::default(),
             gpu_patience: Duration::from_secs(5),
             gpu_library: None,
+            agent_socket: PathBuf::from("/run/headroom/agent.sock"),
         }
     }
 }
@@ -62,6 +70,7 @@ pub fn gather(config: &DoctorConfig) -> Report {
     findings.extend(cgroups::gather(config));
     findings.extend(owners::gather(config));
     findings.extend(machine::gather(config));
+    findings.extend(lead_time::gather(config));
     Report { findings }
 }
 
@@ -70,8 +79,10 @@ pub fn gather(config: &DoctorConfig) -> Report {
 /// # Errors
 /// When it cannot be written as JSON.
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
-    let DoctorArgs { json, no_probes } = args;
-    let report = gather(&DoctorConfig { try_probes: !no_probes, ..DoctorConfig::default() });
+    let DoctorArgs { json, no_probes, socket } = args;
+    let config =
+        DoctorConfig { try_probes: !no_probes, agent_socket: socket, ..DoctorConfig::default() };
+    let report = gather(&config);
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -90,6 +101,7 @@ mod tests {
         let config = DoctorConfig {
             root: root.path().to_path_buf(),
             try_probes: false,
+            agent_socket: root.path().join("agent.sock"),
             ..DoctorConfig::default()
         };
         let report = gather(&config);

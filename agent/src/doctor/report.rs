@@ -19,6 +19,8 @@ pub enum Area {
     Owners,
     /// GPUs, clock.
     Machine,
+    /// How quickly limits move.
+    Acting,
 }
 
 impl fmt::Display for Area {
@@ -29,6 +31,7 @@ impl fmt::Display for Area {
             Self::Cgroups => "cgroups",
             Self::Owners => "owners of workloads",
             Self::Machine => "machine",
+            Self::Acting => "acting",
         })
     }
 }

@@ -25,6 +25,8 @@ pub enum Source {
     Base,
     /// The sequence model, by bundle version.
     Model(u64),
+    /// What the program needed in the first seconds of its earlier starts.
+    Starts,
     /// No forecast: a controller that reacts to what was measured.
     Reactive,
 }
@@ -34,6 +36,7 @@ impl fmt::Display for Source {
         match self {
             Self::Base => f.write_str("base"),
             Self::Model(version) => write!(f, "model v{version}"),
+            Self::Starts => f.write_str("earlier starts"),
             Self::Reactive => f.write_str("reactive"),
         }
     }

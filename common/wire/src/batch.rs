@@ -333,8 +333,9 @@ fn source_key(source: &Source) -> Result<u64, BatchError> {
     match source {
         Source::Base => Ok(0),
         Source::Reactive => Ok(1),
+        Source::Starts => Ok(2),
         Source::Model(version) => version
-            .checked_add(2)
+            .checked_add(3)
             .ok_or_else(|| BatchError::Value { what: "model version", value: version.to_string() }),
     }
 }
@@ -343,7 +344,8 @@ fn source_from(key: u64) -> Source {
     match key {
         0 => Source::Base,
         1 => Source::Reactive,
-        next => Source::Model(next - 2),
+        2 => Source::Starts,
+        next => Source::Model(next - 3),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every bound of the protocol in one place; both sides refuse what exceeds them.
 
 /// Protocol version of this program; raised with every change of a message.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Application protocol named in the TLS handshake.
 pub const ALPN: &[u8] = b"headroom/1";
 /// Longest frame body, bytes.

@@ -40,7 +40,8 @@ fn forecast(i: u32) -> Forecast {
         origin_t_s: T_S + 1.0,
         step_s: 1.0,
         quantiles,
-        source: [Source::Base, Source::Reactive, Source::Model(3)][i as usize % 3].clone(),
+        source: [Source::Base, Source::Reactive, Source::Starts, Source::Model(3)][i as usize % 4]
+            .clone(),
         confidence: 0.75,
     }
 }

@@ -8,6 +8,7 @@ mod player;
 mod replay;
 mod rig;
 mod scenario;
+mod starts;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ enum Subject {
     Inference,
     /// Time from a sample to the written limit
     Latency,
+    /// Time from the start of a known program to its raised limit
+    Starts,
     /// What the agent adds to a system call and to a context switch
     Overhead,
     /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
@@ -118,6 +121,9 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         if subject.includes(Subject::Latency) {
             figures.extend(measured.latency);
         }
+    }
+    if subject.includes(Subject::Starts) {
+        figures.extend(starts::run(&programs, Duration::from_secs(args.watch_s))?);
     }
     if subject.includes(Subject::Overhead) {
         for (budget, which) in [("100%", "no governor"), ("2%", "budget 2 %")] {

@@ -11,6 +11,8 @@ pub(super) enum Role {
     Steady,
     /// Waves between about 2 % and 20 % of a core, 10 s each.
     Waves,
+    /// Half a core from the first moment on.
+    Start,
 }
 
 /// Time between two turns.
@@ -24,6 +26,7 @@ impl Role {
         match self {
             Self::Steady => "steady",
             Self::Waves => "waves",
+            Self::Start => "start",
         }
     }
 
@@ -34,6 +37,7 @@ impl Role {
             Self::Steady => Duration::from_millis(1),
             Self::Waves if high => Duration::from_millis(20),
             Self::Waves => Duration::from_millis(2),
+            Self::Start => Duration::from_millis(50),
         }
     }
 }

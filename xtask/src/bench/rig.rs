@@ -103,6 +103,8 @@ const NODE: &str = "bench-host";
 pub(super) struct Cast {
     pub(super) aggregator: bool,
     pub(super) guard: bool,
+    /// Whether the agent writes its audit trail.
+    pub(super) audit: bool,
 }
 
 /// A running agent with what it was given.
@@ -168,6 +170,12 @@ impl Rig {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut stream, &mut text).context("read the agent's status")?;
         serde_json::from_str(&text).context("the agent's status is not JSON")
+    }
+
+    /// The audit trail so far.
+    pub(super) fn audit(&self) -> Result<String> {
+        let path = self.folder.join("audit.jsonl");
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     }
 
     /// Asks the aggregator for a training run.
@@ -293,6 +301,12 @@ mode = "reclaim"
 objective = "latency_critical"
 floor_cores = 0.05
 ceiling_cores = 1.0
+
+[[workloads]]
+match = "/headroom-bench/run-*"
+mode = "raise"
+objective = "latency_critical"
+ceiling_cores = 1.0
 "#;
 
 fn guard_toml(folder: &Path) -> String {
@@ -306,6 +320,12 @@ kill_switch = "{folder}/disable"
 path = "/headroom-bench/waves-*"
 mode = "reclaim"
 reclaim_floor = 0.05
+cpu = {{ ceiling = 1.0 }}
+changes_per_minute = 120
+
+[[allow]]
+path = "/headroom-bench/run-*"
+mode = "raise"
 cpu = {{ ceiling = 1.0 }}
 changes_per_minute = 120
 "#
@@ -324,6 +344,7 @@ cert = "{folder}/node/agent.pem"
 key = "{folder}/node/agent.key"
 "#
     );
+    let audit = format!("[audit]\nfile = \"{folder}/audit.jsonl\"\n");
     format!(
         r#"[observe]
 period_s = 1.0
@@ -334,6 +355,7 @@ file = "{folder}/policy.toml"
 
 {act}
 {uplink}
+{audit}
 [model]
 dir = "{folder}/models"
 {key}
@@ -342,6 +364,7 @@ dir = "{folder}/models"
 socket = "{folder}/agent.sock"
 "#,
         act = if cast.guard { &act } else { "" },
+        audit = if cast.audit { &audit } else { "" },
         uplink = if cast.aggregator { &uplink } else { "" },
         key = if cast.aggregator {
             format!("public_key = \"{folder}/node/model.pub\"")

@@ -50,7 +50,7 @@ pub(super) struct Measured {
 
 pub(super) fn run(programs: &Programs, plan: &Plan) -> Result<Measured> {
     let crowd = Crowd::gather(plan.workloads)?;
-    let cast = Cast { aggregator: true, guard: true };
+    let cast = Cast { aggregator: true, guard: true, audit: false };
     let mut rig = progress::step("start aggregator, guard and agent", "they are measured", || {
         Rig::start(programs, cast)
     })?;
@@ -193,7 +193,7 @@ fn forecast(status: &Json, which: &str, version: Option<u64>) -> Figure {
 }
 
 /// Durations the agent reports in seconds, as a figure in milliseconds.
-fn durations(summary: &Json, name: &str, compare: &str) -> Figure {
+pub(super) fn durations(summary: &Json, name: &str, compare: &str) -> Figure {
     let read = |key: &str| summary[key].as_f64().map(|seconds| seconds * 1e3);
     let value = match (summary["count"].as_u64(), read("p50_s"), read("p99_s"), read("max_s")) {
         (Some(count), Some(p50), Some(p99), Some(max)) => {

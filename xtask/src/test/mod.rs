@@ -98,6 +98,10 @@ fn virtual_machine(root: &Path, series: &str, skips: &mut Vec<String>) -> Result
         vm::Boot::Ran(booted) => booted,
     };
     skips.extend(booted.skipped.iter().map(|reason| format!("on {}: {reason}", booted.kernel)));
+    if booted.n_frozen > 0 {
+        let times = booted.n_frozen;
+        skips.push(format!("on {}: {times} boots that froze as a whole", booted.kernel));
+    }
     if booted.faults.is_empty() {
         eprintln!("     {}: {}", booted.kernel, booted.passed.join(", "));
         return Ok(Verdict::Passed);

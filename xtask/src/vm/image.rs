@@ -127,6 +127,7 @@ fn init_script(modules: &[String], suites: &[Suite], with_object: bool) -> Resul
         script.push_str(&format!("busybox insmod {module}\n"));
     }
     script.push_str(SCRIPT_MOUNT_DISK);
+    script.push_str(&format!("while sleep {BEAT_SECONDS}; do echo beat > /dev/ttyS1; done &\n"));
     if with_object {
         script.push_str(&format!("export HEADROOM_BPF_OBJECT={OBJECT}\n"));
     }
@@ -143,6 +144,9 @@ fn init_script(modules: &[String], suites: &[Suite], with_object: bool) -> Resul
     script.push_str("busybox sync\nbusybox poweroff -f\n");
     Ok(script)
 }
+
+/// How often the guest shows on its second serial line that it is alive, seconds.
+pub(super) const BEAT_SECONDS: u32 = 2;
 
 /// How long one suite may take inside before it counts as hung, seconds.
 const SUITE_SECONDS_MAX: u32 = 400;

@@ -5,10 +5,10 @@ mod console;
 mod cpio;
 mod image;
 mod kernel;
+mod machine;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
@@ -16,9 +16,11 @@ use crate::setup::{self, checkers};
 use crate::{cargo, ebpf, process, progress};
 pub(crate) use console::skip_reason;
 use image::Suite;
+use machine::{End, Machine};
 
-/// How long one boot may take from power on to power off.
-const BOOT_TIME_MAX: Duration = Duration::from_secs(1200);
+/// How often a machine that froze as a whole is switched on again. Emulators do freeze now and then;
+/// a kernel that our programs stop would do so every time.
+const N_BOOTS_MAX: usize = 3;
 
 /// The integration tests of the agent that run inside.
 const AGENT_TESTS: &[&str] = &["kernel_counts", "observe_host", "guard_host"];
@@ -50,6 +52,8 @@ pub(crate) struct VmReport {
     pub(crate) faults: Vec<String>,
     /// What tests inside did not do, with their reasons.
     pub(crate) skipped: Vec<String>,
+    /// How many boots froze as a whole before this one.
+    pub(crate) n_frozen: usize,
     /// The whole serial log.
     pub(crate) log: PathBuf,
 }
@@ -95,6 +99,9 @@ fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
     println!("kernel {}: passed {}", report.kernel, report.passed.join(", "));
     for reason in &report.skipped {
         println!("skipped inside: {reason}");
+    }
+    if report.n_frozen > 0 {
+        println!("boots that froze as a whole before this one: {}", report.n_frozen);
     }
     for fault in &report.faults {
         println!("FAILED: {fault}");
@@ -161,72 +168,37 @@ fn boot_with(root: &Path, series: &str, show_console: bool, load: &Load) -> Resu
     let log = folder.join(format!("serial-{series}.log"));
     let machine = Machine { qemu, kernel: &kernel, initramfs, disk, log };
     let what = format!("boot {} and run {}", kernel.release, names.join(", "));
-    progress::step(&what, "emulated: minutes, not seconds", || machine.run(show_console))?;
+    let (end, n_frozen) = progress::step(&what, "emulated: minutes, not seconds", || {
+        run_unless_frozen(&machine, show_console)
+    })?;
     let said = std::fs::read(&machine.log).context("read the serial log")?;
     let transcript = console::read(&String::from_utf8_lossy(&said));
+    let mut faults = console::faults(&transcript, &names);
+    if end != End::Off {
+        faults.push(machine::said_of(end).to_owned());
+    }
     Ok(Boot::Ran(VmReport {
-        faults: console::faults(&transcript, &names),
+        faults,
         kernel: transcript.kernel.unwrap_or_else(|| kernel.release.clone()),
         passed: transcript.ended.into_iter().filter(|(_, s)| *s == 0).map(|(n, _)| n).collect(),
         skipped: transcript.skipped,
+        n_frozen,
         log: machine.log,
     }))
 }
 
-/// A machine that is ready to be switched on.
-struct Machine<'a> {
-    qemu: PathBuf,
-    kernel: &'a kernel::Kernel,
-    initramfs: PathBuf,
-    disk: PathBuf,
-    log: PathBuf,
-}
-
-impl Machine<'_> {
-    /// From power on to power off; a machine that takes too long is switched off, and its log
-    /// then lacks the closing markers.
-    fn run(&self, show_console: bool) -> Result<()> {
-        let mut command = Command::new(&self.qemu);
-        command
-            .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
-            .args([
-                "-m",
-                "2048",
-                "-display",
-                "none",
-                "-monitor",
-                "none",
-                "-no-reboot",
-                "-nic",
-                "none",
-            ])
-            .arg("-kernel")
-            .arg(&self.kernel.image)
-            .arg("-initrd")
-            .arg(&self.initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=1 mitigations=off"])
-            .arg("-drive")
-            .arg(format!("file={},format=raw,if=virtio,snapshot=on", self.disk.display()))
-            .arg("-chardev")
-            .arg(format!("stdio,id=serial,logfile={},signal=off", self.log.display()))
-            .args(["-serial", "chardev:serial"])
-            .stdin(Stdio::null())
-            .stdout(if show_console { Stdio::inherit() } else { Stdio::null() });
-        if self.log.exists() {
-            std::fs::remove_file(&self.log).context("remove the log of an earlier boot")?;
+/// Runs the machine, again if it freezes as a whole; how the last boot ended, and how many froze
+/// before it.
+fn run_unless_frozen(machine: &Machine<'_>, show_console: bool) -> Result<(End, usize)> {
+    let mut n_frozen = 0;
+    loop {
+        let end = machine.run(show_console)?;
+        if end != End::Frozen || n_frozen + 1 == N_BOOTS_MAX {
+            return Ok((end, n_frozen));
         }
-        let mut child =
-            command.spawn().with_context(|| format!("start `{}`", process::line_of(&command)))?;
-        let ended = process::wait_until(&mut child, Instant::now() + BOOT_TIME_MAX)?;
-        match ended {
-            Some(status) if !status.success() => bail!("qemu ended with {status}"),
-            Some(_) => Ok(()),
-            None => {
-                let limit = progress::in_words(BOOT_TIME_MAX);
-                eprintln!("     the machine was switched off after {limit}");
-                Ok(())
-            }
-        }
+        n_frozen += 1;
+        let kept = machine.registers();
+        eprintln!("     {}; once more (registers: {})", machine::said_of(end), kept.display());
     }
 }
 

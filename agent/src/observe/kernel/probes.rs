@@ -15,6 +15,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use headroom_abi::record;
 use headroom_telemetry::Fact;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::{
@@ -191,6 +192,14 @@ impl KernelProbes {
     pub fn drain_events(&mut self) -> Vec<KernelEvent> {
         self.poll_rings();
         self.pending.drain(..).collect()
+    }
+
+    /// Waits until a program was started since [`Self::drain_events`] was last called, or `time` is
+    /// over; whether one was. A signal ends it early.
+    pub fn wait_for_exec(&self, time: Duration) -> bool {
+        let mut ring = [PollFd::new(&self.maps.exec_events, PollFlags::IN)];
+        let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        matches!(poll(&mut ring, Some(&time)), Ok(ready) if ready > 0)
     }
 
     /// Cumulative counters of every cgroup that had an event since the programs were attached.

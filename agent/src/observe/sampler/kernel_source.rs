@@ -1,6 +1,9 @@
 //! Kernel counters by workload: probes speak of inode numbers, workloads are paths.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use headroom_telemetry::Fact;
 
@@ -9,6 +12,7 @@ use super::{
     config::ObserveConfig,
     duty::{Budget, HookDuty},
     rates::KernelView,
+    starts::{Exec, StartBook},
 };
 use crate::observe::{
     ProbeState,
@@ -39,6 +43,7 @@ pub(super) struct KernelSource {
     /// Whether events went uncounted lately: a cgroup without counters may then have had some.
     is_short_of_slots: bool,
     brief: BriefBook,
+    starts: StartBook,
     ticks: u64,
 }
 
@@ -69,6 +74,7 @@ impl KernelSource {
             stats: None,
             is_short_of_slots: false,
             brief: BriefBook::default(),
+            starts: StartBook::default(),
             ticks: 0,
         }
     }
@@ -127,8 +133,9 @@ impl KernelSource {
     /// Tells `tree` of cgroups that were made and removed; returns those that were both since the
     /// last call or soon after it, by path.
     pub(super) fn feed(&mut self, tree: &mut Tree) -> BTreeMap<String, Brief> {
+        self.drain();
         let Some(probes) = &mut self.probes else { return BTreeMap::new() };
-        for event in probes.drain_events() {
+        for event in self.starts.take_others(self.ticks) {
             match event {
                 KernelEvent::CgroupMade { id, path } => {
                     tree.look_at(&path);
@@ -144,6 +151,9 @@ impl KernelSource {
                 }
             }
         }
+        if self.starts.take_short() {
+            tree.distrust();
+        }
         self.ticks += 1;
         if self.ticks % STATS_EVERY_TICKS == 1 {
             let stats = probes.stats();
@@ -156,6 +166,29 @@ impl KernelSource {
             self.stats = Some(stats);
         }
         self.brief.take(self.ticks)
+    }
+
+    /// Waits until a program was started or `time` is over; whether one was.
+    pub(super) fn wait_for_exec(&self, time: Duration) -> bool {
+        self.probes.as_ref().is_some_and(|probes| probes.wait_for_exec(time))
+    }
+
+    /// Programs started since the last call.
+    pub(super) fn take_execs(&mut self) -> Vec<Exec> {
+        self.drain();
+        self.starts.take_execs()
+    }
+
+    /// Path of a cgroup that was made lately; `None` when nobody told of its making.
+    pub(super) fn path_made(&self, id: CgroupId) -> Option<&str> {
+        self.starts.path_made(id)
+    }
+
+    fn drain(&mut self) {
+        let Some(probes) = &mut self.probes else { return };
+        for event in probes.drain_events() {
+            self.starts.push(event, self.ticks);
+        }
     }
 
     /// Cgroups that came and went unseen because there were too many, since the start.

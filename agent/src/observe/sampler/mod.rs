@@ -11,6 +11,7 @@ mod page_cache;
 mod quantile;
 mod rates;
 mod sockets;
+mod starts;
 mod states;
 mod task_source;
 mod tasks;
@@ -37,6 +38,7 @@ use self::{
 pub use self::{
     config::{ObserveConfig, ObserveError},
     duty::HookDuty,
+    starts::Started,
 };
 use super::{
     ProbeState,
@@ -307,25 +309,16 @@ impl Sampler {
         self.counts.overflow = self.tree.overflow();
         self.counts.unnamed = self.tree.unnamed();
         gone.extend(changes.gone.into_iter().filter(|path| self.end(path)));
-        let layout = &self.facts.layout;
-        // Completions counted by the kernel are better than files, and the files cost a read each.
-        let wants_io = !self.kernel.has(Topic::BlockIo);
         for path in changes.made.into_iter().chain(changes.moved) {
             let Some(inodes) = self.tree.inodes(&path).copied() else { continue };
             if let Some(tracked) = self.tracked.get_mut(&path) {
                 tracked.inodes = inodes;
-                tracked.files.open_missing(layout, &path, &inodes, &self.budget);
+                tracked.files.open_missing(&self.facts.layout, &path, &inodes, &self.budget);
                 continue;
             }
-            let tracked = Tracked {
-                workload: identify(&path, &mut self.containers, self.ticks),
-                inodes,
-                files: WorkloadFiles::open(layout, &path, &inodes, wants_io, &self.budget),
-                before: None,
-                born_tick: self.ticks,
-            };
-            self.tracked.insert(path, tracked);
+            self.track(path, inodes);
         }
+        let layout = &self.facts.layout;
         for (path, tracked) in &mut self.tracked {
             let age = self.ticks - tracked.born_tick;
             if age == 1 || (age > 0 && age.is_multiple_of(SLOW_EVERY_TICKS)) {
@@ -339,6 +332,21 @@ impl Sampler {
             }
         }
         brief
+    }
+
+    /// From now on the workload at `path` is sampled.
+    fn track(&mut self, path: String, inodes: Inodes) {
+        // Completions counted by the kernel are better than files, and the files cost a read each.
+        let wants_io = !self.kernel.has(Topic::BlockIo);
+        let layout = &self.facts.layout;
+        let tracked = Tracked {
+            workload: identify(&path, &mut self.containers, self.ticks),
+            inodes,
+            files: WorkloadFiles::open(layout, &path, &inodes, wants_io, &self.budget),
+            before: None,
+            born_tick: self.ticks,
+        };
+        self.tracked.insert(path, tracked);
     }
 
     /// Forgets a workload; false when it was not known.
