@@ -395,7 +395,7 @@ mod tests {
             to: Setting::Memory(Some(to)),
             expires: Duration::from_secs(10),
             reason: String::new(),
-                        stake: None,
+            stake: None,
         };
         let first = leases.planned(&key, &change(2));
         leases.hold(key.clone(), first.clone());
@@ -424,7 +424,7 @@ mod tests {
                 to: Setting::Memory(None),
                 expires: Duration::from_secs(1),
                 reason: String::new(),
-                        stake: None,
+                stake: None,
             };
             let lease = leases.planned(&key, &change);
             leases.hold(key, lease);

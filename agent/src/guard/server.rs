@@ -247,10 +247,7 @@ impl<S: Steps + 'static> Couriers<S> {
     }
 }
 
-fn courier<S: Steps + 'static>(
-    shared: &Arc<Shared<S>>,
-    kind: Kind,
-) -> io::Result<Sender<Ticket>> {
+fn courier<S: Steps + 'static>(shared: &Arc<Shared<S>>, kind: Kind) -> io::Result<Sender<Ticket>> {
     let (sender, tickets): (Sender<Ticket>, Receiver<Ticket>) = channel();
     let shared = Arc::clone(shared);
     thread::Builder::new()

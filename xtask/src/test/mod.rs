@@ -63,7 +63,13 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         if args.quick || args.no_vm {
             return Ok(Verdict::skipped(if args.quick { "--quick" } else { "--no-vm" }));
         }
-        virtual_machine(root, &args.kernel, skips)
+        virtual_machine(root, &args.kernel, vm::Userland::Bare, skips)
+    });
+    report.step_with_skips("owners in a virtual machine with systemd", |skips| {
+        if args.quick || args.no_vm {
+            return Ok(Verdict::skipped(if args.quick { "--quick" } else { "--no-vm" }));
+        }
+        virtual_machine(root, &args.kernel, vm::Userland::Systemd, skips)
     });
     if report.is_empty() {
         bail!("no step is called anything like {:?}", args.only);
@@ -92,8 +98,13 @@ fn kernel_programs(root: &Path, report: &mut Report) -> bool {
     })
 }
 
-fn virtual_machine(root: &Path, series: &str, skips: &mut Vec<String>) -> Result<Verdict> {
-    let booted = match vm::boot(root, series, true)? {
+fn virtual_machine(
+    root: &Path,
+    series: &str,
+    machine: vm::Userland,
+    skips: &mut Vec<String>,
+) -> Result<Verdict> {
+    let booted = match vm::boot(root, series, machine, true)? {
         vm::Boot::Impossible(reason) => return Ok(Verdict::Skipped(reason)),
         vm::Boot::Ran(booted) => booted,
     };

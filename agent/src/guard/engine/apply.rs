@@ -5,7 +5,9 @@ use std::time::Duration;
 use headroom_allocate::{Knob, Limit};
 use tracing::debug;
 
-use super::{Engine, No, Progress, REASON_BYTES_MAX, Step, Steps, Ticket, failure_of, owned, unix_s};
+use super::{
+    Engine, No, Progress, REASON_BYTES_MAX, Step, Steps, Ticket, failure_of, owned, unix_s,
+};
 use crate::guard::{
     config::{Allowance, LEASE_MAX},
     hierarchy::{KnobError, Root, WorkloadDir},
@@ -297,12 +299,7 @@ impl<S: Steps> Engine<S> {
     }
 
     /// Counts and explains a failure; a workload that is gone loses its lease.
-    pub(super) fn failed(
-        &mut self,
-        key: &Key,
-        dir: &WorkloadDir,
-        mut error: KnobError,
-    ) -> No {
+    pub(super) fn failed(&mut self, key: &Key, dir: &WorkloadDir, mut error: KnobError) -> No {
         self.counters.failed += 1;
         let kind = failure_of(&error);
         if kind == Failure::Gone && self.leases.get(key).is_none_or(|lease| lease.stake.is_none()) {

@@ -155,7 +155,8 @@ impl Bench {
 
 /// Owners of a host that has none.
 pub(super) fn nobody() -> Owners {
-    let config = OwnersConfig { systemd: false, docker: false, podman: false, ..Default::default() };
+    let config =
+        OwnersConfig { systemd: false, docker: false, podman: false, ..Default::default() };
     Owners::new(&config)
 }
 

@@ -33,9 +33,7 @@ use super::{
     owner::{Owners, rivals::Contests},
     path::CgroupPath,
     policy::{ChangeRate, Policy, Refusal},
-    protocol::{
-        Counters, Failure, ForeignChange, LeaseStatus, Request, Response, Status, Tally,
-    },
+    protocol::{Counters, Failure, ForeignChange, LeaseStatus, Request, Response, Status, Tally},
     records::{Entry, Record},
     setting::Setting,
 };
@@ -176,9 +174,7 @@ impl<S: Steps> Engine<S> {
                 let tally = self.give_back_all(now);
                 Ok(self.await_all(tally))
             }
-            Request::Status => {
-                Ok(Progress::Answered(Response::Status(Box::new(self.status(now)))))
-            }
+            Request::Status => Ok(Progress::Answered(Response::Status(Box::new(self.status(now))))),
         };
         answer.unwrap_or_else(|no| Progress::Answered(self.say_no(no)))
     }

@@ -126,7 +126,8 @@ impl<S: Steps> Engine<S> {
 
     /// A ticket that gives `key` back, or any when it is `None`, now waited for by `waits`.
     fn claim_return(&mut self, key: Option<&Key>, waits: Answer) -> Option<Box<Ticket>> {
-        let at = self.returns.iter().position(|ticket| key.is_none_or(|key| ticket.returns(key)))?;
+        let at =
+            self.returns.iter().position(|ticket| key.is_none_or(|key| ticket.returns(key)))?;
         let mut ticket = self.returns.remove(at)?;
         if let Then::Return { answer, .. } = &mut ticket.then {
             *answer = waits;
@@ -418,9 +419,7 @@ impl<S: Steps> Engine<S> {
                 self.write(key.knob, &dir, found, found.given_back(baseline, &ours))?;
                 Ok(Ending::Restored)
             }
-            Some(GiveBack::Foreign)
-                if !decide::same(key.knob, found.limit(), baseline.limit()) =>
-            {
+            Some(GiveBack::Foreign) if !decide::same(key.knob, found.limit(), baseline.limit()) => {
                 self.remember_foreign(key, last, found, now);
                 Ok(Ending::Foreign)
             }

@@ -67,10 +67,12 @@ impl World {
     }
 
     /// A guard that starts where this one was killed.
-    fn crash(&mut self) {
-        let (engine, found) = self.bench.engine(RAISE);
-        self.engine = engine;
-        self.engine.recover(found.open, &self.owners, s(0));
+    fn crash(self) -> Self {
+        let Self { bench, fake, owners, engine } = self;
+        drop(engine);
+        let (mut engine, found) = bench.engine(RAISE);
+        engine.recover(found.open, &owners, s(0));
+        Self { bench, fake, owners, engine }
     }
 }
 
@@ -127,11 +129,11 @@ fn a_release_waits_for_the_owner() {
 fn what_a_killed_guard_told_the_owner_is_taken_back_by_the_next() {
     let mut world = World::new();
     applied(world.ask(2.0, 10.0, 0));
-    world.crash();
+    let world = world.crash();
     assert_eq!(world.file(), "100000 100000");
     assert_eq!(world.told(), [2_000_000, 1_000_000]);
     assert!(world.engine.pending().is_empty());
-    world.crash();
+    let world = world.crash();
     assert_eq!(world.told().len(), 2);
 }
 
@@ -258,6 +260,7 @@ fn kubernetes_is_refused_without_asking_anybody() {
     let ask = request("/kubepods.slice", Knob::CpuQuota, 2.0, 10.0);
     let (mut engine, _) = bench.engine(RAISE);
     assert_eq!(refused(engine.handle(&ask, s(0))), "kubernetes");
+    drop(engine);
     let (mut engine, _) = bench.engine(&format!("{RAISE}\nkubernetes=true"));
     assert_eq!(applied(engine.handle(&ask, s(0))).applied, Limit::At(2.0));
 }

@@ -250,9 +250,8 @@ mod tests {
 
     #[test]
     fn a_container_is_told_in_the_form_it_was_made_with() {
-        let update = |config: &str, knob, limit| {
-            inspected(config).limits.docker_update(knob, limit)
-        };
+        let update =
+            |config: &str, knob, limit| inspected(config).limits.docker_update(knob, limit);
         let cpu = Knob::CpuQuota;
         assert_eq!(
             update("{\"NanoCpus\":500000000}", cpu, Limit::At(1.5)),

@@ -72,7 +72,8 @@ impl<'a> Claim<'a> {
     pub fn of(path: &'a str) -> Self {
         let name = path.rsplit('/').next().unwrap_or("");
         let suffixes = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
-        let unit = suffixes.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix));
+        let unit =
+            suffixes.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix));
         let container = container_in(path).filter(|found| found.within.is_empty());
         let parent = path[..path.len() - name.len()].trim_end_matches('/');
         let kubernetes =

@@ -27,9 +27,9 @@ impl Answer {
     /// The owner's sentence in an answer that says no, as far as it gives one.
     pub(super) fn sentence(&self) -> String {
         let parsed: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
-        let said = parsed.as_ref().and_then(|value| {
-            ["message", "cause"].iter().find_map(|key| value.get(key)?.as_str())
-        });
+        let said = parsed
+            .as_ref()
+            .and_then(|value| ["message", "cause"].iter().find_map(|key| value.get(key)?.as_str()));
         said.unwrap_or("it gives no reason").chars().take(300).collect()
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A limit that is written past its owner is undone by the owner sooner or later (docs/OWNERS.md).
 //! Reading order: [`facts`] (what is known), [`decide`] (who is asked, pure), `systemd`, `docker`,
-//! `podman` (how), [`Owners`] (carries out one errand within its time), `rivals` (who else changes
-//! limits here).
+//! `podman` (how), [`Owners`] (carries out one errand within its time), [`rivals`] (who else
+//! changes limits here), [`latency`] (how long asking takes).
 //!
 //! Nothing here is called while the guard's state is locked: an owner that hangs delays its own
 //! errands and nothing else.
@@ -11,6 +11,7 @@
 pub mod decide;
 pub mod error;
 pub mod facts;
+pub mod latency;
 pub mod rivals;
 
 mod dbus;
@@ -202,16 +203,14 @@ impl Owners {
         deadline: Instant,
     ) -> Result<Option<Stake>, Unlearned> {
         let facts = self.facts(path, deadline);
-        let owner =
-            decide::route(path, &facts, knob, kubernetes).map_err(Unlearned::NoRoute)?;
+        let owner = decide::route(path, &facts, knob, kubernetes).map_err(Unlearned::NoRoute)?;
         let Some(owner) = owner else { return Ok(None) };
         let own = self.guarded(owner.kind(), || self.value(&owner, knob, deadline));
         let own = own.map_err(Unlearned::Owner)?;
         let had_drop_in = match &owner {
-            Owner::Systemd { unit } => self
-                .systemd(deadline)
-                .map_err(Unlearned::Owner)?
-                .has_drop_in(unit, knob),
+            Owner::Systemd { unit } => {
+                self.systemd(deadline).map_err(Unlearned::Owner)?.has_drop_in(unit, knob)
+            }
             Owner::Docker { .. } | Owner::Podman { .. } => false,
         };
         Ok(Some(Stake { owner, own, had_drop_in }))
@@ -261,13 +260,9 @@ impl Owners {
     ) -> Result<Word, OwnerError> {
         let values = (stake.own, ours);
         match &stake.owner {
-            Owner::Systemd { unit } => self.systemd(deadline)?.take_back(
-                unit,
-                knob,
-                values,
-                stake.had_drop_in,
-                deadline,
-            ),
+            Owner::Systemd { unit } => {
+                self.systemd(deadline)?.take_back(unit, knob, values, stake.had_drop_in, deadline)
+            }
             Owner::Docker { id, .. } => {
                 let socket = &self.config.docker_socket;
                 docker::take_back(

@@ -119,10 +119,7 @@ fn speak_dbus(fake: &Fake, mut stream: UnixStream) -> Option<()> {
     }
 }
 
-fn answer_of(
-    fake: &Fake,
-    message: &[u8],
-) -> Result<Option<Value>, (&'static str, &'static str)> {
+fn answer_of(fake: &Fake, message: &[u8]) -> Result<Option<Value>, (&'static str, &'static str)> {
     let says = |word: &str| message.windows(word.len()).any(|part| part == word.as_bytes());
     let mut state = fake.state();
     if says("Hello") {
@@ -223,8 +220,7 @@ fn a_unit_is_found_told_and_given_its_own_value_back() {
         let owners = owners_at(dir.path());
         let Done::Learned(Ok(Some(stake))) = owners.run(&learn("/a.service")) else { panic!() };
         assert_eq!(stake, unit_stake());
-        let tell =
-            Errand::Tell { owner: stake.owner, knob: Knob::CpuQuota, limit: Limit::At(1.5) };
+        let tell = Errand::Tell { owner: stake.owner, knob: Knob::CpuQuota, limit: Limit::At(1.5) };
         assert!(matches!(owners.run(&tell), Done::Told(Ok(true))));
         assert_eq!(fake.state().told, [1_500_000]);
         let done = owners.run(&take_back(1.5));
@@ -313,14 +309,10 @@ fn a_container_is_told_through_its_engine() {
     let path = format!("/docker/{ID}");
     let Done::Learned(Ok(Some(stake))) = owners.run(&learn(&path)) else { panic!() };
     assert_eq!(stake.own, Limit::At(1.0));
-    let tell = Errand::Tell {
-        owner: stake.owner.clone(),
-        knob: Knob::CpuQuota,
-        limit: Limit::At(1.25),
-    };
+    let tell =
+        Errand::Tell { owner: stake.owner.clone(), knob: Knob::CpuQuota, limit: Limit::At(1.25) };
     assert!(matches!(owners.run(&tell), Done::Told(Ok(true))));
-    let back =
-        Errand::TakeBack { stake, knob: Knob::CpuQuota, ours: vec![Limit::At(1.25)] };
+    let back = Errand::TakeBack { stake, knob: Knob::CpuQuota, ours: vec![Limit::At(1.25)] };
     assert!(matches!(owners.run(&back), Done::TakenBack(Ok(Word::Own))));
     assert_eq!(fake.state().told, [1_250_000, 1_000_000]);
     fake.state().knows_nobody = true;

@@ -384,7 +384,7 @@ pub(crate) mod tests {
         let call = Call { destination: "d.d", path: "/", interface: "i.i", member: "M" };
         let message = encode(&call, 1, &[Value::Bool(true)]);
         let expected: &[u8] = &[
-            b'l', 1, 0, 1, 4, 0, 0, 0, 1, 0, 0, 0, 69, 0, 0, 0, //
+            b'l', 1, 0, 1, 4, 0, 0, 0, 1, 0, 0, 0, 71, 0, 0, 0, //
             1, 1, b'o', 0, 1, 0, 0, 0, b'/', 0, 0, 0, 0, 0, 0, 0, //
             2, 1, b's', 0, 3, 0, 0, 0, b'i', b'.', b'i', 0, 0, 0, 0, 0, //
             3, 1, b's', 0, 1, 0, 0, 0, b'M', 0, 0, 0, 0, 0, 0, 0, //
