@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use headroom_agent::{
     app::{self, App},
     config::{self, AgentConfig, ConfigError},
-    doctor, explain, guard, policy_check, record, selfbench, snapshot,
+    doctor, explain, guard, owners, policy_check, record, selfbench, snapshot,
 };
 
 /// Gives every workload of this host the resources it is about to need, just before it needs them.
@@ -39,6 +39,9 @@ enum Command {
     /// Check and explain a policy file
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Tell who holds limits on this host, and how quick asking them is
+    #[command(subcommand)]
+    Owners(owners::OwnersCommand),
     /// Show what every workload does right now
     Snapshot(snapshot::SnapshotArgs),
     /// Write what every workload does to a trace file
@@ -119,6 +122,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status(&args)?,
         Command::Explain(args) => explain::run(&args)?,
         Command::Policy(PolicyCommand::Check(args)) => policy_check::run(&args)?,
+        Command::Owners(command) => owners::run(&command, &config::load_guard(None)?.owners)?,
         Command::Snapshot(args) => snapshot::run(args)?,
         Command::Record(args) => record::run(args)?,
         Command::Selfbench(args) => selfbench::run(&args)?,

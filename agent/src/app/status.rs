@@ -55,6 +55,9 @@ pub struct Status {
     pub guard: String,
     /// Decisions the guard carried out, refused or did not answer, by outcome.
     pub actions: BTreeMap<String, u64>,
+    /// Others that change limits on this host, one sentence each; empty when nobody known does.
+    #[serde(default)]
+    pub competing: Vec<String>,
     /// State of the connection to the aggregator; `None` when none is configured.
     pub uplink: Option<UplinkStatus>,
     /// Policy in force: its file and what is wrong with the newest version of it, if anything.

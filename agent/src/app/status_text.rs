@@ -44,6 +44,9 @@ impl fmt::Display for Status {
                 self.actions.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             writeln!(f, "actions   {}", counts.join(", "))?;
         }
+        for line in &self.competing {
+            writeln!(f, "competing {}", printable(line))?;
+        }
         writeln!(f, "policy    {}", self.policy)?;
         match self.model_version {
             Some(version) => writeln!(f, "model     v{version}")?,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{PoisonError, mpsc::Sender},
     time::Instant,
 };
@@ -25,10 +26,14 @@ use super::{
     status::{SharedStatus, StartsStatus, UplinkStatus, WorkloadStatus},
 };
 use crate::{
+    guard::owner::rivals,
     observe::host::HostSample,
     observe::sampler::{LimitsInForce, Sampler, Tick},
     uplink::UplinkHandle,
 };
+
+/// Ticks between two looks for others that change limits.
+const COMPETING_TICKS: u64 = 60;
 
 /// Everything one tick needs, kept from tick to tick.
 pub(super) struct Loop {
@@ -332,7 +337,13 @@ impl Loop {
                 last_error: stats.last_error.unwrap_or_default(),
             }
         });
+        // Reading the names of all processes is too dear for every tick.
+        let competing =
+            (self.counts.ticks % COMPETING_TICKS == 1).then(|| rivals::found(Path::new("/")));
         let mut status = self.status.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(competing) = competing {
+            status.competing = competing;
+        }
         status.t_s = tick.t_s;
         status.ticks = self.counts.ticks;
         status.late_ticks = self.counts.late_ticks;

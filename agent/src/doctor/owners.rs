@@ -10,7 +10,7 @@ use std::{
 use headroom_telemetry::Fact;
 
 use super::{Area, DoctorConfig, Finding};
-use crate::observe::cgroup::layout::below;
+use crate::{guard::owner::rivals, observe::cgroup::layout::below};
 
 /// Container runtimes and where they listen.
 const RUNTIMES: [(&str, &[&str]); 4] = [
@@ -28,7 +28,21 @@ pub(super) fn gather(config: &DoctorConfig) -> Vec<Finding> {
             .iter()
             .map(|(name, sockets)| Finding::new(Area::Owners, *name, runtime(root, sockets), "")),
     );
+    findings.push(competing(root));
     findings
+}
+
+/// Who else changes limits here; one writer per knob is what works.
+fn competing(root: &Path) -> Finding {
+    let found = rivals::found(root);
+    let state = if found.is_empty() {
+        Fact::Known("none that is known".to_owned())
+    } else {
+        Fact::degraded(format!("{} found", found.len()), found.join("; "))
+    };
+    let gain = "limits that stay as they are set: leave each knob to one of them, with `deny` in \
+        guard.toml or by stopping the other";
+    Finding::new(Area::Owners, "other controllers", state, gain)
 }
 
 /// systemd says itself that it runs the host by making this directory.
@@ -71,7 +85,18 @@ fn runtime(root: &Path, sockets: &[&str]) -> Fact<String> {
 mod tests {
     use std::{fs, os::unix::net::UnixListener};
 
-    use super::runtime;
+    use super::{competing, runtime};
+
+    #[test]
+    fn other_controllers_are_named_with_the_way_out() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(competing(root.path()).state.shortfall().is_none());
+        fs::create_dir_all(root.path().join("proc/7")).unwrap();
+        fs::write(root.path().join("proc/7/comm"), "senpai\n").unwrap();
+        let found = competing(root.path());
+        assert!(found.state.shortfall().unwrap().contains("senpai"));
+        assert!(found.would_gain.unwrap().contains("deny"));
+    }
 
     #[test]
     fn a_socket_counts_when_somebody_listens() {

@@ -16,8 +16,9 @@ use thiserror::Error;
 use super::protocol::{self, FrameError, Request, Response};
 
 /// How long the guard may take to accept, to take a request, and to answer it. Writing a limit may
-/// have to wait for the kernel to reclaim memory.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// have to wait for the kernel to reclaim memory, and for an owner as long as `owners.timeout_ms`
+/// lets it, twice.
+const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Why a request got no answer.
 #[derive(Debug, Error)]

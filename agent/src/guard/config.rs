@@ -1,6 +1,9 @@
 //! What the guard may do, as its own configuration file states it. The agent has no say in this.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +45,8 @@ pub struct GuardConfig {
     pub connections_max: usize,
     /// Leases held at a time; more are refused.
     pub leases_max: usize,
+    /// Whom to ask for changes of what they own.
+    pub owners: OwnersConfig,
     /// Cgroups that are never changed, beside [`DENY_ALWAYS`], with all that lies below them. Wins
     /// over `allow`.
     pub deny: Vec<Glob>,
@@ -59,10 +64,94 @@ impl Default for GuardConfig {
             uids: Vec::new(),
             connections_max: 16,
             leases_max: 4096,
+            owners: OwnersConfig::default(),
             deny: Vec::new(),
             allow: Vec::new(),
         }
     }
+}
+
+/// Whom to ask for changes of what they own, and where they listen. One that is switched off, or
+/// that does not run, is not asked: the file is written, and its owner may write over it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OwnersConfig {
+    /// Whether systemd is asked for units.
+    pub systemd: bool,
+    /// Whether Docker Engine is asked for its containers, those of Swarm tasks among them.
+    pub docker: bool,
+    /// Whether podman's service is asked for its containers.
+    pub podman: bool,
+    /// Socket of the system's message bus.
+    pub system_bus: PathBuf,
+    /// Socket of systemd itself, which is asked where there is no bus.
+    pub systemd_private: PathBuf,
+    /// Socket of Docker Engine.
+    pub docker_socket: PathBuf,
+    /// Socket of podman's service.
+    pub podman_socket: PathBuf,
+    /// How long an owner may take to answer, milliseconds; 1 to 10,000.
+    pub timeout_ms: u64,
+}
+
+impl Default for OwnersConfig {
+    fn default() -> Self {
+        Self {
+            systemd: true,
+            docker: true,
+            podman: true,
+            system_bus: PathBuf::from("/run/dbus/system_bus_socket"),
+            systemd_private: PathBuf::from("/run/systemd/private"),
+            docker_socket: PathBuf::from("/run/docker.sock"),
+            podman_socket: PathBuf::from("/run/podman/podman.sock"),
+            timeout_ms: 2_000,
+        }
+    }
+}
+
+impl OwnersConfig {
+    /// How long an owner may take to answer.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// Who is asked, and where, for people.
+    pub fn describe(&self) -> String {
+        let asked = [
+            ("systemd", self.systemd, &self.system_bus),
+            ("docker", self.docker, &self.docker_socket),
+            ("podman", self.podman, &self.podman_socket),
+        ];
+        let word = |(name, is_on, socket): (&str, bool, &PathBuf)| match (is_on, socket.exists()) {
+            (false, _) => format!("{name} off"),
+            (true, true) => format!("{name} at {}", socket.display()),
+            (true, false) => format!("{name} absent (no {})", socket.display()),
+        };
+        asked.map(word).join(", ")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(1..=10_000).contains(&self.timeout_ms) {
+            let value = self.timeout_ms;
+            return Err(format!("owners.timeout_ms = {value}: must be from 1 to 10000"));
+        }
+        for (name, path) in [
+            ("system_bus", &self.system_bus),
+            ("systemd_private", &self.systemd_private),
+            ("docker_socket", &self.docker_socket),
+            ("podman_socket", &self.podman_socket),
+        ] {
+            absolute(&format!("owners.{name}"), path)?;
+        }
+        Ok(())
+    }
+}
+
+fn absolute(name: &str, path: &Path) -> Result<(), String> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(format!("{name} = {path:?}: must be an absolute path"))
 }
 
 /// How far the limits of some cgroups may be moved.
@@ -74,6 +163,10 @@ pub struct Allowance {
     /// Whether and in which direction limits move.
     #[serde(default)]
     pub mode: Mode,
+    /// Whether cgroups of Kubernetes may be changed. The kubelet rewrites them whenever it updates
+    /// a container or pod.
+    #[serde(default)]
+    pub kubernetes: bool,
     /// Bounds of the CPU quota, in cores.
     #[serde(default)]
     pub cpu: Bounds,
@@ -151,10 +244,9 @@ impl GuardConfig {
             ("state_dir", &self.state_dir),
             ("kill_switch", &self.kill_switch),
         ] {
-            if !path.is_absolute() {
-                return Err(format!("{name} = {path:?}: must be an absolute path"));
-            }
+            absolute(name, path)?;
         }
+        self.owners.check()?;
         if self.connections_max == 0 {
             return Err("connections_max = 0: must be at least 1".to_owned());
         }
@@ -245,6 +337,9 @@ mod tests {
             ("sockett = '/x'", "sockett"),
             ("socket = 'x'", "socket"),
             ("connections_max = 0", "connections_max"),
+            ("owners.timeout_ms = 0", "owners.timeout_ms"),
+            ("owners.docker_socket = 'x'", "owners.docker_socket"),
+            ("owners.dockr = true", "dockr"),
             ("deny = ['a']", "deny"),
             ("[[allow]]\npath = 'a'", "allow.path"),
             ("[[allow]]\npath = '/a'\nmode = 'rise'", "rise"),

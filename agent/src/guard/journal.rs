@@ -375,6 +375,7 @@ mod tests {
             unconfirmed: None,
             expires_unix_s: 0.0,
             reason: String::new(),
+            stake: None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use headroom_allocate::Knob;
 
 use super::{
+    owner::Stake,
     path::CgroupPath,
     setting::{Setting, Standing},
 };
@@ -42,6 +43,8 @@ pub struct Lease {
     pub expires: Duration,
     /// Why, for people.
     pub reason: String,
+    /// The owner that was asked for the change; `None` when the file was written.
+    pub stake: Option<Stake>,
     /// Set once it has ended and could not be given back at once.
     pub pending: Option<Pending>,
 }
@@ -101,6 +104,8 @@ pub struct Change {
     pub expires: Duration,
     /// Why, for people.
     pub reason: String,
+    /// The owner that is asked for it; `None` when the file is written.
+    pub stake: Option<Stake>,
 }
 
 /// Every lease.
@@ -150,6 +155,7 @@ impl Leases {
             unconfirmed: Some(change.to),
             expires: change.expires,
             reason: change.reason.clone(),
+            stake: change.stake.clone(),
             pending: None,
         }
     }
@@ -329,6 +335,7 @@ mod tests {
                         to: Setting::Memory(Some(value)),
                         expires: self.now + Duration::from_secs(lease_s),
                         reason: String::new(),
+                        stake: None,
                     };
                     let lease = self.leases.planned(&key, &change);
                     self.leases.hold(key.clone(), lease);
@@ -388,6 +395,7 @@ mod tests {
             to: Setting::Memory(Some(to)),
             expires: Duration::from_secs(10),
             reason: String::new(),
+            stake: None,
         };
         let first = leases.planned(&key, &change(2));
         leases.hold(key.clone(), first.clone());
@@ -416,6 +424,7 @@ mod tests {
                 to: Setting::Memory(None),
                 expires: Duration::from_secs(1),
                 reason: String::new(),
+                stake: None,
             };
             let lease = leases.planned(&key, &change);
             leases.hold(key, lease);

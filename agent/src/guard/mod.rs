@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`config`] (what it may do), [`protocol`] and [`client`] (what is said to it),
 //! [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts), [`path`], [`hierarchy`] and
-//! [`knob`] (the files), [`journal`], `engine` (joins them), `server` (socket and threads).
+//! [`knob`] (the files), [`owner`] (who else is asked), [`journal`], `engine` (joins them), `server` (socket and threads).
 
 pub mod client;
 pub mod config;
@@ -13,6 +13,7 @@ pub mod hierarchy;
 pub mod journal;
 pub mod knob;
 pub mod leases;
+pub mod owner;
 pub mod path;
 pub mod policy;
 pub mod protocol;
@@ -23,7 +24,7 @@ mod engine;
 mod host;
 mod server;
 
-use std::{io, thread, time::Instant};
+use std::{io, sync::Arc, thread, time::Instant};
 
 use thiserror::Error;
 use tracing::{error, info, warn};
@@ -37,6 +38,7 @@ use engine::{Engine, Parts, Unwatched};
 use hierarchy::Hierarchies;
 use journal::{Found, Journal, JournalError};
 use leases::RETRY;
+use owner::Owners;
 use policy::Policy;
 use protocol::Tally;
 
@@ -94,13 +96,14 @@ pub fn run(config: &GuardConfig) -> Result<(), GuardError> {
     let start = Instant::now();
     let (mut engine, found) = open(config)?;
     log(&found);
+    let owners = Arc::new(Owners::new(&config.owners));
     let open_count = found.open.len();
-    let tally = engine.recover(found.open, start.elapsed());
+    let tally = engine.recover(found.open, &owners, start.elapsed());
     if open_count > 0 {
         warn!(?tally, "an earlier guard left {open_count} changed limits");
     }
     let listener = server::bind(config)?;
-    let tally = server::serve(engine, listener, config, start, host::asked_to_stop)?;
+    let tally = server::serve(engine, owners, listener, config, start, host::asked_to_stop)?;
     info!(?tally, "stopped");
     Ok(())
 }
@@ -114,13 +117,14 @@ pub fn restore(config: &GuardConfig) -> Result<RestoreReport, GuardError> {
     config.check().map_err(GuardError::Config)?;
     let start = Instant::now();
     let (mut engine, found) = open(config)?;
-    let mut tally = engine.recover(found.open, start.elapsed());
+    let owners = Owners::new(&config.owners);
+    let mut tally = engine.recover(found.open, &owners, start.elapsed());
     for _try in 1..RESTORE_TRIES {
         if engine.pending().is_empty() {
             break;
         }
         thread::sleep(RETRY);
-        let again = engine.recover(Vec::new(), start.elapsed() + RETRY);
+        let again = engine.recover(Vec::new(), &owners, start.elapsed() + RETRY);
         tally = Tally {
             restored: tally.restored + again.restored,
             foreign: tally.foreign + again.foreign,

@@ -87,6 +87,10 @@ pub enum Failure {
     Foreign,
     /// The kernel refused to read or write the file.
     Kernel,
+    /// Whoever owns the cgroup refused, or did not answer in time.
+    Owner,
+    /// A change of the same limit is under way.
+    Busy,
     /// The journal cannot be written, so nothing is changed.
     Journal,
     /// The frame could not be understood.
@@ -155,6 +159,11 @@ pub struct Status {
     pub leases: Vec<LeaseStatus>,
     /// The latest changes by others, oldest first.
     pub foreign: Vec<ForeignChange>,
+    /// Limits that others keep changing and that are left to them for a while, as `knob of path`;
+    /// the first few.
+    pub contested: Vec<String>,
+    /// Services that are asked for changes, and where they listen.
+    pub owners: String,
     /// What has happened.
     pub counters: Counters,
 }
@@ -172,6 +181,8 @@ pub struct LeaseStatus {
     pub applied: Limit,
     /// Time until it ends, seconds; 0 when it has ended.
     pub expires_in_s: f64,
+    /// Who was asked for it; `None` when the file was written.
+    pub owner: Option<String>,
     /// Why an ended lease is not given back yet.
     pub pending: Option<String>,
 }
@@ -214,6 +225,8 @@ pub struct Counters {
     pub gone: u64,
     /// Times a limit could not be given back at once.
     pub postponed: u64,
+    /// Times an owner refused, or did not answer in time.
+    pub owner_errors: u64,
     /// Journal writes that failed.
     pub journal_errors: u64,
     /// Connections from users who may not ask.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use headroom_allocate::Knob;
 use serde::{Deserialize, Serialize};
 
-use super::setting::Setting;
+use super::{owner::Stake, setting::Setting};
 
 /// Version of the form.
 pub const VERSION: u32 = 1;
@@ -69,6 +69,10 @@ pub struct Entry {
     pub expires_unix_s: f64,
     /// Why, for people.
     pub reason: String,
+    /// The owner that was asked to make the change; `None` when the file was written, and in
+    /// journals that know of no owners.
+    #[serde(default)]
+    pub stake: Option<Stake>,
 }
 
 /// How a lease ended.
@@ -243,6 +247,7 @@ mod tests {
             unconfirmed: Some(Setting::Memory(Some(1 << 21))),
             expires_unix_s: 1.0,
             reason: "ramp".to_owned(),
+            stake: None,
         }
     }
 

@@ -15,6 +15,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -26,12 +27,17 @@ use tracing::{info, warn};
 
 use super::{
     config::GuardConfig,
-    engine::{Engine, Steps},
+    engine::{Engine, Progress, Steps, Ticket},
+    owner::{Kind, Owners},
     protocol::{self, Counters, Failure, FrameError, Request, Response, Tally},
 };
 
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long stopping waits for owners to take their values back. What they have not taken by then
+/// stays in the journal. Below `TimeoutStopSec` of the unit.
+const STOP: Duration = Duration::from_secs(12);
 
 /// Ticks between two signs of life to the service manager.
 const TICKS_PER_SIGN: u32 = 10;
@@ -60,6 +66,7 @@ pub struct SocketError {
 /// What the threads share. The engine is taken out when the guard stops.
 struct Shared<S> {
     engine: Mutex<Option<Engine<S>>>,
+    owners: Arc<Owners>,
     start: Instant,
     uids: Vec<u32>,
     connections: AtomicUsize,
@@ -70,6 +77,22 @@ impl<S: Steps> Shared<S> {
     /// A panic in one request must not keep the limits from being given back.
     fn engine(&self) -> MutexGuard<'_, Option<Engine<S>>> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a request, asking owners while the engine is free for others; `None` once the guard
+    /// has stopped.
+    fn answer(&self, request: &Request) -> Option<Response> {
+        let mut progress = self.engine().as_mut()?.begin(request, self.start.elapsed());
+        loop {
+            match progress {
+                Progress::Answered(response) => return Some(response),
+                Progress::Waiting(ticket) => {
+                    let done = self.owners.run(&ticket.errand);
+                    let now = self.start.elapsed();
+                    progress = self.engine().as_mut()?.resume(*ticket, done, now);
+                }
+            }
+        }
     }
 
     fn count(&self, count: impl FnOnce(&mut Counters)) {
@@ -115,6 +138,7 @@ pub(super) fn bind(config: &GuardConfig) -> Result<UnixListener, SocketError> {
 /// When the threads cannot be started or stop accepting; everything is given back then, too.
 pub(super) fn serve<S: Steps + 'static>(
     engine: Engine<S>,
+    owners: Arc<Owners>,
     listener: UnixListener,
     config: &GuardConfig,
     start: Instant,
@@ -122,6 +146,7 @@ pub(super) fn serve<S: Steps + 'static>(
 ) -> Result<Tally, SocketError> {
     let shared = Arc::new(Shared {
         engine: Mutex::new(Some(engine)),
+        owners,
         start,
         uids: config.uids.clone(),
         connections: AtomicUsize::new(0),
@@ -141,11 +166,13 @@ pub(super) fn serve<S: Steps + 'static>(
     };
     tell(NotifyState::Ready);
     info!("listening on {}", config.socket.display());
+    let mut couriers = Couriers::new(Arc::clone(&shared));
     let mut ticks = 0u32;
     while !stop() && !accepting.is_finished() {
         if let Some(engine) = shared.engine().as_mut() {
             engine.tick(start.elapsed());
         }
+        couriers.send_out();
         // From the loop that gives limits back, so that a loop that hangs is noticed.
         if ticks.is_multiple_of(TICKS_PER_SIGN) {
             tell(NotifyState::Watchdog);
@@ -154,6 +181,7 @@ pub(super) fn serve<S: Steps + 'static>(
         thread::sleep(TICK);
     }
     tell(NotifyState::Stopping);
+    couriers.finish();
     let tally = match shared.engine().take() {
         Some(mut engine) => engine.stop(start.elapsed()),
         None => Tally::default(),
@@ -165,6 +193,76 @@ pub(super) fn serve<S: Steps + 'static>(
         return Err(failed("accepting on")(io::Error::other("the thread has ended")));
     }
     Ok(tally)
+}
+
+/// Threads that ask owners to take their values back, one per kind of owner, so that one that
+/// hangs holds up only its own. Each is started when there is first something to ask.
+struct Couriers<S> {
+    shared: Arc<Shared<S>>,
+    to: [Option<Sender<Ticket>>; Kind::ALL.len()],
+}
+
+impl<S: Steps + 'static> Couriers<S> {
+    fn new(shared: Arc<Shared<S>>) -> Self {
+        Self { shared, to: [const { None }; Kind::ALL.len()] }
+    }
+
+    /// Hands over what is to be asked.
+    fn send_out(&mut self) {
+        let tickets = self.shared.engine().as_mut().map(Engine::take_returns).unwrap_or_default();
+        for ticket in tickets {
+            let kind = ticket.errand.kind().unwrap_or(Kind::Systemd);
+            let place = &mut self.to[kind as usize];
+            let sender = match place.take().map_or_else(|| courier(&self.shared, kind), Ok) {
+                Ok(sender) => sender,
+                Err(error) => {
+                    warn!("starting a thread that asks {}: {error}", kind.name());
+                    run_here(&self.shared, ticket);
+                    continue;
+                }
+            };
+            if let Err(unsent) = sender.send(ticket) {
+                // The thread has panicked, and is started again the next time.
+                run_here(&self.shared, unsent.0);
+            } else {
+                *place = Some(sender);
+            }
+        }
+    }
+
+    /// Gives everything back, and waits for owners as long as [`STOP`] lets it.
+    fn finish(&mut self) {
+        if let Some(engine) = self.shared.engine().as_mut() {
+            engine.begin_stop(self.shared.start.elapsed());
+        }
+        let end = Instant::now() + STOP;
+        while Instant::now() < end {
+            self.send_out();
+            let is_asking = self.shared.engine().as_ref().is_some_and(Engine::is_asking);
+            if !is_asking {
+                return;
+            }
+            thread::sleep(TICK / 10);
+        }
+    }
+}
+
+fn courier<S: Steps + 'static>(shared: &Arc<Shared<S>>, kind: Kind) -> io::Result<Sender<Ticket>> {
+    let (sender, tickets): (Sender<Ticket>, Receiver<Ticket>) = channel();
+    let shared = Arc::clone(shared);
+    thread::Builder::new()
+        .name(format!("ask-{}", kind.name()))
+        .stack_size(STACK_BYTES)
+        .spawn(move || tickets.iter().for_each(|ticket| run_here(&shared, ticket)))?;
+    Ok(sender)
+}
+
+fn run_here<S: Steps>(shared: &Shared<S>, ticket: Ticket) {
+    let done = shared.owners.run(&ticket.errand);
+    if let Some(engine) = shared.engine().as_mut() {
+        // Nobody waits for the answer, and what it led to is in the leases.
+        let _answer = engine.resume(ticket, done, shared.start.elapsed());
+    }
 }
 
 /// Without a service manager there is nobody to tell, which is no error.
@@ -264,8 +362,8 @@ fn converse<S: Steps>(shared: &Shared<S>, stream: &UnixStream) {
         };
         pace(&mut second);
         let (response, goes_on) = match request {
-            Ok(request) => match shared.engine().as_mut() {
-                Some(engine) => (engine.handle(&request, shared.start.elapsed()), true),
+            Ok(request) => match shared.answer(&request) {
+                Some(response) => (response, true),
                 None => return,
             },
             Err(error) => {

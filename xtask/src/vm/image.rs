@@ -91,7 +91,10 @@ pub(crate) fn write_disk(path: &Path, mke2fs: &Path) -> Result<()> {
     Ok(())
 }
 
-fn add_modules(archive: &mut Archive<BufWriter<File>>, kernel: &Kernel) -> Result<Vec<String>> {
+pub(super) fn add_modules(
+    archive: &mut Archive<BufWriter<File>>,
+    kernel: &Kernel,
+) -> Result<Vec<String>> {
     let mut inside = Vec::new();
     for module in DISK_MODULES {
         let plain = kernel.modules.join(format!("kernel/{module}.ko"));
@@ -149,7 +152,7 @@ fn init_script(modules: &[String], suites: &[Suite], with_object: bool) -> Resul
 pub(super) const BEAT_SECONDS: u32 = 2;
 
 /// How long one suite may take inside before it counts as hung, seconds.
-const SUITE_SECONDS_MAX: u32 = 400;
+pub(super) const SUITE_SECONDS_MAX: u32 = 400;
 
 const SCRIPT_OPENING: &str = "#!/bin/busybox sh
 export PATH=/bin HOME=/root RUST_BACKTRACE=1 TMPDIR=/scratch HEADROOM_IN_VM=1
@@ -174,7 +177,7 @@ cd /scratch
 ";
 
 /// The shared libraries a program loads, the loader among them; none for a static program.
-fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     let said = Command::new("ldd").arg(program).output().context("start ldd")?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     if said.contains("not found") {
@@ -191,7 +194,7 @@ fn library_paths(ldd: &str) -> Vec<PathBuf> {
 }
 
 /// The program without its debugging sections, which would only fill the machine's memory.
-fn stripped(program: &Path) -> Result<Vec<u8>> {
+pub(super) fn stripped(program: &Path) -> Result<Vec<u8>> {
     let Some(strip) = process::find("strip") else { return read(program) };
     let copy = std::env::temp_dir().join(format!("headroom-strip-{}", std::process::id()));
     process::capture(Command::new(strip).arg("-o").arg(&copy).arg(program))?;
@@ -200,11 +203,11 @@ fn stripped(program: &Path) -> Result<Vec<u8>> {
     bytes
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
-fn path_text(path: &Path) -> Result<String> {
+pub(super) fn path_text(path: &Path) -> Result<String> {
     let text = path.to_str().with_context(|| format!("{} is not text", path.display()))?;
     if text.contains([' ', '"', '\'', '$']) {
         bail!("{text} holds characters the init script would have to quote");

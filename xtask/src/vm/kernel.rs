@@ -137,7 +137,7 @@ fn release_of(series: &str) -> Option<&'static str> {
 }
 
 /// Package lists that apt is asked by.
-struct Apt {
+pub(super) struct Apt {
     options: Vec<String>,
 }
 
@@ -149,7 +149,7 @@ impl Apt {
 
     /// Those of another release, from the mirror the host uses, kept in `folder`. The host's own
     /// lists stay as they are.
-    fn of_release(folder: &Path, release: &str) -> Result<Self> {
+    pub(super) fn of_release(folder: &Path, release: &str) -> Result<Self> {
         let mut asked = Command::new("apt-get");
         asked.args(["indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]);
         let mirrors = process::capture(&mut asked).context("ask apt for the host's mirror")?;
@@ -170,13 +170,15 @@ impl Apt {
             path("Dir::Cache", "cache"),
         ];
         let apt = Self { options };
-        progress::step(&format!("read what Debian {release} offers"), "for its kernel", || {
-            process::capture(apt.command("apt-get").args(["update", "-q"]))
-        })?;
+        progress::step(
+            &format!("read what Debian {release} offers"),
+            "for what a machine is made of",
+            || process::capture(apt.command("apt-get").args(["update", "-q"])),
+        )?;
         Ok(apt)
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         self.options.iter().for_each(|option| {
             command.args(["-o", option]);

@@ -6,6 +6,7 @@ mod cpio;
 mod image;
 mod kernel;
 mod machine;
+mod userland;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,8 +17,10 @@ use crate::setup::{self, checkers};
 use crate::{cargo, ebpf, process, progress};
 pub(crate) use console::skip_reason;
 use image::Suite;
+use kernel::Kernel;
 pub(crate) use kernel::MATRIX;
 use machine::{End, Machine};
+pub(crate) use userland::Userland;
 
 /// How often a machine that froze as a whole is switched on again. Emulators do freeze now and then;
 /// a kernel that our programs stop would do so every time.
@@ -32,6 +35,9 @@ pub(crate) struct VmArgs {
     /// Series of Debian's cloud kernel to boot, `newest`, or `all` for one after the other
     #[arg(long, default_value = "6.1")]
     kernel: String,
+    /// What runs above the kernel: with systemd or Docker, the tests of owners run in it
+    #[arg(long, default_value = "bare")]
+    machine: Userland,
     /// Show the serial console as it comes
     #[arg(long)]
     show_console: bool,
@@ -83,14 +89,17 @@ pub(crate) fn run(root: &Path, args: &VmArgs) -> Result<ExitCode> {
 
 fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
     let booted = match &args.program {
-        None => boot(root, series, args.show_console)?,
+        None => boot(root, series, args.machine, args.show_console)?,
         Some(program) => {
             let program = std::path::absolute(program).context("find the program")?;
             let arguments = args.arguments.clone();
             let suite = Suite { name: "program".to_owned(), program, arguments };
-            let load =
-                Load { object: kernel_object(root)?.ok(), suites: vec![suite], companions: vec![] };
-            boot_with(root, series, args.show_console, &load)?
+            let object = match args.machine {
+                Userland::Bare => kernel_object(root)?.ok(),
+                _ => None,
+            };
+            let load = Load { object, suites: vec![suite], companions: vec![] };
+            boot_with(root, series, args.machine, args.show_console, &load)?
         }
     };
     let report = match booted {
@@ -112,13 +121,24 @@ fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
 }
 
 /// Builds the test programs, boots the kernel and runs them.
-pub(crate) fn boot(root: &Path, series: &str, show_console: bool) -> Result<Boot> {
+pub(crate) fn boot(
+    root: &Path,
+    series: &str,
+    machine: Userland,
+    show_console: bool,
+) -> Result<Boot> {
+    if machine != Userland::Bare {
+        let (suites, companions) = suites(root, machine)?;
+        let load = Load { object: None, suites, companions };
+        return boot_with(root, series, machine, show_console, &load);
+    }
     let object = match kernel_object(root)? {
         Ok(object) => object,
         Err(reason) => return Ok(Boot::Impossible(reason)),
     };
-    let (suites, companions) = suites(root)?;
-    boot_with(root, series, show_console, &Load { object: Some(object), suites, companions })
+    let (suites, companions) = suites(root, machine)?;
+    let load = Load { object: Some(object), suites, companions };
+    boot_with(root, series, machine, show_console, &load)
 }
 
 /// What a machine is given to run.
@@ -136,7 +156,13 @@ fn kernel_object(root: &Path) -> Result<Result<PathBuf, String>> {
     }
 }
 
-fn boot_with(root: &Path, series: &str, show_console: bool, load: &Load) -> Result<Boot> {
+fn boot_with(
+    root: &Path,
+    series: &str,
+    machine: Userland,
+    show_console: bool,
+    load: &Load,
+) -> Result<Boot> {
     let tools = (checkers::qemu(true), checkers::static_busybox(true), checkers::mke2fs(true));
     let (qemu, busybox, mke2fs) = match tools {
         (Ok(qemu), Ok(busybox), Ok(mke2fs)) => (qemu, busybox, mke2fs),
@@ -153,20 +179,21 @@ fn boot_with(root: &Path, series: &str, show_console: bool, load: &Load) -> Resu
     };
     let names: Vec<&str> = load.suites.iter().map(|suite| suite.name.as_str()).collect();
     let folder = root.join("target/xtask/vm");
-    let (initramfs, disk) = (folder.join("initramfs.cpio"), folder.join("disk.img"));
+    let name = if machine == Userland::Bare { "" } else { machine.name() };
+    let initramfs = folder.join(format!("initramfs{name}.cpio"));
+    let disk = folder.join(format!("disk{name}.img"));
+    let tree = match machine {
+        Userland::Bare => None,
+        machine => match userland::fetch(root, machine) {
+            Ok(tree) => Some(tree),
+            Err(error) => return Ok(Boot::Impossible(format!("{error:#}"))),
+        },
+    };
     progress::step("write the initramfs and the disk", "the machine starts from them", || {
-        image::write_disk(&disk, &mke2fs)?;
-        let object = load.object.as_deref();
-        image::write_initramfs(
-            &initramfs,
-            &kernel,
-            &busybox,
-            object,
-            &load.suites,
-            &load.companions,
-        )
+        let tools = (busybox.as_path(), mke2fs.as_path());
+        write_start(load, &kernel, tools, tree.as_deref(), (&initramfs, &disk))
     })?;
-    let log = folder.join(format!("serial-{series}.log"));
+    let log = folder.join(format!("serial{name}-{series}.log"));
     let machine = Machine { qemu, kernel: &kernel, initramfs, disk, log };
     let what = format!("boot {} and run {}", kernel.release, names.join(", "));
     let (end, n_frozen) = progress::step(&what, "emulated: minutes, not seconds", || {
@@ -188,6 +215,24 @@ fn boot_with(root: &Path, series: &str, show_console: bool, load: &Load) -> Resu
     }))
 }
 
+/// Writes what a machine starts from.
+fn write_start(
+    load: &Load,
+    kernel: &Kernel,
+    (busybox, mke2fs): (&Path, &Path),
+    tree: Option<&Path>,
+    (initramfs, disk): (&Path, &Path),
+) -> Result<()> {
+    let (suites, companions) = (&load.suites, &load.companions);
+    if let Some(tree) = tree {
+        userland::write_disk(disk, (tree, mke2fs, busybox), kernel, suites, companions)?;
+        return userland::write_initramfs(initramfs, kernel, busybox);
+    }
+    image::write_disk(disk, mke2fs)?;
+    let object = load.object.as_deref();
+    image::write_initramfs(initramfs, kernel, busybox, object, suites, companions)
+}
+
 /// Runs the machine, again if it freezes as a whole; how the last boot ended, and how many froze
 /// before it.
 fn run_unless_frozen(machine: &Machine<'_>, show_console: bool) -> Result<(End, usize)> {
@@ -204,9 +249,9 @@ fn run_unless_frozen(machine: &Machine<'_>, show_console: bool) -> Result<(End, 
 }
 
 /// The programs to run inside, and those they start by their path.
-fn suites(root: &Path) -> Result<(Vec<Suite>, Vec<PathBuf>)> {
+fn suites(root: &Path, machine: Userland) -> Result<(Vec<Suite>, Vec<PathBuf>)> {
     let mut suites = Vec::new();
-    for name in AGENT_TESTS {
+    for name in machine.tests() {
         suites.push(Suite {
             name: (*name).to_owned(),
             program: cargo::test_program(root, name)?,

@@ -3,72 +3,110 @@
 use std::time::Duration;
 
 use headroom_allocate::{Knob, Limit};
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::{Engine, No, REASON_BYTES_MAX, Step, Steps, entry_of, failure_of, unix_s};
+use super::{
+    Engine, No, Progress, REASON_BYTES_MAX, Step, Steps, Ticket, failure_of, owned, unix_s,
+};
 use crate::guard::{
     config::{Allowance, LEASE_MAX},
     hierarchy::{KnobError, Root, WorkloadDir},
     knob,
     leases::{Change, GiveBack, Key},
+    owner::{Stake, facts::Claim},
     path::CgroupPath,
     policy::{Ask, Clamped},
-    protocol::{Applied, Failure},
-    records::{Ending, Record},
+    protocol::{Applied, Failure, Response},
+    records::Ending,
     setting::Setting,
 };
 
 /// What is asked for.
-pub(super) struct Request<'a> {
-    pub(super) workload: &'a str,
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) workload: String,
     pub(super) knob: Knob,
     pub(super) limit: Limit,
-    pub(super) reason: &'a str,
+    pub(super) lease_s: f64,
+    pub(super) reason: String,
 }
 
 impl<S: Steps> Engine<S> {
-    pub(super) fn apply(
-        &mut self,
-        request: &Request<'_>,
-        lease_s: f64,
-        now: Duration,
-    ) -> Result<Applied, No> {
+    /// Makes the change, or finds out first whom to ask for it.
+    pub(super) fn apply(&mut self, asked: Asked, now: Duration) -> Result<Progress, No> {
         self.watch_kill_switch(now);
-        let (key, entry) = self.admit(request)?;
-        let expires = now + lease_length(lease_s, &entry)?;
-        let dir = self.open_current(&key)?;
+        let (key, entry) = self.admit(&asked, now)?;
+        let claim = Claim::of(&asked.workload);
+        if claim.kubernetes && !entry.kubernetes {
+            return Err(owned::kubernetes_refused(&asked.workload));
+        }
+        lease_length(asked.lease_s, &entry)?;
+        self.open_current(&key, now)?;
+        match self.leases.get(&key) {
+            Some(lease) => {
+                let stake = lease.stake.clone();
+                self.apply_through(&asked, stake, now)
+            }
+            None if claim.is_plain() => self.apply_through(&asked, None, now),
+            None => Ok(Progress::Waiting(Ticket::learn(asked, entry.kubernetes))),
+        }
+    }
+
+    /// Makes the change through the owner of `stake`, or to the file where there is none.
+    pub(super) fn apply_through(
+        &mut self,
+        request: &Asked,
+        stake: Option<Stake>,
+        now: Duration,
+    ) -> Result<Progress, No> {
+        let (key, entry) = self.admit(request, now)?;
+        let expires = now + lease_length(request.lease_s, &entry)?;
+        let dir = self.open_current(&key, now)?;
+        // Somebody else's request may have come through while the owner was found out.
+        let stake = self.leases.get(&key).map_or(stake, |lease| lease.stake.clone());
         let found = knob::read(&dir, key.knob).map_err(|error| self.failed(&key, &dir, error))?;
         self.refuse_foreign(&key, found, now)?;
 
         let baseline = self.leases.get(&key).map_or(found, |lease| lease.baseline);
-        let clamped = self.clamp(&key, &entry, request.limit, baseline, found, &dir)?;
+        let mut clamped = self.clamp(&key, &entry, request.limit, baseline, found, &dir)?;
+        if let Some(stake) = &stake {
+            let kept = stake.owner.keeps(key.knob, clamped.limit);
+            clamped.limit = self.clamp(&key, &entry, kept, baseline, found, &dir)?.limit;
+        }
         let to = at_least_baseline(found, baseline, clamped.limit, self.parts.page_bytes);
         if clamped.rule.is_some() {
             self.counters.clamped += 1;
         }
-        let in_force = if found.same_limit(to, self.parts.page_bytes) {
-            self.leases.renew(&key, expires);
-            self.counters.renewed += u64::from(self.leases.get(&key).is_some());
-            found
-        } else {
-            self.ration(&key, &entry, now)?;
-            let reason = cut(request.reason, REASON_BYTES_MAX).to_owned();
-            let change = Change { inode: dir.inode, from: found, to, expires, reason };
-            self.change(&key, &dir, &change, now)?
-        };
-        let held = self.leases.get(&key);
-        Ok(Applied {
+        let mut applied = Applied {
             before: found.limit(),
             baseline: baseline.limit(),
-            applied: in_force.limit(),
+            applied: found.limit(),
             clamped_by: clamped.rule.map(str::to_owned),
-            expires_in_s: held.map_or(0.0, |lease| lease.expires.saturating_sub(now).as_secs_f64()),
-            at_unix_s: unix_s(),
-        })
+            expires_in_s: 0.0,
+            at_unix_s: 0.0,
+        };
+        if found.same_limit(to, self.parts.page_bytes) {
+            self.leases.renew(&key, expires);
+            self.counters.renewed += u64::from(self.leases.get(&key).is_some());
+        } else {
+            self.ration(&key, &entry, now)?;
+            let reason = cut(&request.reason, REASON_BYTES_MAX).to_owned();
+            let owner = stake.as_ref().map(|stake| stake.owner.clone());
+            let change = Change { inode: dir.inode, from: found, to, expires, reason, stake };
+            if let Some(owner) = owner {
+                return self.change_owned(&key, &dir, change, owner, applied, now);
+            }
+            applied.applied = self.change(&key, &dir, &change, now)?.limit();
+        }
+        let held = self.leases.get(&key);
+        let left = held.map_or(Duration::ZERO, |lease| lease.expires.saturating_sub(now));
+        applied.expires_in_s = left.as_secs_f64();
+        applied.at_unix_s = unix_s();
+        Ok(Progress::Answered(Response::Applied(applied)))
     }
 
     /// Whether this workload may be changed at all, and by which entry.
-    fn admit(&self, request: &Request<'_>) -> Result<(Key, Allowance), No> {
+    fn admit(&self, request: &Asked, now: Duration) -> Result<(Key, Allowance), No> {
         if self.stopping {
             return Err(No::refused("stopping", "the guard is stopping"));
         }
@@ -76,7 +114,7 @@ impl<S: Steps> Engine<S> {
             let path = self.parts.config.kill_switch.display();
             return Err(No::refused("kill_switch", format!("the kill switch {path} is on")));
         }
-        let workload = CgroupPath::parse(request.workload)
+        let workload = CgroupPath::parse(&request.workload)
             .map_err(|error| No::refused("path", error.to_string()))?;
         if let Limit::At(amount) = request.limit
             && !(amount.is_finite() && amount >= 0.0)
@@ -84,24 +122,43 @@ impl<S: Steps> Engine<S> {
             return Err(No::refused("limit", format!("a limit of {amount} makes no sense")));
         }
         let entry = self.parts.policy.judge(&workload)?.clone();
-        Ok((Key { workload, knob: request.knob }, entry))
+        let key = Key { workload, knob: request.knob };
+        if self.busy.contains(&key) {
+            let text = format!("the owner of {} is being asked about it already", key.workload);
+            return Err(No::Failed(Failure::Busy, text));
+        }
+        if let Some(left) = self.contests.left_to_others(&key, now) {
+            let text = format!(
+                "{} of {} is changed by somebody else again and again, and left to them for \
+                 another {} s; `headroom-agent doctor` names who it may be",
+                key.knob,
+                key.workload,
+                left.as_secs()
+            );
+            return Err(No::refused("contested", text));
+        }
+        Ok((key, entry))
     }
 
     /// The workload's directory; a lease on an earlier cgroup of the same path ends.
-    fn open_current(&mut self, key: &Key) -> Result<WorkloadDir, No> {
+    fn open_current(&mut self, key: &Key, now: Duration) -> Result<WorkloadDir, No> {
         let opened = self.parts.hierarchies.open(&key.workload, key.knob);
         let dir = match opened {
             Ok(dir) => dir,
             Err(error) => {
                 if matches!(error, KnobError::Gone { .. }) {
-                    self.end(key, Ending::Gone);
+                    self.is_gone(key, now);
                 }
                 self.counters.failed += 1;
                 return Err(No::Failed(failure_of(&error), error.to_string()));
             }
         };
         if self.leases.get(key).is_some_and(|lease| lease.inode != dir.inode) {
-            self.end(key, Ending::Gone);
+            self.is_gone(key, now);
+        }
+        if self.leases.get(key).is_some_and(|lease| lease.inode != dir.inode) {
+            let text = format!("{} is new, and its owner still has to be told so", key.workload);
+            return Err(No::Failed(Failure::Gone, text));
         }
         Ok(dir)
     }
@@ -168,19 +225,7 @@ impl<S: Steps> Engine<S> {
         change: &Change,
         now: Duration,
     ) -> Result<Setting, No> {
-        if self.parts.journal.trouble().is_some() {
-            self.compact(now);
-        }
-        let lease = self.leases.planned(key, change);
-        self.parts.steps.reached(Step::BeforeIntent);
-        let intent = Record::Intent(entry_of(key, &lease, now));
-        if let Err(error) = self.parts.journal.record(&intent) {
-            self.counters.journal_errors += 1;
-            return Err(No::Failed(Failure::Journal, format!("nothing was changed: {error}")));
-        }
-        self.parts.steps.reached(Step::AfterIntent);
-        let id = lease.id;
-        self.leases.hold(key.clone(), lease);
+        self.intend(key, change, now)?;
         if let Err(error) = self.write(key.knob, dir, change.from, change.to) {
             return Err(self.not_written(key, dir, change, error, now));
         }
@@ -188,7 +233,7 @@ impl<S: Steps> Engine<S> {
         let in_force = match knob::read(dir, key.knob) {
             Ok(found) if found.same_limit(change.to, self.parts.page_bytes) => found,
             Ok(found) => {
-                self.remember_foreign(key, change.to, found);
+                self.remember_foreign(key, change.to.limit(), found, now);
                 self.end(key, Ending::Foreign);
                 let text = format!(
                     "{} of {}: {:?} was written and {:?} read back",
@@ -201,15 +246,7 @@ impl<S: Steps> Engine<S> {
             }
             Err(error) => return Err(self.failed(key, dir, error)),
         };
-        self.parts.steps.reached(Step::BeforeInForce);
-        self.leases.confirm(key, in_force);
-        self.note(&Record::InForce { id, setting: in_force });
-        self.parts.steps.reached(Step::AfterInForce);
-        self.counters.applied += 1;
-        info!(
-            workload = %key.workload, knob = %key.knob, from = ?change.from.limit(),
-            to = ?in_force.limit(), reason = change.reason, "changed"
-        );
+        self.put_in_force(key, change, in_force);
         Ok(in_force)
     }
 
@@ -242,7 +279,7 @@ impl<S: Steps> Engine<S> {
     }
 
     /// A change that the kernel refused: the lease stays only for what may be in force of it.
-    fn not_written(
+    pub(super) fn not_written(
         &mut self,
         key: &Key,
         dir: &WorkloadDir,
@@ -254,13 +291,7 @@ impl<S: Steps> Engine<S> {
             return self.failed(key, dir, error);
         }
         if knob::read(dir, key.knob).is_ok_and(|found| found == change.from) {
-            let id = self.leases.get(key).map(|lease| lease.id);
-            if let Some(id) = id {
-                self.note(&Record::NotWritten { id });
-            }
-            if let Some(id) = self.leases.cancel(key) {
-                self.note(&Record::Ended { id, ending: Ending::Restored });
-            }
+            self.unplan(key);
         } else {
             self.leases.postpone(key, error.to_string(), now);
         }
@@ -268,10 +299,11 @@ impl<S: Steps> Engine<S> {
     }
 
     /// Counts and explains a failure; a workload that is gone loses its lease.
-    fn failed(&mut self, key: &Key, dir: &WorkloadDir, mut error: KnobError) -> No {
+    pub(super) fn failed(&mut self, key: &Key, dir: &WorkloadDir, mut error: KnobError) -> No {
         self.counters.failed += 1;
         let kind = failure_of(&error);
-        if kind == Failure::Gone {
+        if kind == Failure::Gone && self.leases.get(key).is_none_or(|lease| lease.stake.is_none()) {
+            // That of an owner ends once the owner has been told, with the next look at it.
             self.end(key, Ending::Gone);
         }
         if let KnobError::Write { source, hint, .. } = &mut error
@@ -291,12 +323,17 @@ impl<S: Steps> Engine<S> {
     /// quota, the quota itself is still ours and goes back.
     pub(super) fn yield_to_foreign(&mut self, key: &Key, found: Setting, now: Duration) {
         let Some(lease) = self.leases.get(key) else { return };
-        let ours = *lease.ours().last().unwrap_or(&lease.baseline);
+        if lease.stake.is_some() {
+            // Its owner may still have a value of ours, which would come back some day.
+            self.give_back(key, now);
+            return;
+        }
+        let ours = lease.ours().last().unwrap_or(&lease.baseline).limit();
         let version = self.parts.hierarchies.root(key.knob).map(Root::version);
         let quota_is_ours = version.is_ok_and(|version| {
             matches!(lease.give_back(found, version, self.parts.page_bytes), GiveBack::Write(_))
         });
-        self.remember_foreign(key, ours, found);
+        self.remember_foreign(key, ours, found, now);
         if quota_is_ours {
             self.give_back(key, now);
         } else {

@@ -9,12 +9,13 @@ use std::{
 
 use headroom_allocate::{Knob, Limit};
 
-use super::{Engine, Parts, Steps, Unwatched};
+use super::{Engine, Parts, Progress, Steps, Unwatched};
 use crate::{
     guard::{
-        config::GuardConfig,
+        config::{GuardConfig, OwnersConfig},
         hierarchy::{Hierarchies, Root},
         journal::{Found, Journal},
+        owner::Owners,
         policy::{Capacity, Policy},
         protocol::{Applied, Failure, Request, Response},
     },
@@ -147,8 +148,50 @@ impl Bench {
     /// What an engine started on what is there gives back.
     pub(super) fn recover(&self) -> Engine<Unwatched> {
         let (mut engine, found) = self.engine(RAISE);
-        engine.recover(found.open, Duration::ZERO);
+        engine.recover(found.open, &nobody(), Duration::ZERO);
         engine
+    }
+}
+
+/// Owners of a host that has none.
+pub(super) fn nobody() -> Owners {
+    let config =
+        OwnersConfig { systemd: false, docker: false, podman: false, ..Default::default() };
+    Owners::new(&config)
+}
+
+impl<S: Steps> Engine<S> {
+    /// Answers a request where there are no owners.
+    pub(super) fn handle(&mut self, request: &Request, now: Duration) -> Response {
+        self.handle_with(&nobody(), request, now)
+    }
+
+    /// Answers a request, asking `owners` as often as it takes.
+    pub(super) fn handle_with(
+        &mut self,
+        owners: &Owners,
+        request: &Request,
+        now: Duration,
+    ) -> Response {
+        let mut progress = self.begin(request, now);
+        loop {
+            match progress {
+                Progress::Answered(response) => return response,
+                Progress::Waiting(ticket) => {
+                    let done = owners.run(&ticket.errand);
+                    progress = self.resume(*ticket, done, now);
+                }
+            }
+        }
+    }
+
+    /// Passes time, and asks `owners` for what that has made due.
+    pub(super) fn tick_with(&mut self, owners: &Owners, now: Duration) {
+        self.tick(now);
+        for ticket in self.take_returns() {
+            let done = owners.run(&ticket.errand);
+            self.resume(ticket, done, now);
+        }
     }
 }
 

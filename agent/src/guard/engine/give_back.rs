@@ -62,7 +62,17 @@ impl<S: Steps> Engine<S> {
 
     /// Gives one limit back; `None` when that has to be tried again later.
     pub(super) fn give_back(&mut self, key: &Key, now: Duration) -> Option<Ending> {
-        let outcome = self.try_give_back(key).unwrap_or_else(|error| match error {
+        if self.busy.contains(key) {
+            return None;
+        }
+        if self.leases.get(key).is_some_and(|lease| lease.stake.is_some()) {
+            if let Err(why) = self.ask_back(key, now) {
+                self.counters.postponed += 1;
+                self.leases.postpone(key, why, now);
+            }
+            return None;
+        }
+        let outcome = self.try_give_back(key, now).unwrap_or_else(|error| match error {
             KnobError::Gone { .. } => Outcome::Ended(Ending::Gone),
             other => Outcome::Pending(other.to_string()),
         });
@@ -84,7 +94,7 @@ impl<S: Steps> Engine<S> {
         }
     }
 
-    fn try_give_back(&mut self, key: &Key) -> Result<Outcome, KnobError> {
+    fn try_give_back(&mut self, key: &Key, now: Duration) -> Result<Outcome, KnobError> {
         let Some(lease) = self.leases.get(key) else { return Ok(Outcome::Ended(Ending::Gone)) };
         let dir = self.parts.hierarchies.open(&key.workload, key.knob)?;
         if dir.inode != lease.inode {
@@ -95,8 +105,8 @@ impl<S: Steps> Engine<S> {
         let to = match lease.give_back(found, dir.version, page_bytes) {
             GiveBack::Nothing => return Ok(Outcome::Ended(Ending::Restored)),
             GiveBack::Foreign => {
-                let ours = *lease.ours().last().unwrap_or(&lease.baseline);
-                self.remember_foreign(key, ours, found);
+                let ours = lease.ours().last().unwrap_or(&lease.baseline).limit();
+                self.remember_foreign(key, ours, found, now);
                 return Ok(Outcome::Ended(Ending::Foreign));
             }
             GiveBack::Write(to) => to,
@@ -119,6 +129,15 @@ impl<S: Steps> Engine<S> {
         )))
     }
 
+    /// The workload of a lease is gone; its owner may still have a value of ours for the next one.
+    pub(super) fn is_gone(&mut self, key: &Key, now: Duration) {
+        if self.leases.get(key).is_some_and(|lease| lease.stake.is_some()) {
+            self.give_back(key, now);
+        } else {
+            self.end(key, Ending::Gone);
+        }
+    }
+
     /// Ends a lease and records it.
     pub(super) fn end(&mut self, key: &Key, ending: Ending) {
         let Some(lease) = self.leases.end(key) else { return };
@@ -135,6 +154,9 @@ impl<S: Steps> Engine<S> {
     pub(super) fn check_in_force(&mut self, now: Duration) {
         for key in self.leases.in_force() {
             let Some(lease) = self.leases.get(&key) else { continue };
+            if self.busy.contains(&key) {
+                continue;
+            }
             let found = self.parts.hierarchies.open(&key.workload, key.knob).and_then(|dir| {
                 if dir.inode == lease.inode {
                     return knob::read(&dir, key.knob);
@@ -148,7 +170,7 @@ impl<S: Steps> Engine<S> {
                 Ok(_) => {}
                 Err(KnobError::Gone { .. }) => {
                     info!(workload = %key.workload, knob = %key.knob, "gone");
-                    self.end(&key, Ending::Gone);
+                    self.is_gone(&key, now);
                 }
                 Err(error) => {
                     self.counters.failed += 1;
@@ -163,7 +185,11 @@ impl<S: Steps> Engine<S> {
 ///
 /// v1 refuses such a write by itself (EBUSY); v2 takes it and kills, so that there the excess is
 /// first asked back without force.
-fn make_room(knob: Knob, dir: &WorkloadDir, to: Setting) -> Result<Option<String>, KnobError> {
+pub(super) fn make_room(
+    knob: Knob,
+    dir: &WorkloadDir,
+    to: Setting,
+) -> Result<Option<String>, KnobError> {
     let (Knob::MemoryMax, Version::V2, Setting::Memory(Some(limit_bytes))) =
         (knob, dir.version, to)
     else {

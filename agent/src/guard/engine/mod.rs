@@ -5,6 +5,7 @@
 
 mod apply;
 mod give_back;
+mod owned;
 
 #[cfg(test)]
 mod bench;
@@ -12,13 +13,16 @@ mod bench;
 mod tests;
 #[cfg(test)]
 mod tests_crash;
+#[cfg(test)]
+mod tests_owned;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs, io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use headroom_allocate::Limit;
 use tracing::{error, info, warn};
 
 use super::{
@@ -26,14 +30,15 @@ use super::{
     hierarchy::{Hierarchies, KnobError},
     journal::{COMPACT_BYTES, Journal},
     leases::{Key, Lease, Leases},
+    owner::{Owners, rivals::Contests},
     path::CgroupPath,
     policy::{ChangeRate, Policy, Refusal},
-    protocol::{
-        Counters, Failure, ForeignChange, LeaseStatus, Released, Request, Response, Status, Tally,
-    },
+    protocol::{Counters, Failure, ForeignChange, LeaseStatus, Request, Response, Status, Tally},
     records::{Entry, Record},
     setting::Setting,
 };
+
+pub(super) use owned::{Progress, Ticket};
 
 /// How often files under lease are compared with what was written to them.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -101,8 +106,15 @@ pub(super) struct Engine<S> {
     rate: ChangeRate,
     counters: Counters,
     foreign: VecDeque<ForeignChange>,
+    contests: Contests,
+    /// Knobs whose owner is being asked.
+    busy: BTreeSet<Key>,
+    /// What owners are to be asked to take back, and nobody has been sent for yet.
+    returns: VecDeque<Ticket>,
     disabled: bool,
     stopping: bool,
+    /// What has been given back since the guard began to stop or to recover.
+    given_back: Tally,
     check_next: Duration,
 }
 
@@ -132,34 +144,48 @@ impl<S: Steps> Engine<S> {
             rate: ChangeRate::default(),
             counters: Counters::default(),
             foreign: VecDeque::new(),
+            contests: Contests::default(),
+            busy: BTreeSet::new(),
+            returns: VecDeque::new(),
             disabled: false,
             stopping: false,
+            given_back: Tally::default(),
             check_next: Duration::ZERO,
         }
     }
 
-    /// Answers one request.
-    pub(super) fn handle(&mut self, request: &Request, now: Duration) -> Response {
+    /// Begins to answer one request; an owner may have to be asked before it is answered.
+    pub(super) fn begin(&mut self, request: &Request, now: Duration) -> Progress {
         let answer = match request {
             Request::Apply { workload, knob, limit, lease_s, reason } => {
-                let ask = apply::Request { workload, knob: *knob, limit: *limit, reason };
-                self.apply(&ask, *lease_s, now).map(Response::Applied)
+                let asked = apply::Asked {
+                    workload: workload.clone(),
+                    knob: *knob,
+                    limit: *limit,
+                    lease_s: *lease_s,
+                    reason: reason.clone(),
+                };
+                self.apply(asked, now)
             }
             Request::Release { workload, knob } => CgroupPath::parse(workload)
-                .map(|workload| {
-                    Response::Released(self.release(&Key { workload, knob: *knob }, now))
-                })
+                .map(|workload| self.release(&Key { workload, knob: *knob }, now))
                 .map_err(|error| No::refused("path", error.to_string())),
-            Request::ReleaseAll => Ok(Response::ReleasedAll(self.give_back_all(now))),
-            Request::Status => Ok(Response::Status(Box::new(self.status(now)))),
+            Request::ReleaseAll => {
+                let tally = self.give_back_all(now);
+                Ok(self.await_all(tally))
+            }
+            Request::Status => Ok(Progress::Answered(Response::Status(Box::new(self.status(now))))),
         };
-        match answer {
-            Ok(response) => response,
-            Err(No::Refused(Refusal { rule, text })) => {
+        answer.unwrap_or_else(|no| Progress::Answered(self.say_no(no)))
+    }
+
+    fn say_no(&mut self, no: No) -> Response {
+        match no {
+            No::Refused(Refusal { rule, text }) => {
                 self.counters.refused += 1;
                 Response::Refused { rule: rule.to_owned(), text }
             }
-            Err(No::Failed(kind, text)) => {
+            No::Failed(kind, text) => {
                 warn!(?kind, "{text}");
                 Response::Failed { kind, text }
             }
@@ -181,7 +207,7 @@ impl<S: Steps> Engine<S> {
     }
 
     /// Takes over what an earlier guard has left, and gives it back.
-    pub(super) fn recover(&mut self, open: Vec<Entry>, now: Duration) -> Tally {
+    pub(super) fn recover(&mut self, open: Vec<Entry>, owners: &Owners, now: Duration) -> Tally {
         for entry in open {
             match CgroupPath::parse(&entry.workload) {
                 Ok(workload) => {
@@ -191,15 +217,43 @@ impl<S: Steps> Engine<S> {
                 Err(error) => error!("a journal entry is dropped: {error}"),
             }
         }
-        let tally = self.give_back_all(now);
-        self.tend_journal(now);
-        tally
+        let mut progress = {
+            let tally = self.give_back_all(now);
+            self.await_all(tally)
+        };
+        loop {
+            match progress {
+                Progress::Waiting(ticket) => {
+                    let done = owners.run(&ticket.errand);
+                    progress = self.resume(*ticket, done, now);
+                }
+                Progress::Answered(Response::ReleasedAll(tally)) => {
+                    self.tend_journal(now);
+                    return tally;
+                }
+                Progress::Answered(other) => {
+                    error!("giving everything back was answered with {other:?}");
+                    return Tally::default();
+                }
+            }
+        }
+    }
+
+    /// Accepts no more changes and begins to give everything back.
+    pub(super) fn begin_stop(&mut self, now: Duration) {
+        self.stopping = true;
+        self.given_back = self.give_back_all(now);
     }
 
     /// Gives everything back and accepts no more changes.
     pub(super) fn stop(&mut self, now: Duration) -> Tally {
         self.stopping = true;
-        let tally = self.give_back_all(now);
+        let last = self.give_back_all(now);
+        let mut tally = self.given_back;
+        tally.restored += last.restored;
+        tally.foreign += last.foreign;
+        tally.gone += last.gone;
+        tally.pending = last.pending;
         for (key, lease) in self.leases.iter() {
             let why = lease.pending.as_ref().map_or("", |pending| pending.why.as_str());
             error!(
@@ -245,14 +299,12 @@ impl<S: Steps> Engine<S> {
         }
     }
 
-    fn release(&mut self, key: &Key, now: Duration) -> Released {
+    fn release(&mut self, key: &Key, now: Duration) -> Progress {
         let held = self.leases.get(key).is_some();
         if held {
             self.give_back(key, now);
         }
-        let lease = self.leases.get(key);
-        let pending = lease.and_then(|lease| lease.pending.as_ref()).map(|p| p.why.clone());
-        Released { held, pending }
+        self.await_release(key, held)
     }
 
     fn tend_journal(&mut self, now: Duration) {
@@ -304,6 +356,8 @@ impl<S: Steps> Engine<S> {
             leases_held: self.leases.len() as u64,
             leases,
             foreign: self.foreign_that_fit(),
+            contested: self.contested_that_fit(now),
+            owners: self.parts.config.owners.describe(),
             counters: self.counters,
         }
     }
@@ -325,13 +379,27 @@ impl<S: Steps> Engine<S> {
         fit
     }
 
-    fn remember_foreign(&mut self, key: &Key, ours: Setting, found: Setting) {
+    /// The first few knobs that others keep changing, as far as their paths leave room in a frame.
+    fn contested_that_fit(&self, now: Duration) -> Vec<String> {
+        let contested = self.contests.contested(now);
+        let mut bytes = 0;
+        let lines = contested.iter().map(|key| format!("{} of {}", key.knob, key.workload));
+        lines
+            .take_while(|line| {
+                bytes += line.len();
+                bytes < 4 * 1024
+            })
+            .collect()
+    }
+
+    fn remember_foreign(&mut self, key: &Key, ours: Limit, found: Setting, now: Duration) {
         self.counters.foreign += 1;
+        self.contests.note(key, now);
         warn!(
             "{} of {} was changed by someone else from {:?} to {:?}: theirs is its own value now",
             key.knob,
             key.workload,
-            ours.limit(),
+            ours,
             found.limit()
         );
         if self.foreign.len() == FOREIGN_KEPT {
@@ -340,7 +408,7 @@ impl<S: Steps> Engine<S> {
         self.foreign.push_back(ForeignChange {
             workload: key.workload.to_string(),
             knob: key.knob,
-            ours: ours.limit(),
+            ours,
             found: found.limit(),
             at_unix_s: unix_s(),
         });
@@ -354,6 +422,7 @@ fn lease_status(key: &Key, lease: &Lease, now: Duration) -> LeaseStatus {
         baseline: lease.baseline.limit(),
         applied: lease.ours().last().unwrap_or(&lease.baseline).limit(),
         expires_in_s: lease.expires.saturating_sub(now).as_secs_f64(),
+        owner: lease.stake.as_ref().map(|stake| stake.owner.to_string()),
         pending: lease.pending.as_ref().map(|pending| pending.why.clone()),
     }
 }
@@ -369,6 +438,7 @@ fn entry_of(key: &Key, lease: &Lease, now: Duration) -> Entry {
         unconfirmed: lease.unconfirmed,
         expires_unix_s: unix_s() + lease.expires.saturating_sub(now).as_secs_f64(),
         reason: lease.reason.clone(),
+        stake: lease.stake.clone(),
     }
 }
 
@@ -382,6 +452,7 @@ fn lease_of(entry: Entry, now: Duration) -> Lease {
         unconfirmed: entry.unconfirmed,
         expires: now,
         reason: entry.reason,
+        stake: entry.stake,
         pending: None,
     }
 }

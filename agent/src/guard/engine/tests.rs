@@ -7,7 +7,7 @@ use proptest::{
     collection::vec, prop_oneof, proptest, strategy::Just, strategy::Strategy, test_runner::Config,
 };
 
-use super::bench::{Bench, MIB, RAISE, RECLAIM, applied, failed, refused, request};
+use super::bench::{Bench, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request};
 use crate::{
     guard::protocol::{Failure, Request, Response, encode},
     observe::cgroup::Version,
@@ -389,7 +389,7 @@ fn live_through(version: Version, policy: &str, events: &[Event]) {
                 drop(engine);
                 let found;
                 (engine, found) = bench.engine(policy);
-                engine.recover(found.open, now);
+                engine.recover(found.open, &nobody(), now);
             }
             Event::Pass { seconds } => {
                 now += s(seconds);

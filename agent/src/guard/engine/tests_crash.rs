@@ -19,7 +19,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::{
     Step, Steps,
-    bench::{Bench, MIB, RECLAIM, request},
+    bench::{Bench, MIB, RECLAIM, nobody, request},
 };
 use crate::{
     guard::{
@@ -163,7 +163,7 @@ fn die_everywhere(place: &Place, bench: &Bench, files: &dyn Fn() -> BTreeMap<Pat
             let hierarchies = place.hierarchies(&bench.dir);
             let (mut engine, found) = bench.engine_on(RECLAIM, hierarchies, super::Unwatched);
             assert_eq!(found.warnings, Vec::<String>::new(), "{case}");
-            let tally = engine.recover(found.open, Duration::ZERO);
+            let tally = engine.recover(found.open, &nobody(), Duration::ZERO);
             assert_eq!((tally.foreign, tally.gone, tally.pending), (0, 0, 0), "{case}");
             drop(engine);
             assert_eq!(files(), before, "{case}");
