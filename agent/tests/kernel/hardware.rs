@@ -33,7 +33,7 @@ const MARGIN: u64 = 64;
 
 fn world(hardware_events: [PerfEvent; hardware::COUNT], topics: &[Topic]) -> Option<World> {
     let hardware_events = Some(hardware_events);
-    World::with_config(topics, KernelConfig { hardware_events, ..KernelConfig::default() })
+    World::with_config(topics, &KernelConfig { hardware_events, ..KernelConfig::default() })
 }
 
 /// Touches so many new pages and tells how many faults that took, and the CPU time since its start in

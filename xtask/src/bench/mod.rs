@@ -39,7 +39,7 @@ pub(crate) struct BenchArgs {
     workloads: Option<u32>,
     /// scale: threads in each cgroup
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
-    threads: u32,
+    cgroup_threads: u32,
     /// scale: share of the cgroups that work ten times a second, percent; the threads of the others
     /// wake every ten seconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
@@ -95,7 +95,7 @@ impl Subject {
 
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if let Some(role) = args.play {
-        player::play(role, args.threads);
+        player::play(role, args.cgroup_threads);
     }
     if args.subject == Subject::Fingerprint {
         fingerprint::run(root, args)?;
@@ -140,7 +140,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if subject.includes(Subject::Scale) {
         let crowd = scale::Crowd {
             cgroups: args.workloads.unwrap_or(500),
-            threads: args.threads,
+            threads: args.cgroup_threads,
             busy_percent: args.busy_percent,
         };
         figures.extend(scale::run(&programs, crowd, args.watch_s)?);
