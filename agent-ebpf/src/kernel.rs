@@ -141,6 +141,10 @@ static COMPAT_STATUS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static HAS_CALL_NUMBERS: Global<u32> = Global::new(0);
 
+/// Whether hardware counters are open: 1 or 0.
+#[unsafe(no_mangle)]
+static HAS_HARDWARE_EVENTS: Global<u32> = Global::new(0);
+
 /// Low bits of `request.cmd_flags` that hold the operation.
 const OPERATION_MASK: u32 = 0xff;
 
@@ -194,6 +198,12 @@ pub(crate) fn block_hierarchy() -> u32 {
 #[inline(always)]
 pub(crate) fn has_call_numbers() -> bool {
     HAS_CALL_NUMBERS.load() != 0
+}
+
+/// Whether any hardware counter is open.
+#[inline(always)]
+pub(crate) fn has_hardware_events() -> bool {
+    HAS_HARDWARE_EVENTS.load() != 0
 }
 
 /// The entry of [`headroom_abi::syscall::call_table`] for a number from [`Task::call_number`].

@@ -2,16 +2,22 @@
 //!
 //! Only map types of Linux 5.8. Sizes that follow the number of slots are set by the loader.
 
+use core::{cell::UnsafeCell, ffi::c_void};
+
 use aya_ebpf::{
+    bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY},
+    helpers::bpf_ktime_get_ns,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use headroom_abi::{
-    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, READERS, RECENT_TASKS,
+    CGROUP_RING_BYTES, DEFAULT_SLOTS, DEVICE_PAIRS, EXEC_RING_BYTES, MARKS_PER_PAGE,
+    PACE_RING_BYTES, READERS, RECENT_TASKS,
     histogram::{BUCKETS, bucket},
     record::{
-        BlockCounters, CacheCounters, CallNumbers, CgroupChange, CgroupKey, ClassLatency,
-        DeviceCounters, DeviceKey, Losses, NetCounters, Reader, RecentTask, SampledCounters,
+        AHEAD_MAX_NS, BlockCounters, CacheCounters, CallNumbers, CgroupChange, CgroupKey,
+        ClassLatency, DeviceCounters, DeviceKey, EVENTS_PER_LOOK, EventCounters, EventState, Gate,
+        HookAhead, Losses, Marks, NetCounters, Pace, Reader, RecentTask, SampledCounters,
         SlotCache, StreamEnds, TaskCounters, gate,
     },
     size::{SIZE_BUCKETS, size_bucket},
@@ -50,9 +56,61 @@ pub(crate) static CALL_NUMBERS: PerCpuArray<CallNumbers> = PerCpuArray::with_max
 #[map]
 pub(crate) static RECENT: Array<RecentTask> = Array::with_max_entries(RECENT_TASKS, 0);
 
-/// Which hooks count, by [`headroom_abi::record::gate`].
+/// Whether and how hooks count, by [`headroom_abi::record::gate`].
 #[map]
-pub(crate) static GATES: Array<u32> = Array::with_max_entries(gate::COUNT, 0);
+pub(crate) static GATES: Array<Gate> = Array::with_max_entries(gate::COUNT, 0);
+
+/// The round of reading that user space is in.
+#[map]
+static ROUND: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The round in which each slot was counted for last, in pages of slots.
+#[map]
+static MARKS: Array<Marks> = Array::with_max_entries(1, 0);
+
+/// Hardware counters by slot; one entry where there are none.
+#[map]
+pub(crate) static EVENT_COUNTS: PerCpuArray<EventCounters> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the hardware counters of this CPU showed last.
+#[map]
+pub(crate) static EVENT_STATE: PerCpuArray<EventState> = PerCpuArray::with_max_entries(1, 0);
+
+/// A map that the library has no type for, laid out as it lays out its own.
+#[repr(transparent)]
+pub(crate) struct EventArray(UnsafeCell<bpf_map_def>);
+
+// SAFETY: only its address is used, by the loader and as an argument of helpers.
+unsafe impl Sync for EventArray {}
+
+impl EventArray {
+    /// What helpers take.
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.0.get().cast()
+    }
+}
+
+/// Opened counters of one kind by CPU; the library gives it a place for each.
+macro_rules! event_array {
+    ($($name:ident)*) => {
+        $(
+            #[unsafe(link_section = "maps")]
+            #[unsafe(export_name = stringify!($name))]
+            pub(crate) static $name: EventArray = EventArray(UnsafeCell::new(bpf_map_def {
+                type_: BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+                key_size: size_of::<u32>() as u32,
+                value_size: size_of::<u32>() as u32,
+                max_entries: 0,
+                map_flags: 0,
+                id: 0,
+                pinning: 0,
+            }));
+        )*
+    };
+}
+
+event_array! { CYCLES INSTRUCTIONS CACHE_MISSES BRANCH_MISSES }
 
 /// Block I/O counters by slot.
 #[map]
@@ -97,6 +155,13 @@ pub(crate) static CGROUP_EVENTS: RingBuf = RingBuf::with_byte_size(CGROUP_RING_B
 #[map]
 pub(crate) static EXEC_EVENTS: RingBuf = RingBuf::with_byte_size(EXEC_RING_BYTES, 0);
 
+/// Hooks ahead of the pace that their budget allows.
+#[map]
+pub(crate) static PACE_EVENTS: RingBuf = RingBuf::with_byte_size(PACE_RING_BYTES, 0);
+
+/// Submits a ring buffer record and wakes the reader, whatever it has read.
+const WAKEUP: u64 = 2;
+
 /// Submits a ring buffer record without waking the reader, which polls.
 pub(crate) const NO_WAKEUP: u64 = 1;
 
@@ -126,12 +191,12 @@ pub(crate) unsafe fn add_atomically(counter: *mut u64, amount: u64) {
 /// # Safety
 /// `histogram` points into a map value of this CPU, as [`add`] demands.
 #[inline(always)]
-pub(crate) unsafe fn observe(histogram: *mut [u64; BUCKETS], duration_ns: u64) {
+pub(crate) unsafe fn observe(histogram: *mut [u64; BUCKETS], duration_ns: u64, weight: u64) {
     // The verifier needs to see the check even where the compiler can prove it away.
     let index = core::hint::black_box(bucket(duration_ns));
     if index < BUCKETS {
         // SAFETY: the caller vouches for the pointer, and the index is in bounds.
-        unsafe { add(histogram.cast::<u64>().add(index), 1) };
+        unsafe { add(histogram.cast::<u64>().add(index), weight) };
     }
 }
 
@@ -179,16 +244,61 @@ pub(crate) unsafe fn observe_size_atomically(histogram: *mut [u64; SIZE_BUCKETS]
 /// # Safety
 /// `counter` points into a map value.
 #[inline(always)]
-pub(crate) unsafe fn count_atomically(counter: *mut u32) {
+pub(crate) unsafe fn count_atomically(counter: *mut u32, amount: u32) {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
     // SAFETY: the caller vouches for the pointer; the counters are four-byte aligned.
-    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, 1) };
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, amount) };
 }
 
-/// The window in which a hook counts; 0 when it is not to.
+/// Notes that a slot is counted for, so that user space reads its counters. Written once a round,
+/// so that CPUs do not fight for the memory; counts of tasks need it where tasks come and go only.
 #[inline(always)]
-pub(crate) fn open_gate(gate: u32) -> u32 {
-    GATES.get(gate).copied().unwrap_or(0)
+pub(crate) fn mark(slot: u32) {
+    let Some(round) = ROUND.get(0) else { return };
+    let Some(page) = MARKS.get_ptr_mut(slot / MARKS_PER_PAGE as u32) else { return };
+    // SAFETY: a map value, and the mask keeps the place within its array.
+    unsafe {
+        let place = (&raw mut (*page).rounds).cast::<u32>();
+        let place = place.add(slot as usize & (MARKS_PER_PAGE - 1));
+        if *place != *round {
+            *place = *round;
+        }
+    }
+}
+
+/// How a hook is to count; `None` when it is not to.
+#[inline(always)]
+pub(crate) fn open_gate(gate: u32) -> Option<Gate> {
+    let found = GATES.get(gate).copied()?;
+    if found.epoch == 0 { None } else { Some(found) }
+}
+
+/// Looks now and then how fast events of a hook come, `count` of them on this CPU so far. Tells user
+/// space when that is more than the budget allows, which is what ends a storm.
+#[inline(always)]
+pub(crate) fn keep_pace(gate: u32, open: Gate, pace: &mut Pace, count: u64) {
+    if count & (EVENTS_PER_LOOK - 1) == 0 && open.allowed_ns != 0 {
+        look_at_pace(gate, open.epoch, open.allowed_ns, pace);
+    }
+}
+
+#[inline(never)]
+fn look_at_pace(gate: u32, epoch: u32, allowed_ns: u64, pace: &mut Pace) {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let took_ns = now_ns.saturating_sub(pace.looked_ns);
+    pace.looked_ns = now_ns;
+    let ahead_ns = pace.ahead_ns + allowed_ns;
+    pace.ahead_ns = if ahead_ns > took_ns { ahead_ns - took_ns } else { 0 };
+    if pace.ahead_ns < AHEAD_MAX_NS {
+        return;
+    }
+    pace.ahead_ns = 0;
+    // A full ring has told already.
+    if let Some(mut record) = PACE_EVENTS.reserve::<HookAhead>(0) {
+        record.write(HookAhead { gate, epoch });
+        record.submit(WAKEUP);
+    }
 }
 
 /// Adds one to a field of this CPU's [`Losses`] and returns the new value.

@@ -17,6 +17,7 @@ mod kernel {
     pub(crate) mod world;
 
     mod block_io;
+    mod hardware;
     mod page_cache;
     mod sockets;
 }

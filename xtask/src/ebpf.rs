@@ -22,6 +22,7 @@ pub(crate) const MUTANTS: &[&str] = &[
     "mutant-error",
     "mutant-switch",
     "mutant-migration",
+    "mutant-hardware",
 ];
 
 const TARGET: &str = "bpfel-unknown-none";

@@ -12,7 +12,7 @@ use headroom_abi::record::{BlockCounters, DeviceCounters, DeviceKey, STREAMS, St
 use crate::{
     identity,
     kernel::{OPERATION_READ, OPERATION_WRITE, Request, block_hierarchy},
-    maps::{BLOCK_STREAMS, BLOCKS, DEVICES, add, add_atomically, observe, observe_size},
+    maps::{BLOCK_STREAMS, BLOCKS, DEVICES, add, add_atomically, mark, observe, observe_size},
 };
 
 /// Bytes of a sector, as a power of two.
@@ -52,6 +52,7 @@ pub fn count_block_io(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let slot = identity::slot(inode, block_hierarchy());
+    mark(slot);
     let Some(counters) = BLOCKS.get_ptr_mut(slot) else { return 0 };
     let is_last_part = n_bytes >= u64::from(request.remaining_bytes());
     let mut latency_ns = 0;
@@ -94,7 +95,7 @@ unsafe fn time(counters: *mut BlockCounters, request: Request, now_ns: u64) -> u
     if handed_over_ns != 0 {
         let device_ns = now_ns.saturating_sub(handed_over_ns);
         // SAFETY: the caller vouches for the pointer.
-        unsafe { observe(&raw mut (*counters).device_hist, device_ns) };
+        unsafe { observe(&raw mut (*counters).device_hist, device_ns, 1) };
     }
     let start_ns = request.start_time_ns();
     if start_ns == 0 {
@@ -103,7 +104,7 @@ unsafe fn time(counters: *mut BlockCounters, request: Request, now_ns: u64) -> u
     let latency_ns = now_ns.saturating_sub(start_ns);
     // SAFETY: the caller vouches for the pointer.
     unsafe {
-        observe(&raw mut (*counters).latency_hist, latency_ns);
+        observe(&raw mut (*counters).latency_hist, latency_ns, 1);
         add(&raw mut (*counters).latency_ns, latency_ns);
     }
     latency_ns

@@ -12,7 +12,7 @@ use headroom_abi::record::{CgroupChange, CgroupKey, Exec, PATH_BYTES, event};
 use crate::{
     identity,
     kernel::{Cgroup, Task, is_told, task_hierarchy},
-    maps::{CGROUP_EVENTS, CHANGE, EXEC_EVENTS, NO_WAKEUP, TASKS, add, lose},
+    maps::{CGROUP_EVENTS, CHANGE, EXEC_EVENTS, NO_WAKEUP, TASKS, add, lose, mark},
 };
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
@@ -64,7 +64,9 @@ fn report(ctx: &BtfTracePointContext, kind: u32) -> i32 {
 pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg(0));
     let inode = task.cgroup_inode();
-    if let Some(counters) = TASKS.get_ptr_mut(identity::task_slot(inode)) {
+    let slot = identity::task_slot(inode);
+    mark(slot);
+    if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).execs, 1) };
     }
@@ -88,6 +90,7 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn task_exit(ctx: BtfTracePointContext) -> i32 {
     let slot = identity::task_slot(Task(ctx.arg(0)).cgroup_inode());
+    mark(slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).exits, 1) };

@@ -1,6 +1,7 @@
 //! The programs, one file per signal.
 
 mod blockio;
+mod hardware;
 mod lifecycle;
 mod network;
 mod oom;

@@ -14,7 +14,7 @@ use headroom_abi::record::{NetCounters, hierarchy};
 
 use crate::{
     identity,
-    maps::{NETS, add_atomically, observe_atomically, observe_size_atomically},
+    maps::{NETS, add_atomically, mark, observe_atomically, observe_size_atomically},
 };
 
 /// The packet goes on.
@@ -64,7 +64,9 @@ fn counters(ctx: &SkBuffContext) -> Option<*mut NetCounters> {
     if inode == 0 {
         return None;
     }
-    NETS.get_ptr_mut(identity::slot(inode, hierarchy::UNIFIED))
+    let slot = identity::slot(inode, hierarchy::UNIFIED);
+    mark(slot);
+    NETS.get_ptr_mut(slot)
 }
 
 /// The socket's own estimate, which is zero before the first; also zero when it is no TCP socket.

@@ -12,7 +12,7 @@ use headroom_abi::record::{COMM_BYTES, CgroupKey, OomVictim, event};
 use crate::{
     identity,
     kernel::{Task, task_hierarchy},
-    maps::{CGROUP_EVENTS, NO_WAKEUP, TASKS, add_atomically, lose},
+    maps::{CGROUP_EVENTS, NO_WAKEUP, TASKS, add_atomically, lose, mark},
 };
 
 /// `mark_victim(struct task_struct *task, uid_t uid)`
@@ -21,6 +21,7 @@ pub fn oom_victim_task(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg(0));
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let slot = identity::slot(key.inode, key.hierarchy);
+    mark(slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value.
         unsafe { add_atomically(&raw mut (*counters).oom_victims, 1) };

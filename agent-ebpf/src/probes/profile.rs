@@ -9,7 +9,8 @@ use headroom_abi::{CODE_BIN_KERNEL, SKETCH_BINS, record::CgroupKey};
 use crate::{
     identity,
     kernel::{Task, task_hierarchy},
-    maps::{SAMPLED, count_atomically},
+    maps::{SAMPLED, count_atomically, mark},
+    probes::hardware,
 };
 
 /// Position of the instruction pointer among the eight-byte registers of a sample.
@@ -37,10 +38,12 @@ pub fn sample_code(ctx: PerfEventContext) -> u32 {
     let address = unsafe { *ctx.as_ptr().cast::<u64>().add(INSTRUCTION_POINTER) };
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let Some(slot) = identity::find(&key) else { return 0 };
+    mark(slot);
+    hardware::charge_running(slot);
     let Some(sampled) = SAMPLED.get_ptr_mut(slot) else { return 0 };
     let bin = bin(address) & (SKETCH_BINS - 1);
     // SAFETY: a map value, and the mask keeps the index within its array.
-    unsafe { count_atomically((&raw mut (*sampled).code).cast::<u32>().add(bin)) };
+    unsafe { count_atomically((&raw mut (*sampled).code).cast::<u32>().add(bin), 1) };
     0
 }
 

@@ -10,28 +10,28 @@ use headroom_abi::record::{SlotCache, gate};
 use crate::{
     identity,
     kernel::{Task, task_hierarchy},
-    maps::{TASKS, add, observe, open_gate},
+    maps::{TASKS, add, keep_pace, mark, observe, open_gate},
 };
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
 #[btf_tracepoint(function = "sched_switch")]
 pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
-    if open_gate(gate::SWITCHES) == 0 {
-        return 0;
-    }
+    let Some(open) = open_gate(gate::SWITCHES) else { return 0 };
+    let weight = u64::from(open.weight);
     let is_preempted: u64 = ctx.arg(0);
     let (prev, next) = (Task(ctx.arg(1)), Task(ctx.arg(2)));
     let Some(cpu) = identity::this_cpu() else { return 0 };
     cpu.switches = cpu.switches.wrapping_add(1);
+    keep_pace(gate::SWITCHES, open, &mut cpu.pace[gate::SWITCHES as usize], cpu.switches);
     // First the one that leaves: this CPU most likely remembers its cgroup.
     if prev.pid() != 0 {
         #[cfg(not(feature = "mutant-switch"))]
-        count_leaving(cpu, prev, is_preempted & 1 == 0 && prev.is_blocked());
+        count_leaving(cpu, prev, is_preempted & 1 == 0 && prev.is_blocked(), weight);
         #[cfg(feature = "mutant-switch")]
-        count_leaving(cpu, next, is_preempted & 1 == 0 && prev.is_blocked());
+        count_leaving(cpu, next, is_preempted & 1 == 0 && prev.is_blocked(), weight);
     }
     if next.pid() != 0 {
-        count_entering(cpu, next);
+        count_entering(cpu, next, weight);
     }
     0
 }
@@ -40,32 +40,34 @@ pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
 /// state is younger than the kernels supported; the scheduler still holds the run queue, so the
 /// field says the same.
 #[inline(always)]
-fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool) {
+fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool, weight: u64) {
     let slot = identity::task_slot_on(cpu, prev.cgroup_inode());
+    mark(slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
         if is_voluntary {
-            add(&raw mut (*counters).voluntary_switches, 1);
+            add(&raw mut (*counters).voluntary_switches, weight);
         } else {
-            add(&raw mut (*counters).involuntary_switches, 1);
+            add(&raw mut (*counters).involuntary_switches, weight);
         }
     }
 }
 
 #[inline(always)]
-fn count_entering(cpu: &mut SlotCache, next: Task) {
+fn count_entering(cpu: &mut SlotCache, next: Task, weight: u64) {
     let queued_ns = next.last_queued_ns();
     // Another CPU's clock may have been ahead when the wait began there.
     let wait_ns = next.run_queue_clock_ns().saturating_sub(queued_ns);
     let slot = identity::task_slot_on(cpu, next.cgroup_inode());
+    mark(slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
-        add(&raw mut (*counters).switches, 1);
+        add(&raw mut (*counters).switches, weight);
         if queued_ns != 0 {
-            add(&raw mut (*counters).runq_wait_ns, wait_ns);
-            observe(&raw mut (*counters).runq_hist, wait_ns);
+            add(&raw mut (*counters).runq_wait_ns, wait_ns.wrapping_mul(weight));
+            observe(&raw mut (*counters).runq_hist, wait_ns, weight);
         }
     }
 }
@@ -84,6 +86,7 @@ pub fn count_migration(ctx: BtfTracePointContext) -> i32 {
         Task::current()
     };
     let slot = identity::slot(task.cgroup_inode(), task_hierarchy());
+    mark(slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).migrations, 1) };

@@ -21,7 +21,7 @@ use crate::{
     kernel::{Task, call_entry, has_call_numbers, task_hierarchy},
     maps::{
         CALL_NUMBERS, CLASS_LATENCY, RECENT, SAMPLED, TASKS, add, add_atomically, count_atomically,
-        open_gate,
+        keep_pace, open_gate,
     },
 };
 
@@ -35,16 +35,14 @@ const ERRORS: core::ops::Range<i64> = -511..0;
 /// `sys_enter(struct pt_regs *regs, long id)`
 #[raw_tracepoint]
 pub fn count_syscall(ctx: RawTracePointContext) -> i32 {
-    let epoch = open_gate(gate::SYSCALLS);
-    if epoch == 0 {
-        return 0;
-    }
+    let Some(open) = open_gate(gate::SYSCALLS) else { return 0 };
     let task = Task::current();
     let number = task.call_number(ctx.arg(1));
     let call = call_entry(number);
     let Some(cpu) = identity::this_cpu() else { return 0 };
     let slot = identity::task_slot_on(cpu, task.cgroup_inode());
     cpu.calls = cpu.calls.wrapping_add(1);
+    keep_pace(gate::SYSCALLS, open, &mut cpu.pace[gate::SYSCALLS as usize], cpu.calls);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return 0 };
     let class = call & u64::from(CALL_CLASS);
     #[cfg(feature = "mutant-syscall")]
@@ -52,10 +50,10 @@ pub fn count_syscall(ctx: RawTracePointContext) -> i32 {
     // SAFETY: a map value of this CPU, and the mask keeps the index within its array.
     unsafe {
         let first = (&raw mut (*counters).syscalls).cast::<u64>();
-        add(first.add(class as usize & (SYSCALL_ROOM - 1)), 1);
+        add(first.add(class as usize & (SYSCALL_ROOM - 1)), u64::from(open.weight));
     }
     if has_call_numbers() {
-        count_number(slot, number);
+        count_number(slot, number, open.weight);
     }
     let pid = task.pid();
     let Some(recent) = RECENT.get_ptr_mut(pid & (RECENT_TASKS - 1)) else { return 0 };
@@ -65,10 +63,10 @@ pub fn count_syscall(ctx: RawTracePointContext) -> i32 {
         recent.pid = pid;
         recent.history = 0;
     }
-    count_order(counters, recent, number);
+    count_order(counters, recent, number, open.weight);
     recent.start_ns = 0;
     if is_timed(cpu) {
-        recent.epoch = epoch;
+        recent.epoch = open.epoch;
         recent.call = call as u32;
         // SAFETY: the helper has no preconditions.
         recent.start_ns = unsafe { bpf_ktime_get_ns() };
@@ -90,19 +88,30 @@ pub fn time_syscall(ctx: RawTracePointContext) -> i32 {
     }
     recent.start_ns = 0;
     // A call that began before the hook was away may not be the one that ends now.
-    if recent.epoch != open_gate(gate::SYSCALLS) {
+    let Some(open) = open_gate(gate::SYSCALLS) else { return 0 };
+    if recent.epoch != open.epoch {
         return 0;
     }
     let outcome: i64 = ctx.arg(1);
     // SAFETY: the helper has no preconditions.
     let latency_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(start_ns);
-    note(task, u64::from(recent.call), latency_ns, ERRORS.contains(&outcome));
+    let end = End { latency_ns, failed: ERRORS.contains(&outcome), weight: open.weight };
+    note(task, u64::from(recent.call), &end);
     0
+}
+
+/// How a timed call ended.
+struct End {
+    latency_ns: u64,
+    failed: bool,
+    /// [`headroom_abi::record::Gate::weight`].
+    weight: u32,
 }
 
 /// Notes a timed call. Apart, so that calls that are not timed stay short.
 #[inline(never)]
-fn note(task: Task, call: u64, latency_ns: u64, failed: bool) {
+fn note(task: Task, call: u64, end: &End) {
+    let (latency_ns, failed, weight) = (end.latency_ns, end.failed, end.weight);
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let Some(slot) = identity::find(&key) else { return };
     let Some(sampled) = SAMPLED.get_ptr_mut(slot) else { return };
@@ -113,37 +122,37 @@ fn note(task: Task, call: u64, latency_ns: u64, failed: bool) {
     }
     // SAFETY: both are map values, and the indices are in bounds.
     unsafe {
-        add_atomically(&raw mut (*sampled).timed, 1);
+        add_atomically(&raw mut (*sampled).timed, u64::from(weight));
         #[cfg(not(feature = "mutant-error"))]
-        add_atomically(&raw mut (*sampled).failed, u64::from(failed));
+        add_atomically(&raw mut (*sampled).failed, u64::from(failed) * u64::from(weight));
         #[cfg(feature = "mutant-error")]
-        add_atomically(&raw mut (*sampled).failed, u64::from(!failed));
+        add_atomically(&raw mut (*sampled).failed, u64::from(!failed) * u64::from(weight));
         if call & u64::from(CALL_WAITS) == 0 {
-            count_atomically((&raw mut (*sampled).latency_hist).cast::<u32>().add(index));
+            count_atomically((&raw mut (*sampled).latency_hist).cast::<u32>().add(index), weight);
         }
         if has_call_numbers()
             && let Some(by_class) = CLASS_LATENCY.get_ptr_mut(slot)
         {
             let class = (call & u64::from(CALL_CLASS)) as usize;
             let place = class * CLASS_BUCKETS + (class_bucket(index) & (CLASS_BUCKETS - 1));
-            count_atomically((&raw mut (*by_class).hist).cast::<u32>().add(place));
+            count_atomically((&raw mut (*by_class).hist).cast::<u32>().add(place), weight);
         }
     }
 }
 
 #[inline(always)]
-fn count_number(slot: u32, number: usize) {
+fn count_number(slot: u32, number: usize, weight: u32) {
     let Some(numbers) = CALL_NUMBERS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU, and the mask keeps the index within its array.
     unsafe {
         let counter = (&raw mut (*numbers).calls).cast::<u32>().add(number & (TABLE_LEN - 1));
-        *counter = (*counter).wrapping_add(1);
+        *counter = (*counter).wrapping_add(weight);
     }
 }
 
 /// Counts the call by itself and the two before it, and remembers it for the next two.
 #[inline(always)]
-fn count_order(counters: *mut TaskCounters, recent: &mut RecentTask, number: usize) {
+fn count_order(counters: *mut TaskCounters, recent: &mut RecentTask, number: usize, weight: u32) {
     /// The golden ratio, which spreads numbers that are close.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     const PAIR: u32 = (1 << (2 * HISTORY_CALL_BITS)) - 1;
@@ -154,7 +163,7 @@ fn count_order(counters: *mut TaskCounters, recent: &mut RecentTask, number: usi
     unsafe {
         let counter = (&raw mut (*counters).order).cast::<u32>();
         let counter = counter.add(bin as usize & (SKETCH_BINS - 1));
-        *counter = (*counter).wrapping_add(1);
+        *counter = (*counter).wrapping_add(weight);
     }
 }
 

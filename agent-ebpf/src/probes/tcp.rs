@@ -10,7 +10,7 @@ use headroom_abi::record::{NetCounters, hierarchy};
 use crate::{
     identity,
     kernel::{Packet, Socket, drop_reason_unspecified, drops_name_receiver},
-    maps::{NETS, add_atomically},
+    maps::{NETS, add_atomically, mark},
 };
 
 /// `TCP_ESTABLISHED` of the kernel's interface to user space.
@@ -100,5 +100,7 @@ fn counters(socket: Socket) -> Option<*mut NetCounters> {
     if inode == 0 {
         return None;
     }
-    NETS.get_ptr_mut(identity::slot(inode, hierarchy::UNIFIED))
+    let slot = identity::slot(inode, hierarchy::UNIFIED);
+    mark(slot);
+    NETS.get_ptr_mut(slot)
 }

@@ -118,6 +118,9 @@ fn programs(config: &DoctorConfig) -> Vec<Finding> {
         Topic::SyscallDetail => "system calls by number on request, per workload",
         Topic::Migrations => "moves between CPUs, per workload",
         Topic::OomVictims => "tasks killed for want of memory, told as it happens",
+        Topic::HardwareCounters => {
+            "instructions per cycle, misses of the cache and of branches, per workload"
+        }
         Topic::CodeSamples => "which code runs, as a sketch, per workload",
         Topic::RunQueue => "context switches and waits for a CPU, per workload",
         Topic::BlockIo => "disk use with sizes, order and latency, per workload and device",

@@ -1,9 +1,15 @@
 //! How much of the time the hooks that cost most may count, so that all of them together stay within
-//! a budget.
+//! a budget on every CPU.
 //!
 //! Pure: from what was counted and what it costs to a plan; the kernel folder carries it out. A
 //! hook goes down at once, as a storm does harm at once, and comes back by steps after the load was
 //! low for a while, so that a load near the budget does not make it swing.
+
+use headroom_abi::record::EVENTS_PER_LOOK;
+
+/// Part of the time that a hook counts from the moment on at which events come too fast for the
+/// budget: in windows so short that a storm hardly feels them.
+pub const FACTOR_STORM: f64 = 1.0 / 64.0;
 
 /// Smallest part of the time that a hook counts: below it an estimate says too little.
 pub const FACTOR_MIN: f64 = 0.01;
@@ -31,7 +37,7 @@ const GROWTH_MAX: f64 = 4.0;
 /// What one hook did in one tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HookFacts {
-    /// Events counted on all CPUs.
+    /// Events counted on the CPU that had most of them.
     pub events: u64,
     /// Time in which they were counted, seconds; 0 when there was no window.
     pub watched_s: f64,
@@ -39,6 +45,8 @@ pub struct HookFacts {
     pub cost_ns: f64,
     /// Cost of putting the hook on and off once, seconds of a CPU; 0 when not known yet.
     pub switching_s: f64,
+    /// Whether events came so fast that the hook was cut before this tick.
+    pub was_cut: bool,
 }
 
 /// When one hook counts.
@@ -48,11 +56,14 @@ pub struct HookPlan {
     pub factor: f64,
     /// Time from one window to the next, seconds. Without meaning when `factor` is 1.
     pub cycle_s: f64,
+    /// Time that [`headroom_abi::record::EVENTS_PER_LOOK`] events on one CPU take when they use up
+    /// the budget, nanoseconds: what comes faster for long is a storm. 0 when any pace will do.
+    pub allowed_ns: u64,
 }
 
 impl HookPlan {
     /// Always on.
-    pub const ALWAYS: Self = Self { factor: 1.0, cycle_s: CYCLE_MIN_S };
+    pub const ALWAYS: Self = Self { factor: 1.0, cycle_s: CYCLE_MIN_S, allowed_ns: 0 };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,20 +80,32 @@ pub struct Governor<const N: usize> {
 }
 
 impl<const N: usize> Governor<N> {
-    /// Keeps the hooks within `budget`, a share of all CPU time of the host.
+    /// Keeps the hooks within `budget`, a share of the time of each CPU.
     pub fn new(budget: f64) -> Self {
         Self { budget, hooks: [Hook { plan: HookPlan::ALWAYS, calm_ticks: 0 }; N] }
+    }
+
+    /// The plan to begin with, when an event of each hook costs so much, nanoseconds.
+    pub fn begin(&mut self, costs_ns: [f64; N]) -> [HookPlan; N] {
+        for (hook, cost_ns) in self.hooks.iter_mut().zip(costs_ns) {
+            hook.plan.allowed_ns = allowed_ns(cost_ns, self.budget);
+        }
+        self.hooks.map(|hook| hook.plan)
     }
 
     /// The plan for the next tick of a host with `cpus` CPUs. A hook without a window in this tick
     /// keeps its plan.
     pub fn decide(&mut self, facts: &[HookFacts; N], cpus: f64) -> [HookPlan; N] {
-        let wanted = facts.map(|hook| wanted_share(&hook, cpus));
+        let wanted = facts.map(|hook| wanted_share(&hook));
         let allowed = shares(self.budget * (1.0 - SWITCHING_SHARE), &wanted);
         for (index, hook) in self.hooks.iter_mut().enumerate() {
+            if facts[index].was_cut {
+                hook.cut();
+            }
             if let Some(wanted) = wanted[index] {
                 hook.follow(wanted, allowed[index]);
             }
+            hook.plan.allowed_ns = allowed_ns(facts[index].cost_ns, self.budget);
             hook.plan.cycle_s = cycle_s(facts[index].switching_s, self.budget * cpus);
         }
         self.hooks.map(|hook| hook.plan)
@@ -90,6 +113,11 @@ impl<const N: usize> Governor<N> {
 }
 
 impl Hook {
+    fn cut(&mut self) {
+        self.plan.factor = self.plan.factor.min(FACTOR_STORM);
+        self.calm_ticks = 0;
+    }
+
     fn follow(&mut self, wanted: f64, allowed: f64) {
         let fits = if wanted > allowed { allowed / wanted } else { 1.0 };
         if fits < self.plan.factor {
@@ -106,12 +134,13 @@ impl Hook {
     }
 }
 
-/// Share of all CPU time that a hook would take if it always counted.
-fn wanted_share(hook: &HookFacts, cpus: f64) -> Option<f64> {
-    if hook.watched_s <= 0.0 || cpus <= 0.0 {
-        return None;
-    }
-    Some(hook.events as f64 / hook.watched_s * hook.cost_ns / 1.0e9 / cpus)
+/// Share of its CPU's time that a hook would take if it always counted.
+fn wanted_share(hook: &HookFacts) -> Option<f64> {
+    (hook.watched_s > 0.0).then(|| hook.events as f64 / hook.watched_s * hook.cost_ns / 1.0e9)
+}
+
+fn allowed_ns(cost_ns: f64, budget: f64) -> u64 {
+    (EVENTS_PER_LOOK as f64 * cost_ns / budget) as u64
 }
 
 /// Shares a budget so that whoever wants little gets it all, and the rest is even.
@@ -186,8 +215,8 @@ pub fn relative_error(windows: &[(u64, f64)], n_counted: usize, factor: f64) -> 
 #[cfg(test)]
 mod tests {
     use super::{
-        CYCLE_MIN_S, CallCost, FACTOR_MIN, Governor, HookFacts, HookPlan, estimate_per_s,
-        relative_error,
+        CYCLE_MIN_S, CallCost, FACTOR_MIN, FACTOR_STORM, Governor, HookFacts, HookPlan,
+        estimate_per_s, relative_error,
     };
 
     const BUDGET: f64 = 0.02;
@@ -200,14 +229,16 @@ mod tests {
         for ((facts, plan), per_s) in facts.iter_mut().zip(plans).zip(per_s) {
             let watched_s = plan.factor;
             let events = (per_s * watched_s) as u64;
-            *facts = HookFacts { events, watched_s, cost_ns: COST_NS, switching_s: 0.0004 };
+            let switching_s = 0.0004;
+            let was_cut = false;
+            *facts = HookFacts { events, watched_s, cost_ns: COST_NS, switching_s, was_cut };
         }
         governor.decide(&facts, CPUS)
     }
 
     fn cost(plans: [HookPlan; 2], per_s: [f64; 2]) -> f64 {
         let shares = plans.iter().zip(per_s).map(|(plan, per_s)| plan.factor * per_s);
-        shares.sum::<f64>() * COST_NS / 1.0e9 / CPUS
+        shares.sum::<f64>() * COST_NS / 1.0e9
     }
 
     #[test]
@@ -240,7 +271,7 @@ mod tests {
         let mut governor = Governor::new(BUDGET);
         let mut plans = [HookPlan::ALWAYS; 2];
         // What takes the whole budget, give or take a tenth.
-        let at_budget = BUDGET * 0.75 * CPUS * 1.0e9 / COST_NS;
+        let at_budget = BUDGET * 0.75 * 1.0e9 / COST_NS;
         let mut rises = 0;
         for step in 0..200 {
             let noise = if step % 2 == 0 { 1.1 } else { 0.9 };
@@ -271,6 +302,28 @@ mod tests {
         assert!(cost(plans, per_s) <= BUDGET);
         let costs = [0, 1].map(|hook: usize| plans[hook].factor * per_s[hook]);
         assert!((costs[0] / costs[1] - 1.0).abs() < 0.01, "{costs:?}");
+    }
+
+    #[test]
+    fn a_hook_that_was_cut_stays_down_until_the_calm_has_lasted() {
+        let mut governor = Governor::<1>::new(BUDGET);
+        let begun = governor.begin([COST_NS]);
+        // 1,024 events of 160 ns are 2 % of 8 ms.
+        assert_eq!((begun[0].factor, begun[0].allowed_ns), (1.0, 8_192_000));
+        // A storm of a moment, over before the tick: on average there was little.
+        let facts = HookFacts {
+            events: 20_000,
+            watched_s: 0.9,
+            cost_ns: COST_NS,
+            switching_s: 0.0004,
+            was_cut: true,
+        };
+        let cut = governor.decide(&[facts], CPUS);
+        assert_eq!(cut[0].factor, FACTOR_STORM);
+        let calm = HookFacts { events: 0, watched_s: 0.015, was_cut: false, ..facts };
+        assert_eq!(governor.decide(&[calm], CPUS)[0].factor, FACTOR_STORM);
+        let later = [0; 8].map(|_| governor.decide(&[calm], CPUS)[0].factor);
+        assert_eq!(later[7], 1.0, "{later:?}");
     }
 
     #[test]

@@ -9,7 +9,6 @@ pub mod governor;
 pub mod gpu;
 pub mod host;
 pub mod kernel;
-mod pmu;
 pub mod pressure;
 pub mod sampler;
 pub mod tasks;

@@ -5,6 +5,7 @@
 //! times, this file asks and prints.
 
 mod turns;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,9 @@ pub struct SelfbenchArgs {
     /// `observe.budget`. `100%` measures them without the governor
     #[arg(long, value_parser = parse_share)]
     pub budget: Option<f64>,
+    /// Only observe, for so many seconds, and tell what that costs this process
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(5..=86_400))]
+    pub watch: Option<u32>,
     /// Print the figures as JSON on standard output; progress goes to standard error
     #[arg(long)]
     pub json: bool,
@@ -50,6 +54,9 @@ pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
     let mut observe = AgentConfig::load(args.config.as_deref())?.observe;
     if let Some(budget) = args.budget {
         observe.budget = budget;
+    }
+    if let Some(seconds) = args.watch {
+        return print(&watch::run(&observe, seconds)?, args.json);
     }
     if !observe.probes {
         bail!("observe.probes is off: without kernel programs nothing is added to other programs");
@@ -79,8 +86,12 @@ pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
     let mut figures = own.figures();
     let how = how(args.pairs, cpu);
     figures.extend(all.iter().flat_map(|series| series.figures(&how)));
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+    print(&figures, args.json)
+}
+
+fn print(figures: &[Figure], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(figures)?);
     } else {
         figures.iter().for_each(|figure| println!("{figure}"));
     }

@@ -130,7 +130,7 @@ fn thread_cpu_s() -> Option<f64> {
     Some(on_cpu_ns / 1e9)
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub(super) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 

@@ -360,6 +360,35 @@ pub(crate) fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1.0e9
 }
 
+/// Page faults of this process so far; for a child.
+pub(crate) fn page_faults() -> u64 {
+    // SAFETY: zeros are a valid `rusage`, which the kernel fills.
+    unsafe {
+        let mut used: libc::rusage = mem::zeroed();
+        check(libc::getrusage(libc::RUSAGE_SELF, &raw mut used) == 0);
+        (used.ru_minflt + used.ru_majflt).unsigned_abs()
+    }
+}
+
+/// Maps so many pages of memory, touches each, and gives them back; for a child. Each touch is a
+/// page fault.
+pub(crate) fn touch_new_pages(n_pages: usize) {
+    const PAGE_BYTES: usize = 4096;
+    let n_bytes = n_pages * PAGE_BYTES;
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping anywhere, written within its bounds and taken back.
+    unsafe {
+        let memory = libc::mmap(ptr::null_mut(), n_bytes, access, kind, -1, 0);
+        check(memory != libc::MAP_FAILED);
+        libc::madvise(memory, n_bytes, libc::MADV_NOHUGEPAGE);
+        for page in 0..n_pages {
+            memory.cast::<u8>().add(page * PAGE_BYTES).write_volatile(1);
+        }
+        check(libc::munmap(memory, n_bytes) == 0);
+    }
+}
+
 /// Uses the CPU for a moment; for a child.
 pub(crate) fn burn() {
     for step in 0..200_000_u32 {

@@ -59,7 +59,27 @@ pub struct SlotCache {
     pub calls_until_timed: u64,
     /// State of the generator that draws that number.
     pub seed: u64,
+    /// How fast events of each hook come, by [`gate`].
+    pub pace: [Pace; gate::COUNT as usize],
 }
+
+/// How fast events of a hook come on one CPU, looked at once per [`EVENTS_PER_LOOK`] of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Pace {
+    /// When the last look was, by the monotonic clock; 0 before the first.
+    pub looked_ns: u64,
+    /// How far events are ahead of the pace that the budget allows, nanoseconds: they came in so
+    /// much less time than it allows them. Never below zero, so that calm is not saved up.
+    pub ahead_ns: u64,
+}
+
+/// Events of a hook on one CPU between two looks at their pace; a power of two.
+pub const EVENTS_PER_LOOK: u64 = 1024;
+
+/// How far events may be ahead of their pace before user space is told, nanoseconds. Bursts below
+/// pass whole; of a longer one this much of the budget is spent before the hook is off.
+pub const AHEAD_MAX_NS: u64 = 100_000_000;
 
 /// What is remembered of the task whose id has certain low bits.
 ///
@@ -81,8 +101,21 @@ pub struct RecentTask {
     pub reserved: [u64; 5],
 }
 
-/// Places in the map of gates. A gate is 0 while its hook is not to count, and otherwise the number
-/// of the window in which it counts.
+/// Whether and how a hook counts; an entry of the map of gates.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Gate {
+    /// Number of the window in which the hook counts; 0 while it is not to.
+    pub epoch: u32,
+    /// What each event counts for: one over the part of the time that the hook counts, so that
+    /// counters estimate all events whatever that part was when.
+    pub weight: u32,
+    /// Time that [`EVENTS_PER_LOOK`] events on one CPU are to take at least, nanoseconds; 0 when
+    /// nobody wants to hear of fewer.
+    pub allowed_ns: u64,
+}
+
+/// Places in the map of gates.
 pub mod gate {
     /// Entry and exit of system calls.
     pub const SYSCALLS: u32 = 0;
@@ -92,7 +125,8 @@ pub mod gate {
     pub const COUNT: u32 = 2;
 }
 
-/// What tasks of a cgroup did on one CPU. Cumulative.
+/// What tasks of a cgroup did on one CPU. Cumulative. What system calls and task switches count is
+/// weighted by [`Gate::weight`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TaskCounters {
@@ -118,6 +152,70 @@ pub struct TaskCounters {
     pub runq_hist: [u64; BUCKETS],
     /// Syscalls by a hash of the call and the two before it in the same task. Wraps.
     pub order: [u32; SKETCH_BINS],
+}
+
+/// What the CPU's own counters count, by place in the records below.
+pub mod hardware {
+    /// Cycles of the CPU while it was not halted.
+    pub const CYCLES: usize = 0;
+    /// Instructions retired.
+    pub const INSTRUCTIONS: usize = 1;
+    /// Misses of the last-level cache.
+    pub const CACHE_MISSES: usize = 2;
+    /// Branches predicted wrongly.
+    pub const BRANCH_MISSES: usize = 3;
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
+/// In which round of reading each of so many slots in a row was counted for last; a round that is
+/// long past when it was not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Marks {
+    /// By slot modulo [`crate::MARKS_PER_PAGE`].
+    pub rounds: [u32; crate::MARKS_PER_PAGE],
+}
+
+/// Reading of one hardware counter, or what it grew by. As the kernel's `bpf_perf_event_value`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EventCount {
+    /// Events counted.
+    pub count: u64,
+    /// Time in which they were to be counted, nanoseconds.
+    pub enabled_ns: u64,
+    /// Time in which the hardware did count them: less where events take turns on it.
+    pub running_ns: u64,
+}
+
+/// What hardware counters grew by while tasks of a cgroup ran on one CPU. Cumulative.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EventCounters {
+    /// By [`hardware`]. One that this host lacks stays zero, its times included.
+    pub events: [EventCount; hardware::COUNT],
+}
+
+/// What the hardware counters of one CPU showed last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EventState {
+    /// The window, as in [`Gate::epoch`], in which they were read; readings of another window are
+    /// no beginning.
+    pub epoch: u64,
+    /// By [`hardware`]; one that could not be read has no time enabled.
+    pub last: [EventCount; hardware::COUNT],
+}
+
+/// A hook is ahead of the pace that its budget allows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HookAhead {
+    /// Which, by [`gate`].
+    pub gate: u32,
+    /// The window, as in [`Gate::epoch`].
+    pub epoch: u32,
 }
 
 /// What was sampled of a cgroup, on all CPUs together. Cumulative; counters wrap.
@@ -448,7 +546,14 @@ impl NetCounters {
 const _: () = {
     assert!(SyscallClass::COUNT <= SYSCALL_ROOM && SYSCALL_ROOM.is_power_of_two());
     assert!(size_of::<CgroupKey>() == 8 + 2 * 4);
-    assert!(size_of::<SlotCache>() == 6 * 8);
+    assert!(size_of::<SlotCache>() == (6 + 2 * gate::COUNT as usize) * 8);
+    assert!(size_of::<Gate>() == 2 * 8 && EVENTS_PER_LOOK.is_power_of_two());
+    assert!(size_of::<Marks>() == crate::MARKS_PER_PAGE * 4);
+    assert!(crate::MARKS_PER_PAGE.is_power_of_two());
+    assert!(size_of::<EventCount>() == 3 * 8);
+    assert!(size_of::<EventCounters>() == hardware::COUNT * 3 * 8);
+    assert!(size_of::<EventState>() == (1 + hardware::COUNT * 3) * 8);
+    assert!(size_of::<HookAhead>() == 2 * 4);
     assert!(size_of::<RecentTask>() == 64);
     assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 8 + BUCKETS) * 8 + SKETCH_BINS * 4);
     assert!(size_of::<SampledCounters>() == 2 * 8 + (BUCKETS + SKETCH_BINS) * 4);

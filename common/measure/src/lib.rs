@@ -3,6 +3,7 @@
 
 pub mod figure;
 pub mod load;
+pub mod process;
 pub mod statistics;
 
 pub use figure::{Figure, Value};

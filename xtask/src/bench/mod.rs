@@ -7,6 +7,7 @@ mod forecast;
 mod player;
 mod replay;
 mod rig;
+mod scale;
 mod scenario;
 mod starts;
 
@@ -32,9 +33,17 @@ pub(crate) struct BenchArgs {
     /// Build to measure; `dev` is quick to build and slower to run
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
-    /// Cgroups with a workload in each [default: 50]; replay: made-up workloads [default: 1000]
+    /// Cgroups with a workload in each [default: 50, scale: 500]; replay: made-up workloads
+    /// [default: 1000]
     #[arg(long)]
     workloads: Option<u32>,
+    /// scale: threads in each cgroup
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// scale: share of the cgroups that work ten times a second, percent; the threads of the others
+    /// wake every ten seconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
+    busy_percent: u32,
     /// How long the agent is watched, seconds
     #[arg(long, default_value_t = 60)]
     watch_s: u64,
@@ -64,6 +73,8 @@ enum Subject {
     Starts,
     /// What the agent adds to a system call and to a context switch
     Overhead,
+    /// What observing costs with many cgroups and threads, few of which run; not part of `all`
+    Scale,
     /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
     Fingerprint,
     /// How good the base layer's forecasts are, beside seasonal naive; not part of `all`
@@ -76,14 +87,15 @@ enum Subject {
 
 impl Subject {
     fn includes(self, other: Self) -> bool {
-        let is_apart = matches!(other, Self::Fingerprint | Self::Forecast | Self::Replay);
+        let is_apart =
+            matches!(other, Self::Fingerprint | Self::Forecast | Self::Replay | Self::Scale);
         self == other || (self == Self::All && !is_apart)
     }
 }
 
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if let Some(role) = args.play {
-        player::play(role);
+        player::play(role, args.threads);
     }
     if args.subject == Subject::Fingerprint {
         fingerprint::run(root, args)?;
@@ -124,6 +136,14 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     if subject.includes(Subject::Starts) {
         figures.extend(starts::run(&programs, Duration::from_secs(args.watch_s))?);
+    }
+    if subject.includes(Subject::Scale) {
+        let crowd = scale::Crowd {
+            cgroups: args.workloads.unwrap_or(500),
+            threads: args.threads,
+            busy_percent: args.busy_percent,
+        };
+        figures.extend(scale::run(&programs, crowd, args.watch_s)?);
     }
     if subject.includes(Subject::Overhead) {
         for (budget, which) in [("100%", "no governor"), ("2%", "budget 2 %")] {

@@ -13,6 +13,8 @@ pub(super) enum Role {
     Waves,
     /// Half a core from the first moment on.
     Start,
+    /// Threads that wake every ten seconds.
+    Idle,
 }
 
 /// Time between two turns.
@@ -27,6 +29,7 @@ impl Role {
             Self::Steady => "steady",
             Self::Waves => "waves",
             Self::Start => "start",
+            Self::Idle => "idle",
         }
     }
 
@@ -35,6 +38,7 @@ impl Role {
         let high = elapsed.as_millis() % WAVE.as_millis() >= WAVE.as_millis() / 2;
         match self {
             Self::Steady => Duration::from_millis(1),
+            Self::Idle => Duration::ZERO,
             Self::Waves if high => Duration::from_millis(20),
             Self::Waves => Duration::from_millis(2),
             Self::Start => Duration::from_millis(50),
@@ -42,8 +46,23 @@ impl Role {
     }
 }
 
-/// Plays for ever.
-pub(super) fn play(role: Role) -> ! {
+/// Time between two turns of a thread that is mostly idle.
+const REST: Duration = Duration::from_secs(10);
+
+/// Plays for ever. Threads beyond the first are idle; only those roles have them that ask.
+pub(super) fn play(role: Role, threads: u32) -> ! {
+    let idle = || loop {
+        std::thread::sleep(REST);
+    };
+    for _ in 1..threads {
+        // One thread less is one to measure less; nothing else depends on it.
+        if let Err(error) = std::thread::Builder::new().stack_size(64 << 10).spawn(idle) {
+            eprintln!("a thread is missing: {error}");
+        }
+    }
+    if role == Role::Idle {
+        idle();
+    }
     let begun = Instant::now();
     let mut buffer = [0_u8; 4096];
     loop {

@@ -105,8 +105,10 @@ impl Machine<'_> {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.qemu);
+        // One thread for both processors: with a thread for each, one of them can run into an
+        // instruction that the other is patching, which kills the guest's kernel now and then.
         command
-            .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+            .args(["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2"])
             .args(["-m", "2048", "-display", "none", "-no-reboot", "-nic", "none"])
             .arg("-kernel")
             .arg(&self.kernel.image)

@@ -18,6 +18,7 @@ use crate::{cargo, ebpf, process, progress};
 pub(crate) use console::skip_reason;
 use image::Suite;
 use kernel::Kernel;
+pub(crate) use kernel::MATRIX;
 use machine::{End, Machine};
 pub(crate) use userland::Userland;
 
@@ -77,7 +78,7 @@ pub(crate) fn run(root: &Path, args: &VmArgs) -> Result<ExitCode> {
         return run_on(root, args, &args.kernel);
     }
     let mut all = ExitCode::SUCCESS;
-    for series in kernel::MATRIX {
+    for series in MATRIX {
         let outcome = run_on(root, args, series)?;
         if outcome != ExitCode::SUCCESS {
             all = outcome;

@@ -19,6 +19,7 @@ use super::{
     Hierarchy, Layout,
     duty::{DutyHook, Taps},
     fields::{self, Chain, Offsets},
+    hardware,
     tap::Tap,
 };
 
@@ -41,6 +42,8 @@ pub enum Topic {
     Migrations,
     /// [`super::KernelCounters::oom_victims`] and [`super::KernelEvent::OomVictim`].
     OomVictims,
+    /// [`super::KernelCounters::events`].
+    HardwareCounters,
     /// [`super::KernelCounters::code`].
     CodeSamples,
     /// [`super::KernelCounters::block`].
@@ -67,13 +70,14 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Syscalls,
         Self::SyscallLatency,
         Self::SyscallDetail,
         Self::RunQueue,
         Self::Migrations,
         Self::OomVictims,
+        Self::HardwareCounters,
         Self::CodeSamples,
         Self::BlockIo,
         Self::Network,
@@ -96,6 +100,7 @@ impl Topic {
             Self::RunQueue => "kernel.run_queue",
             Self::Migrations => "kernel.migrations",
             Self::OomVictims => "kernel.oom_victims",
+            Self::HardwareCounters => "kernel.hardware_counters",
             Self::CodeSamples => "kernel.code_samples",
             Self::BlockIo => "kernel.block_io",
             Self::Network => "kernel.network",
@@ -121,6 +126,7 @@ impl Topic {
             Self::RunQueue => &["time_run_queue"],
             Self::Migrations => &["count_migration"],
             Self::OomVictims => &[OOM_VICTIM_TASK, OOM_VICTIM_PID],
+            Self::HardwareCounters => &["charge_leaving"],
             Self::CodeSamples => &["sample_code"],
             Self::BlockIo => &["count_block_io"],
             Self::Network => &["count_received", "count_sent"],
@@ -142,6 +148,7 @@ impl Topic {
             Self::Syscalls
             | Self::SyscallLatency
             | Self::Execs
+            | Self::HardwareCounters
             | Self::CodeSamples
             | Self::PageCache
             | Self::PageCacheDirtied => {
@@ -190,7 +197,7 @@ fn hook_of(program: &str, offsets: &Offsets) -> Hook {
     match program {
         "count_syscall" => Hook::RawTracepoint("sys_enter"),
         "time_syscall" => Hook::RawTracepoint("sys_exit"),
-        "time_run_queue" => Hook::TypedTracepoint("sched_switch"),
+        "time_run_queue" | "charge_leaving" => Hook::TypedTracepoint("sched_switch"),
         "count_migration" => Hook::TypedTracepoint("sched_migrate_task"),
         OOM_VICTIM_TASK | OOM_VICTIM_PID => Hook::TypedTracepoint("mark_victim"),
         "sample_code" => Hook::Clock,
@@ -224,6 +231,7 @@ pub(super) struct Host<'a> {
     pub(super) offsets: &'a Offsets,
     /// Samples of running code per second and CPU; 0 for none.
     pub(super) code_samples_hz: u32,
+    pub(super) hardware: &'a hardware::States,
 }
 
 /// Attaches a topic's programs; says how, or why it is absent.
@@ -262,6 +270,7 @@ fn reservation(topic: Topic, host: &Host<'_>) -> Option<String> {
         Topic::BlockIo if host.layout.block != Hierarchy::Unified => {
             Some("writeback counts for whoever flushes, as the io controller is on v1".to_owned())
         }
+        Topic::HardwareCounters => hardware::summary(host.hardware).shortfall().map(str::to_owned),
         Topic::PageCache | Topic::PageCacheDirtied if !host.offsets.tells_folio_pages() => {
             Some("a folio counts as one page".to_owned())
         }
@@ -295,6 +304,10 @@ fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
     }
     let of_topic = match topic {
         Topic::BlockIo => host.offsets.missing_disk(),
+        Topic::HardwareCounters => match hardware::summary(host.hardware) {
+            Fact::Absent(reason) => Some(reason),
+            _ => None,
+        },
         Topic::PacketDrops => host.offsets.missing_drop_reason(),
         _ => None,
     };
@@ -311,7 +324,7 @@ fn missing(topic: Topic, host: &Host<'_>) -> Option<String> {
 fn duty_of(program: &str) -> Option<DutyHook> {
     match program {
         "count_syscall" | "time_syscall" => Some(DutyHook::Syscalls),
-        "time_run_queue" => Some(DutyHook::Switches),
+        "time_run_queue" | "charge_leaving" => Some(DutyHook::Switches),
         _ => None,
     }
 }

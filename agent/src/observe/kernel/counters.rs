@@ -3,7 +3,7 @@
 use headroom_abi::{
     SKETCH_BINS,
     histogram::BUCKETS,
-    record::{self, BlockCounters, CacheCounters, NetCounters},
+    record::{self, BlockCounters, CacheCounters, EventCount, NetCounters, hardware},
     syscall::SyscallClass,
 };
 use serde::Serialize;
@@ -46,6 +46,9 @@ pub struct KernelCounters {
     pub runq_wait_ns: u64,
     /// Those waits by [`headroom_abi::histogram::bucket`].
     pub runq_hist: [u64; BUCKETS],
+    /// What the CPU's own counters counted while its tasks ran, by
+    /// [`headroom_abi::record::hardware`]. A counter without time is one that there is not.
+    pub events: [EventCount; hardware::COUNT],
     /// Block I/O charged to the cgroup.
     pub block: BlockCounters,
     /// Use of the page cache by its tasks.
@@ -93,6 +96,7 @@ impl Default for KernelCounters {
             oom_victims: 0,
             runq_wait_ns: 0,
             runq_hist: [0; BUCKETS],
+            events: [EventCount::default(); hardware::COUNT],
             block: BlockCounters::ZERO,
             cache: CacheCounters::default(),
             net: NetCounters::ZERO,
@@ -135,6 +139,7 @@ impl KernelCounters {
         add_all(&mut self.runq_hist, &other.runq_hist);
         add(&mut self.execs, other.execs);
         add(&mut self.exits, other.exits);
+        self.add_events(&other.events);
         add_block(&mut self.block, &other.block);
         add_cache(&mut self.cache, &other.cache);
         add_net(&mut self.net, &other.net);
@@ -152,6 +157,14 @@ impl KernelCounters {
         add_all(&mut self.runq_hist, &record.runq_hist);
         add(&mut self.execs, record.execs);
         add(&mut self.exits, record.exits);
+    }
+
+    pub(super) fn add_events(&mut self, grown: &[EventCount; hardware::COUNT]) {
+        for (total, grown) in self.events.iter_mut().zip(grown) {
+            add(&mut total.count, grown.count);
+            add(&mut total.enabled_ns, grown.enabled_ns);
+            add(&mut total.running_ns, grown.running_ns);
+        }
     }
 
     pub(super) fn add_block(&mut self, record: &BlockCounters) {
@@ -226,7 +239,7 @@ fn wrap_all(totals: &mut [u32], amounts: &[u32]) {
 
 #[cfg(test)]
 mod tests {
-    use headroom_abi::record::{SYSCALL_ROOM, SampledCounters, TaskCounters};
+    use headroom_abi::record::{EventCount, SYSCALL_ROOM, SampledCounters, TaskCounters, hardware};
 
     use super::KernelCounters;
 
@@ -247,6 +260,7 @@ mod tests {
         one.net.drops = 1;
         one.block.size_hist[3] = 2;
         one.cache.got_pages = 5;
+        one.add_events(&[EventCount { count: 3, enabled_ns: 2, running_ns: 1 }; hardware::COUNT]);
         let mut both = one.clone();
         both.merge(&one);
         assert_eq!(both.syscalls, [4; 14]);
@@ -257,6 +271,8 @@ mod tests {
         assert_eq!((both.syscall_hist[1], both.code[7]), (16, 12));
         assert_eq!(both.order[63], u32::MAX - 1, "the counters of a sketch wrap");
         assert_eq!((both.block.read_bytes, both.net.tx_packets), (8192, 14));
+        let hardware = both.events[hardware::BRANCH_MISSES];
+        assert_eq!((hardware.count, hardware.enabled_ns, hardware.running_ns), (6, 4, 2));
         assert_eq!((both.net.drops, both.block.size_hist[3], both.cache.got_pages), (2, 4, 10));
     }
 }

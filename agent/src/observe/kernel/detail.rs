@@ -2,7 +2,7 @@
 //! tick, and kept only where there is room for them.
 
 use headroom_abi::{
-    CGROUP_RING_BYTES, DEVICE_PAIRS, EXEC_RING_BYTES, READERS, RECENT_TASKS,
+    CGROUP_RING_BYTES, DEVICE_PAIRS, EXEC_RING_BYTES, PACE_RING_BYTES, READERS, RECENT_TASKS,
     record::{self, CLASS_BUCKETS},
     syscall::{Architecture, NUMBER_UNKNOWN, SYSCALLS, SyscallClass},
 };
@@ -112,20 +112,28 @@ pub(super) fn base_bytes(n_slots: u64, n_cpus: u64) -> u64 {
         + size_of::<record::BlockCounters>()
         + size_of::<record::CacheCounters>()
         + size_of::<record::NetCounters>();
-    let per_cpu = size_of::<record::SlotCache>() + size_of::<record::Losses>();
+    let per_cpu = size_of::<record::SlotCache>()
+        + size_of::<record::Losses>()
+        + size_of::<record::EventState>();
     let per_slot = size_of::<record::CgroupKey>()
-        + 2 * size_of::<u32>()
+        + 3 * size_of::<u32>()
         + size_of::<record::SampledCounters>()
         + size_of::<record::StreamEnds>();
     let per_device = size_of::<record::DeviceKey>() + size_of::<record::DeviceCounters>();
     let shared = u64::from(RECENT_TASKS) * size_of::<record::RecentTask>() as u64
         + u64::from(READERS) * size_of::<record::Reader>() as u64
         + u64::from(DEVICE_PAIRS) * per_device as u64;
-    let rings = u64::from(CGROUP_RING_BYTES) + u64::from(EXEC_RING_BYTES);
+    let rings = [CGROUP_RING_BYTES, EXEC_RING_BYTES, PACE_RING_BYTES];
+    let rings: u64 = rings.map(u64::from).iter().sum();
     n_slots * (n_cpus * per_slot_and_cpu as u64 + per_slot as u64)
         + n_cpus * per_cpu as u64
         + shared
         + rings
+}
+
+/// Bytes of contents of the map that hardware counters add.
+pub(super) fn hardware_bytes(n_slots: u64, n_cpus: u64) -> u64 {
+    n_slots * n_cpus * size_of::<record::EventCounters>() as u64
 }
 
 /// Bytes of contents of the maps that this topic adds.

@@ -3,20 +3,27 @@
 //! Taking the programs off is what saves: with one attached, the kernel takes the slow way through
 //! every system call whatever the program does. A gate in a map opens after the programs are on and
 //! closes before they are taken off, so that the length of a window is known to the microsecond.
+//! Each event counts for as many as the part of the time that is not watched makes it stand for, so
+//! that the part may change at any moment.
 
 use std::{
     collections::VecDeque,
+    mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use aya::maps::{Array, MapData, PerCpuArray};
-use headroom_abi::record::gate;
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use headroom_abi::record::{self, gate};
 use serde::Serialize;
 
-use super::{load::Cache, tap::Tap};
-use crate::observe::governor::{CallCost, HookPlan};
+use super::{
+    load::{Cache, Gate},
+    pace::{self, PaceListener},
+    tap::Tap,
+};
+use crate::observe::governor::{CallCost, FACTOR_STORM, HookPlan};
 
 /// Windows remembered for the error of an estimate.
 const WINDOWS_MAX: usize = 256;
@@ -50,6 +57,8 @@ pub struct Watched {
     pub passed: Duration,
     /// Time in which the hook counted, by [`DutyHook`] in order.
     pub watched: [Duration; gate::COUNT as usize],
+    /// The same, each moment taken for as long as it stood for: about all the time.
+    pub weighted: [Duration; gate::COUNT as usize],
 }
 
 impl Watched {
@@ -59,13 +68,23 @@ impl Watched {
         let watched = self.watched[hook as usize].checked_sub(before.watched[hook as usize])?;
         Some((watched.as_secs_f64() / passed.as_secs_f64()).min(1.0))
     }
+
+    /// What counts of `hook` since `before` are to be multiplied by, because windows did not stand
+    /// for exactly the time that passed; `None` when nothing was watched.
+    pub fn scale_since(&self, before: &Self, hook: DutyHook) -> Option<f64> {
+        let passed = self.passed.checked_sub(before.passed)?;
+        let weighted = self.weighted[hook as usize].checked_sub(before.weighted[hook as usize])?;
+        (!weighted.is_zero()).then(|| passed.as_secs_f64() / weighted.as_secs_f64())
+    }
 }
 
 /// What one hook counted since the last look.
 #[derive(Clone, Debug, Default)]
 pub struct HookCount {
-    /// Events on all CPUs since the programs were attached.
-    pub events: u64,
+    /// Events by CPU since the programs were attached.
+    pub events: Vec<u64>,
+    /// How often the hook was cut because events came too fast for its budget, since the last call.
+    pub n_cut: u32,
     /// Windows that ended since the last look: events and length in seconds.
     pub windows: Vec<(u64, f64)>,
     /// Mean time of putting on and off since the programs were attached, seconds.
@@ -89,7 +108,7 @@ impl Taps {
 /// Maps that hooks and user space share.
 #[derive(Clone)]
 pub(super) struct SharedMaps {
-    pub(super) gates: Arc<Mutex<Array<MapData, u32>>>,
+    pub(super) gates: Arc<Mutex<Array<MapData, Gate>>>,
     pub(super) caches: Arc<PerCpuArray<MapData, Cache>>,
 }
 
@@ -97,7 +116,11 @@ struct Progress {
     plan: HookPlan,
     stop: bool,
     watched: Duration,
+    weighted: Duration,
     open_since: Option<Instant>,
+    /// What an event counts for in the window that is open, or was last.
+    weight: u32,
+    n_cut: u32,
     /// Events before the gate opened.
     events_before: u64,
     windows: VecDeque<(u64, f64)>,
@@ -105,7 +128,7 @@ struct Progress {
     n_switched: u32,
 }
 
-struct Shared {
+pub(super) struct Shared {
     hook: DutyHook,
     maps: SharedMaps,
     progress: Mutex<Progress>,
@@ -125,6 +148,8 @@ pub(super) struct Quiet<'a> {
 pub(super) struct Duties {
     hooks: Vec<Arc<Shared>>,
     threads: [Option<JoinHandle<()>>; gate::COUNT as usize],
+    /// `None` where it could not be started: storms then last until the next tick.
+    listener: Option<PaceListener>,
     since: Instant,
 }
 
@@ -133,51 +158,50 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Duties {
-    /// Opens every gate; the programs in `taps` are on.
-    pub(super) fn start(taps: Taps, maps: &SharedMaps) -> Self {
-        let new = |(hook, taps): (DutyHook, Vec<(&'static str, Tap)>)| {
-            let progress = Progress {
-                plan: HookPlan::ALWAYS,
-                stop: false,
-                watched: Duration::ZERO,
-                open_since: None,
-                events_before: 0,
-                windows: VecDeque::new(),
-                switching: Duration::ZERO,
-                n_switched: 0,
-            };
-            let taps = taps.into_iter().map(|(_, tap)| tap).collect();
-            let shared = Shared {
-                hook,
-                maps: maps.clone(),
-                progress: Mutex::new(progress),
-                changed: Condvar::new(),
-                taps: Mutex::new((0, taps)),
-            };
+    /// Opens every gate; the programs in `taps` are on. `paces` tells of hooks that are too fast.
+    pub(super) fn start(taps: Taps, maps: &SharedMaps, paces: Option<RingBuf<MapData>>) -> Self {
+        let hooks: Vec<Arc<Shared>> = DutyHook::ALL
+            .into_iter()
+            .zip(taps.0)
+            .map(|(hook, taps)| Arc::new(Shared::new(hook, taps, maps)))
+            .collect();
+        let mut threads = [const { None }; gate::COUNT as usize];
+        for (thread, shared) in threads.iter_mut().zip(&hooks) {
             shared.open();
-            Arc::new(shared)
-        };
-        let hooks = DutyHook::ALL.into_iter().zip(taps.0).map(new).collect();
-        Self { hooks, threads: [const { None }; gate::COUNT as usize], since: Instant::now() }
-    }
-
-    /// From now on `hook` counts as `plan` says. Nothing happens for a hook that has no programs.
-    pub(super) fn set(&mut self, hook: DutyHook, plan: HookPlan) {
-        let shared = &self.hooks[hook as usize];
-        if locked(&shared.taps).1.is_empty() {
-            return;
-        }
-        locked(&shared.progress).plan = plan;
-        shared.changed.notify_all();
-        let thread = &mut self.threads[hook as usize];
-        if plan.factor < 1.0 && thread.is_none() {
+            if locked(&shared.taps).1.is_empty() {
+                continue;
+            }
+            let name = format!("duty-{}", shared.hook as usize);
             let shared = Arc::clone(shared);
-            let name = format!("duty-{}", hook as usize);
             match thread::Builder::new().name(name).spawn(move || shared.run()) {
                 Ok(started) => *thread = Some(started),
                 Err(error) => tracing::warn!(%error, "a hook stays on beyond the budget"),
             }
         }
+        let listener = paces.and_then(|ring| {
+            pace::listen(ring, hooks.clone())
+                .inspect_err(|error| tracing::warn!(%error, "{}", pace::UNHEARD))
+                .ok()
+        });
+        Self { hooks, threads, listener, since: Instant::now() }
+    }
+
+    /// From now on `hook` counts as `plan` says. Nothing happens for a hook that has no programs.
+    pub(super) fn set(&mut self, hook: DutyHook, plan: HookPlan) {
+        let shared = &self.hooks[hook as usize];
+        // Held, so that no window begins or ends meanwhile.
+        let taps = locked(&shared.taps);
+        if self.threads[hook as usize].is_none() || taps.1.is_empty() {
+            return;
+        }
+        let mut progress = locked(&shared.progress);
+        let is_new_pace = progress.plan.allowed_ns != plan.allowed_ns;
+        progress.plan = plan;
+        if is_new_pace && progress.open_since.is_some() {
+            shared.set_gate(taps.0, &progress);
+        }
+        drop(progress);
+        shared.changed.notify_all();
     }
 
     /// Ends the windows that are open and lets none begin until the answer is dropped, so that
@@ -191,11 +215,16 @@ impl Duties {
     pub(super) fn watched(&self) -> Watched {
         let now = Instant::now();
         let mut watched = Watched { passed: now - self.since, ..Watched::default() };
-        for (time, shared) in watched.watched.iter_mut().zip(&self.hooks) {
+        let times = watched.watched.iter_mut().zip(&mut watched.weighted);
+        for ((time, weighted), shared) in times.zip(&self.hooks) {
             let progress = locked(&shared.progress);
             // One that was open from the start is open all the time, to the nanosecond.
             let open = progress.open_since.map(|since| now.saturating_duration_since(since));
-            *time = (progress.watched + open.unwrap_or_default()).min(watched.passed);
+            let open = open.unwrap_or_default();
+            *time = (progress.watched + open).min(watched.passed);
+            let is_always = progress.weight == 1 && progress.watched.is_zero();
+            let all = progress.weighted + open * progress.weight;
+            *weighted = if is_always { all.min(watched.passed) } else { all };
         }
         watched
     }
@@ -208,6 +237,7 @@ impl Duties {
         let n_switched = f64::from(progress.n_switched.max(1));
         HookCount {
             events,
+            n_cut: mem::take(&mut progress.n_cut),
             windows: progress.windows.drain(..).collect(),
             switching_s: progress.switching.as_secs_f64() / n_switched,
         }
@@ -235,6 +265,7 @@ impl Duties {
 
 impl Drop for Duties {
     fn drop(&mut self) {
+        drop(self.listener.take());
         for (shared, thread) in self.hooks.iter().zip(&mut self.threads) {
             locked(&shared.progress).stop = true;
             shared.changed.notify_all();
@@ -256,6 +287,51 @@ fn call_ns() -> f64 {
 }
 
 impl Shared {
+    fn new(hook: DutyHook, taps: Vec<(&'static str, Tap)>, maps: &SharedMaps) -> Self {
+        let progress = Progress {
+            plan: HookPlan::ALWAYS,
+            stop: false,
+            watched: Duration::ZERO,
+            weighted: Duration::ZERO,
+            open_since: None,
+            weight: 1,
+            n_cut: 0,
+            events_before: 0,
+            windows: VecDeque::new(),
+            switching: Duration::ZERO,
+            n_switched: 0,
+        };
+        Self {
+            hook,
+            maps: maps.clone(),
+            progress: Mutex::new(progress),
+            changed: Condvar::new(),
+            taps: Mutex::new((0, taps.into_iter().map(|(_, tap)| tap).collect())),
+        }
+    }
+
+    /// Events come faster than the budget allows: from now on the hook counts in short windows. What
+    /// it counts then is the governor's to say, at the next tick.
+    pub(super) fn cut(&self, ahead: record::HookAhead) {
+        let mut taps = locked(&self.taps);
+        {
+            let mut progress = locked(&self.progress);
+            if taps.0 != ahead.epoch || progress.plan.factor <= FACTOR_STORM {
+                return;
+            }
+            let was_always = progress.plan.factor >= 1.0;
+            progress.plan.factor = FACTOR_STORM;
+            progress.n_cut += 1;
+            if !was_always {
+                // A window that ended because of what it saw would say less than there was.
+                return;
+            }
+        }
+        self.close_holding(&mut taps);
+        drop(taps);
+        self.changed.notify_all();
+    }
+
     fn run(&self) {
         // Any start will do: it only has to fall out of step with what it watches.
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -281,7 +357,7 @@ impl Shared {
             self.close();
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let share = (seed >> 40) as f64 / (1_u64 << 24) as f64;
-            let window_s = plan.cycle_s * plan.factor;
+            let window_s = plan.cycle_s / f64::from(weight_of(plan));
             let before_s = (plan.cycle_s - window_s) * share;
             self.pause(before_s);
             self.open();
@@ -315,8 +391,9 @@ impl Shared {
         taps.0 = taps.0.wrapping_add(1).max(1);
         let epoch = taps.0;
         let mut progress = locked(&self.progress);
-        progress.events_before = self.events();
-        self.set_gate(epoch);
+        progress.events_before = sum(&self.events());
+        progress.weight = weight_of(progress.plan);
+        self.set_gate(epoch, &progress);
         let now = Instant::now();
         progress.open_since = Some(now);
         progress.switching += now - begun;
@@ -339,11 +416,16 @@ impl Shared {
         {
             let mut progress = locked(&self.progress);
             let Some(since) = progress.open_since.take() else { return };
-            self.set_gate(0);
-            let length = begun - since;
+            self.set_gate(0, &progress);
+            let length = begun.saturating_duration_since(since);
             progress.watched += length;
-            let events = self.events().wrapping_sub(progress.events_before);
-            progress.windows.push_back((events, length.as_secs_f64()));
+            let weight = progress.weight;
+            progress.weighted += length * weight;
+            let events = sum(&self.events()).wrapping_sub(progress.events_before);
+            // The time before a storm is no window among others.
+            if weight > 1 {
+                progress.windows.push_back((events, length.as_secs_f64()));
+            }
             if progress.windows.len() > WINDOWS_MAX {
                 progress.windows.pop_front();
             }
@@ -354,25 +436,39 @@ impl Shared {
         progress.n_switched += 1;
     }
 
-    fn set_gate(&self, epoch: u32) {
-        if let Err(error) = locked(&self.maps.gates).set(self.hook.gate(), epoch, 0) {
+    fn set_gate(&self, epoch: u32, progress: &Progress) {
+        let Progress { plan, weight, .. } = progress;
+        // In the shortest windows a storm costs what it may.
+        let allowed_ns = if plan.factor > FACTOR_STORM { plan.allowed_ns } else { 0 };
+        let gate = Gate(record::Gate { epoch, weight: *weight, allowed_ns });
+        if let Err(error) = locked(&self.maps.gates).set(self.hook.gate(), gate, 0) {
             tracing::warn!(hook = ?self.hook, %error, "the gate of a hook cannot be set");
         }
     }
 
-    /// Events of all CPUs so far.
-    fn events(&self) -> u64 {
+    /// Events so far by CPU; none when they cannot be read.
+    fn events(&self) -> Vec<u64> {
         let caches = match self.maps.caches.get(&0, 0) {
             Ok(caches) => caches,
             Err(error) => {
                 tracing::warn!(%error, "events of hooks are unknown");
-                return 0;
+                return Vec::new();
             }
         };
         let count = |cache: &Cache| match self.hook {
             DutyHook::Syscalls => cache.0.calls,
             DutyHook::Switches => cache.0.switches,
         };
-        caches.iter().fold(0, |sum, cache| sum.wrapping_add(count(cache)))
+        caches.iter().map(count).collect()
     }
+}
+
+fn sum(events: &[u64]) -> u64 {
+    events.iter().fold(0, |sum, events| sum.wrapping_add(*events))
+}
+
+/// What an event counts for in windows of `plan`.
+fn weight_of(plan: HookPlan) -> u32 {
+    const WEIGHT_MAX: f64 = 1_000.0;
+    (1.0 / plan.factor).ceil().clamp(1.0, WEIGHT_MAX) as u32
 }

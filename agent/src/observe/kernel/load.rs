@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use headroom_abi::{
-    MAX_SLOTS, OVERFLOW_SLOT, record,
+    MARKS_PER_PAGE, MAX_SLOTS, OVERFLOW_SLOT, record,
     syscall::{Architecture, TABLE_LEN, call_table},
 };
 use headroom_telemetry::Fact;
@@ -24,7 +24,9 @@ use super::{
     detail,
     duty::{SharedMaps, Taps},
     fields::{self, Offsets},
+    hardware::{self, Opened, PerfEvent},
     log::ToTracing,
+    marks::MarkMaps,
     object,
 };
 
@@ -55,6 +57,9 @@ kernel_record! {
     Sampled = record::SampledCounters;
     Latency = record::ClassLatency;
     Numbers = record::CallNumbers;
+    Gate = record::Gate;
+    Page = record::Marks;
+    Events = record::EventCounters;
     Block = record::BlockCounters;
     Net = record::NetCounters;
     Streams = record::StreamEnds;
@@ -69,6 +74,7 @@ pub(super) struct Maps {
     pub(super) slots: HashMap<MapData, Key, u32>,
     pub(super) free_slots: Queue<MapData, u32>,
     pub(super) shared: SharedMaps,
+    pub(super) marks: MarkMaps,
     pub(super) tasks: PerCpuArray<MapData, Task>,
     pub(super) sampled: Array<MapData, Sampled>,
     pub(super) class_latency: Array<MapData, Latency>,
@@ -77,10 +83,15 @@ pub(super) struct Maps {
     pub(super) nets: PerCpuArray<MapData, Net>,
     pub(super) block_streams: Array<MapData, Streams>,
     pub(super) devices: HashMap<MapData, DeviceId, Device>,
+    pub(super) event_counts: PerCpuArray<MapData, Events>,
+    /// Keeps the hardware counters open.
+    pub(super) hardware_events: [MapData; record::hardware::COUNT],
     pub(super) caches: PerCpuArray<MapData, PageCache>,
     pub(super) losses: PerCpuArray<MapData, Loss>,
     pub(super) cgroup_events: RingBuf<MapData>,
     pub(super) exec_events: RingBuf<MapData>,
+    /// Taken by whoever listens.
+    pub(super) pace_events: Option<RingBuf<MapData>>,
 }
 
 /// Everything that loading yields.
@@ -91,6 +102,7 @@ pub(super) struct Loaded {
     pub(super) layout: Layout,
     pub(super) states: Vec<(Topic, Fact<String>)>,
     pub(super) taps: Taps,
+    pub(super) hardware: hardware::States,
 }
 
 /// Loads the object and attaches every topic that this kernel can serve.
@@ -111,14 +123,24 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
 
     let has_detail = detail::fits(config, nr_cpus().unwrap_or(1) as u64);
     let has_room = has_detail.is_known();
-    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf, has_room)?;
+    let hardware = open_hardware(config);
+    let room = Room { has_detail: has_room, has_hardware: hardware.is_any() };
+    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf, room)?;
     let mut maps = Maps::take(&mut ebpf, &object.origin)?;
+    let hardware = hardware.hand_to(&maps.hardware_events).unwrap_or_else(|error| {
+        Opened::none(&format!("hardware counters cannot be handed to programs: {error}")).states
+    });
     for slot in OVERFLOW_SLOT + 1..config.slots {
         maps.free_slots.push(slot, 0).map_err(in_map("FREE_SLOTS"))?;
     }
     let code_samples_hz = config.code_samples_hz;
-    let host =
-        attach::Host { btf: &loader_btf, layout: &layout, offsets: &offsets, code_samples_hz };
+    let host = attach::Host {
+        btf: &loader_btf,
+        layout: &layout,
+        offsets: &offsets,
+        code_samples_hz,
+        hardware: &hardware,
+    };
     let mut taps = Taps::default();
     let mut states: Vec<(Topic, Fact<String>)> = Topic::ALL
         .into_iter()
@@ -128,7 +150,21 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     let logger = EbpfLogger::init_with_logger(&mut ebpf, ToTracing)
         .inspect_err(|error| tracing::warn!(%error, "messages of kernel programs are not read"))
         .ok();
-    Ok(Loaded { ebpf, maps, logger, layout, states, taps })
+    Ok(Loaded { ebpf, maps, logger, layout, states, taps, hardware })
+}
+
+/// Which maps have an entry for every slot, beside those that always have.
+#[derive(Clone, Copy)]
+struct Room {
+    has_detail: bool,
+    has_hardware: bool,
+}
+
+fn open_hardware(config: &KernelConfig) -> Opened {
+    if !config.hardware_counters {
+        return Opened::none("switched off by observe.kernel.hardware_counters");
+    }
+    Opened::open(&config.hardware_events.unwrap_or_else(PerfEvent::of_this_host))
 }
 
 fn load_object(
@@ -137,14 +173,15 @@ fn load_object(
     layout: &Layout,
     offsets: &Offsets,
     btf: &LoaderBtf,
-    has_room: bool,
+    room: Room,
 ) -> Result<Ebpf, KernelError> {
     // Without a table the topic is not attached, and the table's content does not matter.
     let calls = Architecture::current().map_or([0; TABLE_LEN], call_table);
     let is_x86 = Architecture::current() == Some(Architecture::X86_64);
     let tells_compat = is_x86 && offsets.missing(&fields::TASK_STATUS).is_none();
     let compat_status = if tells_compat { TS_COMPAT } else { 0 };
-    let has_call_numbers = u32::from(has_room);
+    let has_call_numbers = u32::from(room.has_detail);
+    let has_hardware = u32::from(room.has_hardware);
     let (task_hierarchy, block_hierarchy) = (layout.task.code(), layout.block.code());
     let hierarchies_told = layout.numbers_told();
     let mut loader = EbpfLoader::new();
@@ -153,6 +190,7 @@ fn load_object(
         .override_global("SYSCALL_TABLE", &calls, true)
         .override_global("COMPAT_STATUS", &compat_status, true)
         .override_global("HAS_CALL_NUMBERS", &has_call_numbers, true)
+        .override_global("HAS_HARDWARE_EVENTS", &has_hardware, true)
         .override_global("TASK_HIERARCHY", &task_hierarchy, true)
         .override_global("HIERARCHIES_TOLD", &hierarchies_told, true)
         .override_global("BLOCK_HIERARCHY", &block_hierarchy, true);
@@ -166,8 +204,12 @@ fn load_object(
     for map in by_slot {
         loader.map_max_entries(map, config.slots);
     }
-    for map in ["CLASS_LATENCY", "CALL_NUMBERS"].into_iter().filter(|_map| has_room) {
+    loader.map_max_entries("MARKS", config.slots.div_ceil(MARKS_PER_PAGE as u32));
+    for map in ["CLASS_LATENCY", "CALL_NUMBERS"].into_iter().filter(|_map| room.has_detail) {
         loader.map_max_entries(map, config.slots);
+    }
+    if room.has_hardware {
+        loader.map_max_entries("EVENT_COUNTS", config.slots);
     }
     loader.load(&object.bytes).map_err(|source| KernelError::Load {
         origin: object.origin.clone(),
@@ -194,6 +236,10 @@ impl Maps {
                 gates: Arc::new(Mutex::new(take(ebpf, origin, "GATES")?)),
                 caches: Arc::new(take(ebpf, origin, "TASK_CACHE")?),
             },
+            marks: MarkMaps {
+                round: take(ebpf, origin, "ROUND")?,
+                pages: take(ebpf, origin, "MARKS")?,
+            },
             tasks: take(ebpf, origin, "TASKS")?,
             sampled: take(ebpf, origin, "SAMPLED")?,
             class_latency: take(ebpf, origin, "CLASS_LATENCY")?,
@@ -202,11 +248,27 @@ impl Maps {
             nets: take(ebpf, origin, "NETS")?,
             block_streams: take(ebpf, origin, "BLOCK_STREAMS")?,
             devices: take(ebpf, origin, "DEVICES")?,
+            event_counts: take(ebpf, origin, "EVENT_COUNTS")?,
+            hardware_events: [
+                take_events(ebpf, origin, "CYCLES")?,
+                take_events(ebpf, origin, "INSTRUCTIONS")?,
+                take_events(ebpf, origin, "CACHE_MISSES")?,
+                take_events(ebpf, origin, "BRANCH_MISSES")?,
+            ],
             caches: take(ebpf, origin, "CACHES")?,
             losses: take(ebpf, origin, "LOSSES")?,
             cgroup_events: take(ebpf, origin, "CGROUP_EVENTS")?,
             exec_events: take(ebpf, origin, "EXEC_EVENTS")?,
+            pace_events: Some(take(ebpf, origin, "PACE_EVENTS")?),
         })
+    }
+}
+
+/// A map of opened counters. The library has a type for such maps only as buffers of records.
+fn take_events(ebpf: &mut Ebpf, origin: &str, map: &'static str) -> Result<MapData, KernelError> {
+    match ebpf.take_map(map) {
+        Some(Map::PerfEventArray(found)) => Ok(found),
+        _ => Err(KernelError::NoMap { origin: origin.to_owned(), map }),
     }
 }
 

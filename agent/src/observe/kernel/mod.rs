@@ -13,10 +13,13 @@ mod detail;
 mod duty;
 mod events;
 mod fields;
+mod hardware;
 mod hierarchy;
 mod load;
 mod log;
+mod marks;
 mod object;
+mod pace;
 mod probes;
 mod reclaim;
 mod slots;
@@ -25,11 +28,11 @@ mod tap;
 use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError};
-use headroom_abi::{DEFAULT_SLOTS, MAX_SLOTS};
+use headroom_abi::{DEFAULT_SLOTS, MAX_SLOTS, record::hardware as counter};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use headroom_abi::record::{BlockCounters, CacheCounters, NetCounters};
+pub use headroom_abi::record::{BlockCounters, CacheCounters, EventCount, NetCounters};
 
 pub use self::{
     attach::Topic,
@@ -38,6 +41,7 @@ pub use self::{
     detail::{CallCount, ClassDurations, SyscallDetail},
     duty::{DutyHook, HookCount, Watched},
     events::KernelEvent,
+    hardware::PerfEvent,
     hierarchy::{Hierarchy, Layout},
     object::is_embedded,
     probes::{KernelProbes, KernelStats, ProgramCost},
@@ -57,6 +61,12 @@ pub struct KernelConfig {
     pub run_stats: bool,
     /// Samples of running code per second and CPU; 0 for none.
     pub code_samples_hz: u32,
+    /// Whether the CPU's own counters are read at every task switch, where it has any.
+    pub hardware_counters: bool,
+    /// Other events to count in their place, by [`headroom_abi::record::hardware`]; for a machine
+    /// that has none, and not from a file.
+    #[serde(skip)]
+    pub hardware_events: Option<[PerfEvent; counter::COUNT]>,
     /// Kernel memory that all maps together may take, bytes. What is only read on request is left
     /// out beyond it, with that reason.
     pub map_bytes_max: u64,
@@ -69,6 +79,8 @@ impl Default for KernelConfig {
             slots: DEFAULT_SLOTS,
             run_stats: false,
             code_samples_hz: 49,
+            hardware_counters: true,
+            hardware_events: None,
             map_bytes_max: 16 << 20,
         }
     }

@@ -1,7 +1,7 @@
 //! The loaded kernel programs: reading counters, draining events. `reclaim` hands slots back.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -23,7 +23,8 @@ use super::{
     detail,
     duty::{Duties, DutyHook, HookCount, Watched},
     events::{CgroupRecord, decode_cgroup, decode_exec},
-    load::{self, Block, DeviceId, Maps, Net, PageCache, Sampled, Task, in_map},
+    hardware,
+    load::{self, Block, DeviceId, Events, Maps, Net, PageCache, Sampled, Task, in_map},
     log::ToTracing,
     slots::SlotBook,
 };
@@ -48,11 +49,16 @@ pub struct KernelProbes {
     logger: Option<EbpfLogger<ToTracing>>,
     pub(super) layout: Layout,
     states: Vec<(Topic, Fact<String>)>,
+    hardware: hardware::States,
     pub(super) book: SlotBook,
     pending: VecDeque<KernelEvent>,
     /// Removed cgroups, each with the number of reads after which its slot is taken back.
     pub(super) removed: VecDeque<(u64, CgroupId)>,
     pub(super) n_reads: u64,
+    /// Counters as they were read last.
+    latest: HashMap<CgroupId, KernelCounters>,
+    /// The round of marks that programs are in.
+    round: u32,
     n_pending_dropped: u64,
     n_undecodable: u64,
     n_slots: u32,
@@ -96,6 +102,17 @@ pub struct ProgramCost {
     pub run_time: Duration,
 }
 
+/// Maps that attached programs fill.
+#[derive(Clone, Copy)]
+struct Wanted {
+    tasks: bool,
+    hardware: bool,
+    samples: bool,
+    blocks: bool,
+    caches: bool,
+    nets: bool,
+}
+
 impl KernelProbes {
     /// Loads the object and attaches what this kernel can serve.
     ///
@@ -113,8 +130,9 @@ impl KernelProbes {
         } else {
             None
         };
-        let loaded = load::load(config)?;
-        let duties = Duties::start(loaded.taps, &loaded.maps.shared);
+        let mut loaded = load::load(config)?;
+        let duties =
+            Duties::start(loaded.taps, &loaded.maps.shared, loaded.maps.pace_events.take());
         Ok(Self {
             watched: duties.watched(),
             duties,
@@ -123,10 +141,14 @@ impl KernelProbes {
             logger: loaded.logger,
             layout: loaded.layout,
             states: loaded.states,
+            hardware: loaded.hardware,
             book: SlotBook::default(),
             pending: VecDeque::new(),
             removed: VecDeque::new(),
             n_reads: 0,
+            latest: HashMap::new(),
+            // A mark of zero is long past.
+            round: u32::MAX / 2,
             n_pending_dropped: 0,
             n_undecodable: 0,
             n_slots: config.slots,
@@ -148,6 +170,12 @@ impl KernelProbes {
     /// Whether a topic is attached. When it is not, its counters are missing, not zero.
     pub fn has(&self, topic: Topic) -> bool {
         self.states.iter().any(|(found, state)| *found == topic && state.is_known())
+    }
+
+    /// What the hardware counter at a place of [`headroom_abi::record::hardware`] is, or why there is
+    /// none.
+    pub fn hardware_state(&self, place: usize) -> Fact<&'static str> {
+        self.hardware.get(place).cloned().unwrap_or_else(|| Fact::unknown("no such counter"))
     }
 
     /// How long each hook had counted when the counters were last read.
@@ -202,67 +230,130 @@ impl KernelProbes {
         matches!(poll(&mut ring, Some(&time)), Ok(ready) if ready > 0)
     }
 
-    /// Cumulative counters of every cgroup that had an event since the programs were attached.
-    ///
-    /// A removed cgroup is in the next two reads after the kernel told of its end, so that its last
-    /// counters are seen, and then gives up its slot by itself.
+    /// Cumulative counters of every cgroup that had an event since the programs were attached, as
+    /// [`Self::latest`] has them after a [`Self::refresh`].
     ///
     /// # Errors
     /// When a kernel map cannot be read.
     pub fn read(&mut self) -> Result<Vec<(CgroupId, KernelCounters)>, KernelError> {
+        self.refresh()?;
+        Ok(self.latest.iter().map(|(id, counters)| (*id, counters.clone())).collect())
+    }
+
+    /// Cumulative counters as they were read last, of every cgroup that had an event since the programs
+    /// were attached and has not ended since.
+    pub fn latest(&self) -> &HashMap<CgroupId, KernelCounters> {
+        &self.latest
+    }
+
+    /// Reads the counters of every cgroup that had an event since the last call.
+    ///
+    /// A removed cgroup is there for two reads after the kernel told of its end, so that its last
+    /// counters are seen, and then gives up its slot by itself.
+    ///
+    /// # Errors
+    /// When a kernel map cannot be read.
+    pub fn refresh(&mut self) -> Result<(), KernelError> {
         self.poll_rings();
         self.resync_after_loss()?;
         self.retire_removed();
         self.free_rested_slots()?;
         self.n_reads += 1;
-        let is_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
-        let reads_tasks = is_any(&[
-            Topic::Syscalls,
-            Topic::RunQueue,
-            Topic::Migrations,
-            Topic::OomVictims,
-            Topic::Execs,
-            Topic::Exits,
-        ]);
-        let reads_samples = is_any(&[Topic::SyscallLatency, Topic::CodeSamples]);
-        let reads_blocks = self.has(Topic::BlockIo);
-        let reads_caches =
-            is_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]);
-        let reads_nets = is_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]);
-        let mut all = Vec::with_capacity(self.book.n_taken());
+        let marked = self.maps.marks.turn(self.round, self.n_slots)?;
+        self.round = marked.round();
         let quiet = self.duties.quiet();
-        for (id, slot) in self.book.taken() {
-            let mut counters = KernelCounters::default();
-            if reads_tasks && id.hierarchy == self.layout.task {
-                for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
-                    counters.add_task(record);
-                }
-            }
-            if reads_samples && id.hierarchy == self.layout.task {
-                let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
-                counters.add_sampled(&record);
-            }
-            if reads_blocks && id.hierarchy == self.layout.block {
-                for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
-                    counters.add_block(record);
-                }
-            }
-            if reads_caches && id.hierarchy == self.layout.task {
-                for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
-                    counters.add_cache(record);
-                }
-            }
-            if reads_nets && id.hierarchy == self.layout.network {
-                for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
-                    counters.add_net(record);
-                }
-            }
-            all.push((id, counters));
-        }
         let watched = self.duties.watched();
+        // Tasks mark their slot when they come and go, and while they run at the ticks of the clock.
+        let is_always = watched.factor_since(&self.watched, DutyHook::Switches) == Some(1.0);
+        let tasks_mark = is_always && self.has(Topic::RunQueue) && self.has(Topic::CodeSamples);
+        let wanted = self.wanted();
+        let mut read = Vec::new();
+        for (id, slot) in self.book.taken() {
+            let is_of_tasks = id.hierarchy == self.layout.task;
+            let is_told = tasks_mark || !is_of_tasks;
+            if is_told && !marked.has(slot) && self.latest.contains_key(&id) {
+                continue;
+            }
+            read.push((id, self.read_slot(id, slot, wanted)?));
+        }
         drop(quiet);
         self.watched = watched;
-        Ok(all)
+        self.latest.extend(read);
+        if self.latest.len() > self.book.n_taken() {
+            let taken: HashSet<CgroupId> = self.book.taken().map(|(id, _)| id).collect();
+            self.latest.retain(|id, _| taken.contains(id));
+        }
+        Ok(())
+    }
+
+    fn wanted(&self) -> Wanted {
+        let is_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
+        Wanted {
+            tasks: is_any(&[
+                Topic::Syscalls,
+                Topic::RunQueue,
+                Topic::Migrations,
+                Topic::OomVictims,
+                Topic::Execs,
+                Topic::Exits,
+            ]),
+            hardware: self.has(Topic::HardwareCounters),
+            samples: is_any(&[Topic::SyscallLatency, Topic::CodeSamples]),
+            blocks: self.has(Topic::BlockIo),
+            caches: is_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]),
+            nets: is_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]),
+        }
+    }
+
+    fn read_slot(
+        &self,
+        id: CgroupId,
+        slot: u32,
+        wanted: Wanted,
+    ) -> Result<KernelCounters, KernelError> {
+        let mut counters = KernelCounters::default();
+        if id.hierarchy == self.layout.task {
+            self.read_tasks(&mut counters, slot, wanted)?;
+        }
+        if wanted.blocks && id.hierarchy == self.layout.block {
+            for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
+                counters.add_block(record);
+            }
+        }
+        if wanted.nets && id.hierarchy == self.layout.network {
+            for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
+                counters.add_net(record);
+            }
+        }
+        Ok(counters)
+    }
+
+    fn read_tasks(
+        &self,
+        counters: &mut KernelCounters,
+        slot: u32,
+        wanted: Wanted,
+    ) -> Result<(), KernelError> {
+        if wanted.tasks {
+            for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
+                counters.add_task(record);
+            }
+        }
+        if wanted.hardware {
+            for Events(record) in per_cpu(&self.maps.event_counts, slot, "EVENT_COUNTS")?.iter() {
+                counters.add_events(&record.events);
+            }
+        }
+        if wanted.samples {
+            let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
+            counters.add_sampled(&record);
+        }
+        if wanted.caches {
+            for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
+                counters.add_cache(record);
+            }
+        }
+        Ok(())
     }
 
     /// Block I/O by cgroup and device since the programs were attached, in no order. For looking at
@@ -307,7 +398,9 @@ impl KernelProbes {
     fn map_bytes(&self) -> u64 {
         let (n_slots, n_cpus) = (u64::from(self.n_slots), self.n_cpus as u64);
         let detail = self.has(Topic::SyscallDetail).then(|| detail::detail_bytes(n_slots, n_cpus));
-        detail::base_bytes(n_slots, n_cpus) + detail.unwrap_or(0)
+        let has_hardware = self.has(Topic::HardwareCounters);
+        let hardware = has_hardware.then(|| detail::hardware_bytes(n_slots, n_cpus));
+        detail::base_bytes(n_slots, n_cpus) + detail.unwrap_or(0) + hardware.unwrap_or(0)
     }
 
     fn program_costs(&self) -> Vec<ProgramCost> {

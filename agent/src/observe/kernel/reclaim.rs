@@ -11,7 +11,8 @@ use headroom_abi::record;
 use super::{
     CgroupId, KernelError, KernelProbes, Topic,
     load::{
-        Block, DeviceId, Key, Latency, Net, Numbers, PageCache, Sampled, Streams, Task, in_map,
+        Block, DeviceId, Events, Key, Latency, Net, Numbers, PageCache, Sampled, Streams, Task,
+        in_map,
     },
     probes::per_cpu,
 };
@@ -88,6 +89,10 @@ impl KernelProbes {
         let cache = PageCache(record::CacheCounters::default());
         clear(&mut self.maps.caches, slot, cache, n_cpus, "CACHES")?;
         clear(&mut self.maps.nets, slot, Net(record::NetCounters::ZERO), n_cpus, "NETS")?;
+        if self.has(Topic::HardwareCounters) {
+            let zero = Events(record::EventCounters::default());
+            clear(&mut self.maps.event_counts, slot, zero, n_cpus, "EVENT_COUNTS")?;
+        }
         let streams = Streams(record::StreamEnds::default());
         self.maps.block_streams.set(slot, streams, 0).map_err(in_map("BLOCK_STREAMS"))
     }

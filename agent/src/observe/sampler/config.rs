@@ -36,9 +36,9 @@ pub struct ObserveConfig {
     pub procfs_tasks: usize,
     /// How the kernel programs are loaded.
     pub kernel: KernelConfig,
-    /// Share of all CPU time of the host that kernel programs may take, up to 1. Beyond it, those
-    /// on system calls and task switches count for a part of the time only, and what they count is
-    /// an estimate.
+    /// Share of the time of each CPU that kernel programs may take, up to 1. Beyond it, those on
+    /// system calls and task switches count for a part of the time only, and what they count is an
+    /// estimate.
     pub budget: f64,
     /// Whether GPUs are watched through NVML.
     pub gpu: bool,

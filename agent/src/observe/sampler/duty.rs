@@ -22,6 +22,9 @@ const SWITCH_TO_SYSCALL_COST: f64 = 1.2;
 /// Cost of a system call where it cannot be measured.
 const CALL_COST: CallCost = CallCost { hook_ns: 200.0, alone_ns: 200.0 };
 
+/// What reading the hardware counters adds to a task switch, nanoseconds: about a hundred for each.
+const HARDWARE_READ_NS: f64 = 400.0;
+
 /// Costs outside of these are a disturbed measurement, nanoseconds.
 const SYSCALL_COST_RANGE_NS: (f64, f64) = (30.0, 20_000.0);
 
@@ -46,7 +49,8 @@ pub(super) struct Budget {
     governor: Governor<HOOKS>,
     call_cost: CallCost,
     costs_ns: [f64; HOOKS],
-    events: [u64; HOOKS],
+    /// Events of each hook by CPU.
+    events: [Vec<u64>; HOOKS],
     watched: Watched,
     cpus: f64,
     duties: Vec<HookDuty>,
@@ -55,16 +59,23 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Measures what the hooks cost here.
-    pub(super) fn new(budget: f64, cpus: f64, probes: &KernelProbes) -> Self {
+    /// Measures what the hooks cost here, and sets their pace.
+    pub(super) fn new(budget: f64, cpus: f64, probes: &mut KernelProbes) -> Self {
         let mut call_cost = probes.measure_call().unwrap_or(CALL_COST);
         let syscall_ns = call_cost.hook_ns.clamp(SYSCALL_COST_RANGE_NS.0, SYSCALL_COST_RANGE_NS.1);
         call_cost.hook_ns = syscall_ns;
         tracing::debug!(?call_cost, "cost of the hook on system calls");
+        let reads_hardware = probes.has(Topic::HardwareCounters);
+        let hardware_ns = if reads_hardware { HARDWARE_READ_NS } else { 0.0 };
+        let costs_ns = [syscall_ns, syscall_ns * SWITCH_TO_SYSCALL_COST + hardware_ns];
+        let mut governor = Governor::new(budget);
+        for (hook, plan) in DutyHook::ALL.into_iter().zip(governor.begin(costs_ns)) {
+            probes.set_duty(hook, plan);
+        }
         Self {
-            governor: Governor::new(budget),
+            governor,
             call_cost,
-            costs_ns: [syscall_ns, syscall_ns * SWITCH_TO_SYSCALL_COST],
+            costs_ns,
             events: DutyHook::ALL.map(|hook| probes.take_count(hook).events),
             watched: probes.watched(),
             cpus,
@@ -81,19 +92,20 @@ impl Budget {
         for hook in DutyHook::ALL {
             let index = hook as usize;
             let count = probes.take_count(hook);
-            let events = count.events.wrapping_sub(self.events[index]);
+            let (total, busiest) = grown(&self.events[index], &count.events);
             self.events[index] = count.events;
             let watched = now.watched[index].saturating_sub(self.watched.watched[index]);
             let cost_ns = self.costs_ns[index];
             let switching_s = count.switching_s;
             let watched_s = watched.as_secs_f64();
-            facts[index] = HookFacts { events, watched_s, cost_ns, switching_s };
+            let was_cut = count.n_cut > 0;
+            facts[index] = HookFacts { events: busiest, watched_s, cost_ns, switching_s, was_cut };
             let Some(factor) = now.factor_since(&self.watched, hook) else { continue };
             let recent = &mut self.windows[index];
             recent.extend(&count.windows);
             recent.drain(..recent.len().saturating_sub(WINDOWS_JUDGED));
             let relative_error = if factor < 1.0 && watched_s > 0.0 {
-                let per_s = events as f64 / watched_s;
+                let per_s = total as f64 / watched_s;
                 // The worst case: one thread makes all of them.
                 let slowed = governor::slowed_share(per_s, self.call_cost, 1.0);
                 error_of(recent.make_contiguous(), count.windows.len(), factor, slowed)
@@ -127,7 +139,7 @@ impl Budget {
                 DutyHook::Syscalls => {
                     &[Topic::Syscalls, Topic::SyscallLatency, Topic::SyscallDetail]
                 }
-                DutyHook::Switches => &[Topic::RunQueue],
+                DutyHook::Switches => &[Topic::RunQueue, Topic::HardwareCounters],
             };
             let error = duty
                 .relative_error
@@ -138,14 +150,24 @@ impl Budget {
                 let Some(state) = states.iter_mut().find(|state| state.name == name) else {
                     continue;
                 };
-                let shortfall =
+                let mut shortfall =
                     format!("counts {percent:.1} % of the time, standard error {error}");
+                if let Some(also) = state.state.shortfall() {
+                    shortfall = format!("{also}; {shortfall}");
+                }
                 if let Some(how) = state.state.known() {
                     state.state = Fact::Degraded(how.clone(), shortfall);
                 }
             }
         }
     }
+}
+
+/// What counters by CPU grew by: all together, and the one that grew most.
+fn grown(before: &[u64], now: &[u64]) -> (u64, u64) {
+    let grown = |(cpu, now): (usize, &u64)| now.wrapping_sub(before.get(cpu).copied().unwrap_or(0));
+    let by_cpu = now.iter().enumerate().map(grown);
+    by_cpu.fold((0, 0), |(total, most), grown| (total + grown, most.max(grown)))
 }
 
 /// Both sources of error together. How far a workload is bound by the CPU, and so slowed by the

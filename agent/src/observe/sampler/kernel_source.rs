@@ -11,6 +11,7 @@ use super::{
     brief::{Brief, BriefBook},
     config::ObserveConfig,
     duty::{Budget, HookDuty},
+    hardware,
     rates::KernelView,
     starts::{Exec, StartBook},
 };
@@ -21,7 +22,6 @@ use crate::observe::{
         CgroupId, DeviceUse, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats,
         SyscallDetail, Topic,
     },
-    pmu,
 };
 
 /// Ticks between looks at what the probes lost; the look asks the kernel about every program.
@@ -33,9 +33,6 @@ pub(super) struct KernelSource {
     budget: Option<Budget>,
     /// Why there are no probes.
     why_none: String,
-    /// Why there are no hardware counters.
-    why_no_pmu: String,
-    latest: HashMap<CgroupId, KernelCounters>,
     /// Victims of the OOM killer told and not handed on yet: cgroup, process, command.
     victims: Vec<(Option<CgroupId>, u32, String)>,
     read_error: Option<String>,
@@ -57,18 +54,16 @@ impl KernelSource {
         } else {
             Err("switched off by observe.probes".to_owned())
         };
-        let (probes, why_none) = match loaded {
+        let (mut probes, why_none) = match loaded {
             Ok(probes) => (Some(probes), String::new()),
             Err(reason) => (None, reason),
         };
         let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
-        let budget = probes.as_ref().map(|probes| Budget::new(config.budget, cpus, probes));
+        let budget = probes.as_mut().map(|probes| Budget::new(config.budget, cpus, probes));
         Self {
             probes,
             budget,
             why_none,
-            why_no_pmu: pmu::why_absent(),
-            latest: HashMap::new(),
             victims: Vec::new(),
             read_error: None,
             stats: None,
@@ -79,9 +74,13 @@ impl KernelSource {
         }
     }
 
-    /// Why hardware counters are not read.
-    pub(super) fn why_no_pmu(&self) -> &str {
-        &self.why_no_pmu
+    /// Why the hardware counter at a place of [`headroom_abi::record::hardware`] is not read; `None`
+    /// when it is.
+    pub(super) fn why_not_hardware(&self, place: usize) -> Option<String> {
+        let topic = self.why_not(Topic::HardwareCounters);
+        let state = self.probes.as_ref().map(|probes| probes.hardware_state(place));
+        let own = state.and_then(|state| state.reason().map(str::to_owned));
+        own.or(topic)
     }
 
     /// Why `topic` is not counted; `None` when it is.
@@ -99,10 +98,20 @@ impl KernelSource {
         self.probes.as_ref().is_some_and(|probes| probes.has(topic))
     }
 
+    /// Counters of one cgroup as they were read last; `None` when it had no event, or when reading
+    /// failed.
+    fn latest(&self, id: CgroupId) -> Option<&KernelCounters> {
+        self.probes.as_ref().filter(|_| self.read_error.is_none())?.latest().get(&id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &KernelCounters> {
+        self.probes.iter().flat_map(|probes| probes.latest().values())
+    }
+
     /// Whether any request counted so far came with the time its device was given it.
     pub(super) fn tells_device_time(&self) -> bool {
         let has_any = |counters: &KernelCounters| counters.block.device_hist.iter().any(|&n| n > 0);
-        self.latest.values().any(has_any)
+        self.all().any(has_any)
     }
 
     pub(super) fn stats(&self) -> Option<&KernelStats> {
@@ -119,6 +128,7 @@ impl KernelSource {
             return Topic::ALL.into_iter().map(absent).collect();
         };
         let mut states = probes.states();
+        hardware::tell(&mut states, self.all());
         if let Some(budget) = &self.budget {
             budget.tell(&mut states);
         }
@@ -198,7 +208,7 @@ impl KernelSource {
 
     /// Whether anything was counted for `brief`, which tells that tasks were in it.
     pub(super) fn knows(&self, brief: &Brief) -> bool {
-        brief.ids.iter().any(|id| self.latest.contains_key(id))
+        brief.ids.iter().any(|id| self.latest(*id).is_some())
     }
 
     /// Counters of a workload that ended before it was sampled, summed over its lives.
@@ -217,11 +227,9 @@ impl KernelSource {
 
     /// Reads all counters. When that fails, every kernel counter is missing until it works again.
     pub(super) fn read(&mut self) {
-        self.latest.clear();
         let Some(probes) = &mut self.probes else { return };
-        match probes.read() {
-            Ok(counters) => {
-                self.latest.extend(counters);
+        match probes.refresh() {
+            Ok(()) => {
                 self.read_error = None;
                 if let Some(budget) = &mut self.budget {
                     budget.follow(probes);
@@ -321,6 +329,7 @@ impl KernelSource {
                 Topic::RunQueue,
                 Topic::Migrations,
                 Topic::OomVictims,
+                Topic::HardwareCounters,
                 Topic::CodeSamples,
                 Topic::PageCache,
                 Topic::PageCacheHits,
@@ -333,7 +342,7 @@ impl KernelSource {
         ];
         for (index, (id, topics)) in ids.into_iter().zip(TOPICS).enumerate() {
             let Some(id) = id else { continue };
-            let found = self.latest.get(&id);
+            let found = self.latest(id);
             if found.is_none() && self.is_short_of_slots {
                 continue;
             }

@@ -5,6 +5,7 @@ mod brief;
 mod config;
 mod duty;
 mod gpu_features;
+mod hardware;
 mod kernel_source;
 mod naming;
 mod page_cache;

@@ -3,7 +3,7 @@
 use headroom_allocate::plan::Limit;
 use headroom_telemetry::{Feature, Sample};
 
-use super::{block, page_cache, quantile, sockets, tasks};
+use super::{block, hardware, page_cache, quantile, sockets, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
     governor::CallCost,
@@ -103,7 +103,7 @@ pub(super) fn fill(sample: &mut Sample, before: Option<&Observed>, now: &Observe
     fill_file_rates(sample, &mut rates, &before.reading, &now.reading);
     fill_disk(sample, &mut rates, before, now);
     fill_kernel_rates(sample, &mut rates, &before.kernel, &now.kernel);
-    for fill in [tasks::fill, block::fill, page_cache::fill, sockets::fill] {
+    for fill in [tasks::fill, hardware::fill, block::fill, page_cache::fill, sockets::fill] {
         fill(sample, &mut rates, &before.kernel, &now.kernel);
     }
     rates.backward

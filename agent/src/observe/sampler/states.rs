@@ -1,5 +1,6 @@
 //! Where each feature comes from on this host, or why it is missing.
 
+use headroom_abi::record::hardware;
 use headroom_telemetry::{Fact, Feature};
 
 use super::kernel_source::KernelSource;
@@ -45,11 +46,24 @@ fn topic_of(feature: Feature) -> Option<Topic> {
         Feature::PageCacheMisses => Topic::PageCache,
         Feature::PageCacheHits => Topic::PageCacheHits,
         Feature::PageCacheDirtied => Topic::PageCacheDirtied,
+        Feature::InstructionsPerCycle | Feature::LlcMisses | Feature::BranchMisses => {
+            Topic::HardwareCounters
+        }
         Feature::Execs => Topic::Execs,
         Feature::Exits => Topic::Exits,
         other if Feature::SYSCALLS.contains(&other) => Topic::Syscalls,
         _ => return None,
     })
+}
+
+/// The hardware counters that tell `feature`.
+fn hardware_of(feature: Feature) -> &'static [usize] {
+    match feature {
+        Feature::InstructionsPerCycle => &[hardware::CYCLES, hardware::INSTRUCTIONS],
+        Feature::LlcMisses => &[hardware::CACHE_MISSES],
+        Feature::BranchMisses => &[hardware::BRANCH_MISSES],
+        _ => &[],
+    }
 }
 
 fn is_device_time(feature: Feature) -> bool {
@@ -127,6 +141,7 @@ fn topic_source(topic: Topic) -> &'static str {
         Topic::RunQueue => "kernel probe on task switches",
         Topic::Migrations => "kernel probe on moves between CPUs",
         Topic::OomVictims => "kernel probe on victims of the OOM killer",
+        Topic::HardwareCounters => "kernel probe on task switches, hardware counters",
         Topic::CodeSamples => "kernel probe on the CPU clock",
         Topic::BlockIo => "kernel probe on block request completion",
         Topic::Network => "kernel probe on packets of cgroups",
@@ -156,10 +171,10 @@ pub(super) fn of_host(
             return Fact::absent("the v1 memory controller does not count reclaimed pages");
         }
         feature if is_gpu(feature) => return gpu.clone().map(|_driver| "NVML"),
-        Feature::InstructionsPerCycle | Feature::LlcMisses | Feature::BranchMisses => {
-            return Fact::absent(kernel.why_no_pmu());
-        }
         _ => {}
+    }
+    if let Some(reason) = hardware_of(feature).iter().find_map(|at| kernel.why_not_hardware(*at)) {
+        return Fact::absent(reason);
     }
     let topic = topic_of(feature);
     if let Some(topic) = topic.filter(|topic| kernel.has(*topic)) {

@@ -58,6 +58,8 @@ pub(super) fn fill(sample: &mut Sample, rates: &mut Rates, before: &KernelView, 
 struct Scale {
     /// That part; `None` when it is not known.
     factor: Option<f64>,
+    /// What is left to correct in counts that stand for all the time already.
+    correction: f64,
     cost: CallCost,
     cpu_cores: f64,
 }
@@ -66,8 +68,10 @@ impl Scale {
     fn new(sample: &Sample, before: &KernelView, now: &KernelView, hook: DutyHook) -> Self {
         let is_told = now.watched != before.watched;
         let factor = now.watched.factor_since(&before.watched, hook);
+        let correction = now.watched.scale_since(&before.watched, hook);
         Self {
-            factor: if is_told { factor } else { Some(1.0) },
+            factor: if is_told { factor.and(correction).and(factor) } else { Some(1.0) },
+            correction: correction.unwrap_or(1.0),
             cost: now.call_cost,
             cpu_cores: sample.get(Feature::CpuCores).map_or(0.0, f64::from),
         }
@@ -76,7 +80,7 @@ impl Scale {
     /// A rate over all the time from one that was counted; `None` when next to nothing was watched.
     fn plain(&self, rate: f64) -> Option<f64> {
         let told = self.factor.filter(|factor| *factor >= governor::FACTOR_TOLD_MIN);
-        told.map(|factor| rate / factor)
+        told.map(|_factor| rate * self.correction)
     }
 
     /// As [`Scale::plain`], for all counts of a hook that slows those it counts.
@@ -187,13 +191,17 @@ mod tests {
         let mut now = view(&topics);
         now.watched.passed = Duration::from_secs(2);
         now.watched.watched = [Duration::from_millis(100), Duration::ZERO];
-        (now.counters.syscalls[0], now.counters.syscalls[1]) = (300, 100);
+        // Each stood for sixteen.
+        now.watched.weighted = now.watched.watched.map(|time| time * 16);
+        (now.counters.syscalls[0], now.counters.syscalls[1]) = (16 * 300, 16 * 100);
         now.counters.switches = 3;
         let sample = sampled(view(&topics), now.clone());
         assert_eq!(sample.get(Feature::SyscallRead), Some(3_000.0));
         assert_eq!(sample.get(Feature::SyscallWrite), Some(1_000.0));
         assert_eq!(sample.get(Feature::ContextSwitches), None, "no window: not known");
         now.watched.watched = [now.watched.passed; 2];
+        now.watched.weighted = now.watched.watched;
+        (now.counters.syscalls[0], now.counters.syscalls[1]) = (300, 100);
         let exact = sampled(view(&topics), now);
         assert_eq!(exact.get(Feature::SyscallRead), Some(150.0));
         assert_eq!(exact.get(Feature::ContextSwitches), Some(1.5));
