@@ -42,8 +42,9 @@ impl Userland {
 
     /// Packages it is made of, beside those they depend on.
     fn packages(self) -> Vec<&'static str> {
-        let mut packages =
-            vec!["systemd", "systemd-sysv", "dbus", "bash", "coreutils", "util-linux", "mount"];
+        // Nothing depends on the essential ones by name.
+        let mut packages = vec!["base-files", "base-passwd", "dash", "coreutils", "util-linux"];
+        packages.extend(["mount", "systemd", "systemd-sysv", "dbus"]);
         if self == Self::Docker {
             packages.extend([
                 "kmod",
@@ -160,6 +161,10 @@ fn complete(tree: &Path) -> Result<()> {
         ("serial-getty@ttyS0.service", "/dev/null"),
         ("getty@tty1.service", "/dev/null"),
         ("systemd-firstboot.service", "/dev/null"),
+        ("ldconfig.service", "/dev/null"),
+        ("systemd-modules-load.service", "/dev/null"),
+        // Programs are at the paths they have here, which may be below /tmp.
+        ("tmp.mount", "/dev/null"),
     ] {
         symlink(target, units.join(link)).with_context(|| format!("link {link}"))?;
     }
@@ -246,7 +251,8 @@ fn size_bytes(tree: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Writes the initramfs that finds the disk and hands over to systemd.
+/// Writes the initramfs that finds the disk and hands over to systemd. The beat begins here, since
+/// systemd takes a while; its loop needs no program, as all of them are gone after the hand-over.
 pub(super) fn write_initramfs(to: &Path, kernel: &Kernel, busybox: &Path) -> Result<()> {
     let file = fs::File::create(to).with_context(|| format!("create {}", to.display()))?;
     let mut archive = Archive::new(std::io::BufWriter::new(file));
@@ -259,6 +265,10 @@ pub(super) fn write_initramfs(to: &Path, kernel: &Kernel, busybox: &Path) -> Res
     for module in modules {
         script.push_str(&format!("busybox insmod {module}\n"));
     }
+    script.push_str(&format!(
+        "(exec 9<>/dev/ttyS1; while true; do read -t {BEAT_SECONDS} nothing <&9; echo beat >&9; \
+         done) &\n"
+    ));
     script.push_str(SCRIPT_HAND_OVER);
     archive.file("init", 0o755, script.as_bytes())?;
     archive.finish().context("end the initramfs")?;
@@ -275,15 +285,15 @@ busybox mount -t devtmpfs dev /dev
 const SCRIPT_HAND_OVER: &str = "i=0
 while [ ! -b /dev/vda ] && [ $i -lt 100 ]; do busybox sleep 0.1; i=$((i+1)); done
 busybox mount -t ext4 /dev/vda /newroot || { echo 'no disk to boot from'; busybox poweroff -f; }
+echo 'systemd takes over'
 exec busybox switch_root /newroot /sbin/init
 ";
 
 /// What the service of the suites runs.
 fn run_script(suites: &[Suite]) -> Result<String> {
-    let mut script = format!(
+    let mut script = String::from(
         "#!/bin/sh\nexec </dev/null >/dev/ttyS0 2>&1\n\
-         export PATH=/usr/sbin:/usr/bin HOME=/root RUST_BACKTRACE=1 HEADROOM_IN_VM=1\n\
-         (while sleep {BEAT_SECONDS}; do echo beat > /dev/ttyS1; done) &\n"
+         export PATH=/usr/sbin:/usr/bin HOME=/root RUST_BACKTRACE=1 HEADROOM_IN_VM=1\n",
     );
     script.push_str(&console::opening_line());
     for suite in suites {
