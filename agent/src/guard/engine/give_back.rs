@@ -62,7 +62,7 @@ impl<S: Steps> Engine<S> {
 
     /// Gives one limit back; `None` when that has to be tried again later.
     pub(super) fn give_back(&mut self, key: &Key, now: Duration) -> Option<Ending> {
-        let outcome = self.try_give_back(key).unwrap_or_else(|error| match error {
+        let outcome = self.try_give_back(key, now).unwrap_or_else(|error| match error {
             KnobError::Gone { .. } => Outcome::Ended(Ending::Gone),
             other => Outcome::Pending(other.to_string()),
         });
@@ -84,22 +84,31 @@ impl<S: Steps> Engine<S> {
         }
     }
 
-    fn try_give_back(&mut self, key: &Key) -> Result<Outcome, KnobError> {
+    fn try_give_back(&mut self, key: &Key, now: Duration) -> Result<Outcome, KnobError> {
         let Some(lease) = self.leases.get(key) else { return Ok(Outcome::Ended(Ending::Gone)) };
         let dir = self.parts.hierarchies.open(&key.workload, key.knob)?;
         if dir.inode != lease.inode {
             return Ok(Outcome::Ended(Ending::Gone));
         }
         let page_bytes = self.parts.page_bytes;
-        let found = knob::read(&dir, key.knob)?;
-        let to = match lease.give_back(found, dir.version, page_bytes) {
+        let mut found = knob::read(&dir, key.knob)?;
+        let mut returned = lease.give_back(found, dir.version, page_bytes);
+        if let GiveBack::Write(to) = returned
+            && self.yield_burst(key, found, to, now)
+        {
+            found = knob::read(&dir, key.knob)?;
+            let Some(lease) = self.leases.get(key) else { return Ok(Outcome::Ended(Ending::Gone)) };
+            returned = lease.give_back(found, dir.version, page_bytes);
+        }
+        let to = match returned {
             GiveBack::Nothing => return Ok(Outcome::Ended(Ending::Restored)),
             GiveBack::Foreign => {
-                let ours = *lease.ours().last().unwrap_or(&lease.baseline);
-                self.remember_foreign(key, ours, found);
+                let lease = self.leases.get(key);
+                let ours = lease.and_then(|lease| lease.ours().last().copied());
+                self.remember_foreign(key, ours.unwrap_or(found), found);
                 return Ok(Outcome::Ended(Ending::Foreign));
             }
-            GiveBack::Write(to) => to,
+            GiveBack::Write(to) => self.beside_burst(key, to, found),
         };
         if let Some(why) = make_room(key.knob, &dir, to)? {
             return Ok(Outcome::Pending(why));

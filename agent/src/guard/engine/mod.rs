@@ -4,14 +4,22 @@
 //! the server passes requests and ticks in, one at a time, with `now` since the guard's start.
 
 mod apply;
+mod burst;
 mod give_back;
+mod reclaim;
 
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+pub(super) mod imitation;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_crash;
+#[cfg(test)]
+mod tests_knobs;
+#[cfg(test)]
+mod tests_vanish;
 
 use std::{
     collections::VecDeque,
@@ -150,6 +158,9 @@ impl<S: Steps> Engine<S> {
                     Response::Released(self.release(&Key { workload, knob: *knob }, now))
                 })
                 .map_err(|error| No::refused("path", error.to_string())),
+            Request::Reclaim { workload, bytes, reason } => {
+                self.reclaim(workload, *bytes, reason, now).map(Response::Reclaimed)
+            }
             Request::ReleaseAll => Ok(Response::ReleasedAll(self.give_back_all(now))),
             Request::Status => Ok(Response::Status(Box::new(self.status(now)))),
         };
@@ -282,7 +293,7 @@ impl<S: Steps> Engine<S> {
     }
 
     fn status(&self, now: Duration) -> Status {
-        let (cpu, memory) = self.parts.hierarchies.describe();
+        let hierarchies = &self.parts.hierarchies;
         let mut leases = Vec::new();
         let mut bytes = 0;
         for (key, lease) in self.leases.iter() {
@@ -298,8 +309,8 @@ impl<S: Steps> Engine<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.as_secs_f64(),
             disabled: self.disabled,
-            cpu,
-            memory,
+            cpu: hierarchies.describe("cpu"),
+            memory: hierarchies.describe("memory"),
             journal_trouble: self.parts.journal.trouble().map(str::to_owned),
             leases_held: self.leases.len() as u64,
             leases,
