@@ -1,12 +1,14 @@
 //! The live loop: one tick a period, from facts to a plan to the guard and the aggregator.
 //!
 //! [`App::build`] opens everything and starts nothing that acts; [`App::run`] ticks until told to
-//! stop. `tick` is one period, `planning` calls the pure crates, `actuator` talks to the guard,
+//! stop. `tick` is one period, `planning` calls the pure crates for one workload and `knobs` for
+//! all of them, `actuator` talks to the guard,
 //! `models` loads what arrives, `status` and `audit` tell.
 
 pub mod actuator;
 pub mod audit;
 pub mod clock;
+mod knobs;
 pub mod latency;
 pub mod models;
 pub mod planning;
@@ -27,7 +29,7 @@ use std::{
 use anyhow::Context as _;
 
 use self::{
-    actuator::Actuator, audit::AuditTrail, models::ModelDoor, planning::Planner,
+    actuator::Actuator, audit::AuditTrail, knobs::Knobs, models::ModelDoor, planning::Planner,
     policy_file::PolicyFile, status::Status, tick::Loop,
 };
 use crate::{
@@ -71,9 +73,10 @@ impl App {
                 format!("observe.period_s = {}: at least 0.1 seconds", observe.period_s)
             })?;
         let sampler = Sampler::start(&observe).context("start observing")?;
+        let knobs = Knobs::new(&observe.root);
         let node = node_name(&node.name)?;
         let step_s = observe.period_s;
-        let policy = PolicyFile::open(policy.file)?;
+        let policy = PolicyFile::open(policy.file, &observe.root)?;
         let actuator = act.map(Actuator::start).transpose().context("start the guard's client")?;
         let models = ModelDoor::open(&model).with_context(|| {
             format!("open the public key {:?} of model.public_key", model.public_key)
@@ -101,7 +104,8 @@ impl App {
                 .with_context(|| format!("listen on {}", socket.display()))?;
         }
         let planner = Planner::new(&predict, step_s);
-        let ticks = Loop::new(sampler, planner, policy, actuator, models, uplink, audit, shared);
+        let ticks =
+            Loop::new(sampler, knobs, planner, policy, actuator, models, uplink, audit, shared);
         Ok(Self { period, ticks })
     }
 

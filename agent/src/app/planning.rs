@@ -6,8 +6,8 @@ use std::{
 };
 
 use headroom_allocate::{
-    Act, Decision, Followed, HostCapacity, Knob, KnobMemory, Regret, RegretCounts, WorkloadFacts,
-    WorkloadPolicy, decide, regret,
+    Act, Decision, Followed, HostCapacity, Knob, KnobMemory, Limit, Regret, RegretCounts,
+    WorkloadFacts, WorkloadPolicy, decide, regret,
 };
 use headroom_predict::{
     Forecast,
@@ -60,12 +60,13 @@ impl Planner {
         Self { predictor: Predictor::new(config.clone(), step_s), memories: HashMap::new() }
     }
 
-    /// Takes in a sample, forecasts, and decides.
+    /// Takes in a sample, forecasts, and decides. `limits` are those that come with samples, and
+    /// further ones that are looked at now and then.
     pub fn plan(
         &mut self,
         workload: &Workload,
         sample: &Sample,
-        limits: &LimitsInForce,
+        (limits, further): (&LimitsInForce, &[(Knob, Limit)]),
         policy: &WorkloadPolicy,
         host: &HostCapacity,
     ) -> Planned {
@@ -78,13 +79,18 @@ impl Planner {
                 Resource::Disk | Resource::Network => {}
             }
         }
-        let limits = limits.list();
-        let facts =
-            WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
+        let mut limits = limits.list();
         let remembered = match self.memories.get_mut(&workload.path) {
             Some(remembered) => remembered,
             None => self.memories.entry(workload.path.clone()).or_default(),
         };
+        for (knob, limit) in further {
+            // A look is some seconds old; what we have put into force since is known better.
+            let ours = remembered.knobs.get(knob).and_then(|memory| memory.in_force);
+            limits.push((*knob, ours.unwrap_or(*limit)));
+        }
+        let facts =
+            WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
         let rests_until_s = remembered.look_back(sample, policy);
         let decisions = limits
             .iter()
@@ -104,13 +110,17 @@ impl Planner {
         let Some(remembered) = self.memories.get_mut(&decision.workload) else { return };
         let memory = remembered.knobs.entry(decision.knob).or_default();
         match outcome {
-            Outcome::Applied { baseline, holds: true, .. } => {
+            Outcome::Applied { baseline, applied, holds: true, .. } => {
                 memory.leased(*baseline, decision.t_s);
+                memory.in_force = Some(*applied);
             }
             Outcome::Applied { holds: false, .. } | Outcome::Released { .. } | Outcome::Lost(_) => {
                 memory.released();
             }
-            Outcome::Failed(_) | Outcome::Kept { .. } | Outcome::Followed(_) => {}
+            Outcome::Failed(_)
+            | Outcome::Reclaimed { .. }
+            | Outcome::Kept { .. }
+            | Outcome::Followed(_) => {}
         }
         if let Outcome::Applied { before, baseline, applied, .. } = outcome
             && before != applied
@@ -124,6 +134,12 @@ impl Planner {
             };
             remembered.watch(act, decision);
         }
+    }
+
+    /// The workload's own limit, given the one in force.
+    pub fn own(&self, path: &str, knob: Knob, current: Limit) -> Limit {
+        let memory = self.memories.get(path).and_then(|remembered| remembered.knobs.get(&knob));
+        memory.map_or(current, |memory| memory.baseline(current))
     }
 
     /// Puts a model in place of the one in use.
