@@ -2,8 +2,9 @@
 //!
 //! The same small loads run with the kernel programs on and off, turn by turn, so that a drift of
 //! the machine hits both alike; beside them what one tick costs the agent itself. `turns` runs and
-//! times, this file asks and prints.
+//! times, `act` does the same for changing limits, this file asks and prints.
 
+mod act;
 mod turns;
 
 use std::path::PathBuf;
@@ -30,6 +31,12 @@ pub struct SelfbenchArgs {
     /// `observe.budget`. `100%` measures them without the governor
     #[arg(long, value_parser = parse_share)]
     pub budget: Option<f64>,
+    /// Measure acting instead of observing: a guard of its own over cgroups of its own
+    #[arg(long)]
+    pub act: bool,
+    /// Limits that are raised and given back with `--act`
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4000))]
+    pub leases: u32,
     /// Print the figures as JSON on standard output; progress goes to standard error
     #[arg(long)]
     pub json: bool,
@@ -47,6 +54,9 @@ struct Series {
 /// # Errors
 /// When the configuration is refused, the kernel programs cannot be loaded, or a load cannot run.
 pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
+    if args.act {
+        return print(&act::run(args.leases)?, args.json);
+    }
     let mut observe = AgentConfig::load(args.config.as_deref())?.observe;
     if let Some(budget) = args.budget {
         observe.budget = budget;
@@ -79,8 +89,12 @@ pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
     let mut figures = own.figures();
     let how = how(args.pairs, cpu);
     figures.extend(all.iter().flat_map(|series| series.figures(&how)));
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+    print(&figures, args.json)
+}
+
+fn print(figures: &[Figure], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(figures)?);
     } else {
         figures.iter().for_each(|figure| println!("{figure}"));
     }

@@ -40,6 +40,9 @@ pub(crate) struct BenchArgs {
     /// Pairs of measurements with the agent on and off
     #[arg(long, default_value_t = 9)]
     pairs: u32,
+    /// Limits that are raised and given back
+    #[arg(long, default_value_t = 1000)]
+    leases: u32,
     #[command(flatten)]
     fingerprint: fingerprint::Options,
     #[command(flatten)]
@@ -61,6 +64,9 @@ enum Subject {
     Latency,
     /// What the agent adds to a system call and to a context switch
     Overhead,
+    /// Time from a decision to the written limit, what the guard takes, and how quickly it gives
+    /// limits back
+    Act,
     /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
     Fingerprint,
     /// How good the base layer's forecasts are, beside seasonal naive; not part of `all`
@@ -123,6 +129,9 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         for (budget, which) in [("100%", "no governor"), ("2%", "budget 2 %")] {
             figures.extend(rig::selfbench(&programs, args.pairs, budget, which)?);
         }
+    }
+    if subject.includes(Subject::Act) {
+        figures.extend(rig::act_bench(&programs, args.leases)?);
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)
