@@ -1,6 +1,8 @@
 //! The host's budget: what all workloads together are given above their own limits never exceeds
 //! what nobody uses, less a reserve. When it is short, the workloads that lose most go first.
 
+use std::collections::HashSet;
+
 use headroom_telemetry::Resource;
 
 use crate::{
@@ -27,14 +29,19 @@ pub struct Claim {
 pub fn in_use<'a>(uses: impl IntoIterator<Item = (&'a str, f64)>) -> f64 {
     let mut uses: Vec<(&str, f64)> = uses.into_iter().collect();
     uses.sort_unstable_by_key(|(path, _)| path.len());
-    let mut counted: Vec<&str> = Vec::new();
+    let mut counted: HashSet<&str> = HashSet::new();
     let mut sum = 0.0;
     for (path, usage) in uses {
-        let is_below = |above: &&str| {
-            path.strip_prefix(*above).is_some_and(|rest| rest.starts_with('/') || *above == "/")
-        };
-        if !counted.iter().any(is_below) {
-            counted.push(path);
+        let mut above = path.rfind('/').map(|at| &path[..at]);
+        let is_in_another = counted.contains("/")
+            || std::iter::from_fn(|| {
+                let found = above?;
+                above = found.rfind('/').map(|at| &found[..at]);
+                Some(found)
+            })
+            .any(|found| counted.contains(found));
+        if !is_in_another {
+            counted.insert(path);
             sum += usage;
         }
     }
