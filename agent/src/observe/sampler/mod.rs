@@ -114,6 +114,7 @@ impl LimitsInForce {
             Knob::CpuQuota => self.cpu_quota,
             Knob::MemoryMax => self.memory_max,
             Knob::MemoryHigh => self.memory_high,
+            _ => None,
         }
     }
 
