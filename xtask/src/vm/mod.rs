@@ -35,7 +35,7 @@ pub(crate) struct VmArgs {
     /// Series of Debian's cloud kernel to boot, `newest`, or `all` for one after the other
     #[arg(long, default_value = "6.1")]
     kernel: String,
-    /// What runs above the kernel: with systemd or Docker, the tests of owners run in it
+    /// What runs above the kernel; with systemd, the tests of owners run in it
     #[arg(long, default_value = "bare")]
     machine: Userland,
     /// Show the serial console as it comes
@@ -225,7 +225,7 @@ fn write_start(
 ) -> Result<()> {
     let (suites, companions) = (&load.suites, &load.companions);
     if let Some(tree) = tree {
-        userland::write_disk(disk, (tree, mke2fs, busybox), kernel, suites, companions)?;
+        userland::write_disk(disk, (tree, mke2fs, busybox), suites, companions)?;
         return userland::write_initramfs(initramfs, kernel, busybox);
     }
     image::write_disk(disk, mke2fs)?;

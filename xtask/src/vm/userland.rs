@@ -17,6 +17,20 @@ use crate::{process, progress};
 /// The release the packages are of.
 const RELEASE: &str = "trixie";
 
+/// Packages the userland is made of, beside those they depend on. Nothing depends on the essential
+/// ones by name.
+const PACKAGES: [&str; 9] = [
+    "base-files",
+    "base-passwd",
+    "dash",
+    "coreutils",
+    "util-linux",
+    "mount",
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+];
+
 /// Room that the image has beside what is in it, bytes.
 const FREE_BYTES: u64 = 1 << 30;
 
@@ -27,8 +41,6 @@ pub(crate) enum Userland {
     Bare,
     /// systemd as process 1, and D-Bus
     Systemd,
-    /// The same with Docker and podman
-    Docker,
 }
 
 impl Userland {
@@ -36,26 +48,7 @@ impl Userland {
         match self {
             Self::Bare => "bare",
             Self::Systemd => "systemd",
-            Self::Docker => "docker",
         }
-    }
-
-    /// Packages it is made of, beside those they depend on.
-    fn packages(self) -> Vec<&'static str> {
-        // Nothing depends on the essential ones by name.
-        let mut packages = vec!["base-files", "base-passwd", "dash", "coreutils", "util-linux"];
-        packages.extend(["mount", "systemd", "systemd-sysv", "dbus"]);
-        if self == Self::Docker {
-            packages.extend([
-                "kmod",
-                "docker.io",
-                "docker-cli",
-                "podman",
-                "crun",
-                "busybox-static",
-            ]);
-        }
-        packages
     }
 
     /// Integration tests of the agent that run in it.
@@ -63,7 +56,6 @@ impl Userland {
         match self {
             Self::Bare => super::AGENT_TESTS,
             Self::Systemd => &["owners_host"],
-            Self::Docker => &["owners_engines"],
         }
     }
 }
@@ -80,16 +72,15 @@ pub(super) fn fetch(root: &Path, userland: Userland) -> Result<PathBuf> {
     }
     let apt = Apt::of_release(&folder.join("lists").join(RELEASE), RELEASE)?;
     let archives = folder.join(format!("archives-{}", userland.name()));
-    let packages = userland.packages();
-    let what = format!("fetch {} with all they need", packages.join(", "));
+    let what = format!("fetch {} with all they need", PACKAGES.join(", "));
     progress::step(&what, "the userland of the machine; kept", || {
-        download(&apt, &archives, &packages)?;
+        download(&apt, &archives)?;
         unpack(&archives, &tree)
     })?;
     Ok(tree)
 }
 
-fn download(apt: &Apt, archives: &Path, packages: &[&str]) -> Result<()> {
+fn download(apt: &Apt, archives: &Path) -> Result<()> {
     fs::create_dir_all(archives.join("partial"))
         .with_context(|| format!("create {}", archives.display()))?;
     // Nothing counts as installed, so that everything is fetched.
@@ -103,7 +94,7 @@ fn download(apt: &Apt, archives: &Path, packages: &[&str]) -> Result<()> {
         .arg(format!("Dir::Cache::archives={}", archives.display()))
         .args(["-o", "APT::Sandbox::User=root", "-y", "-q", "--no-install-recommends"])
         .args(["install", "--download-only"])
-        .args(packages);
+        .args(PACKAGES);
     process::capture(&mut command).map(drop)
 }
 
@@ -137,7 +128,7 @@ fn complete(tree: &Path) -> Result<()> {
     let accounts = tree.join("usr/share/base-passwd");
     let passwd = read(&accounts.join("passwd.master"))?
         + "messagebus:x:101:101::/nonexistent:/usr/sbin/nologin\n";
-    let group = read(&accounts.join("group.master"))? + "messagebus:x:101:\ndocker:x:102:\n";
+    let group = read(&accounts.join("group.master"))? + "messagebus:x:101:\n";
     for (file, text) in [
         ("etc/passwd", passwd.as_str()),
         ("etc/group", group.as_str()),
@@ -146,8 +137,6 @@ fn complete(tree: &Path) -> Result<()> {
         ("etc/fstab", ""),
         ("etc/machine-id", "00112233445566778899aabbccddeeff\n"),
         ("etc/systemd/system/headroom-suites.service", SERVICE),
-        ("etc/docker/daemon.json", DOCKER),
-        ("etc/containers/storage.conf", "[storage]\ndriver = \"vfs\"\n"),
     ] {
         write(&tree.join(file), text)?;
     }
@@ -180,15 +169,10 @@ ExecStart=/headroom/run
 TimeoutStartSec=infinity
 ";
 
-/// No network is needed, and none is there.
-const DOCKER: &str = "{\"bridge\": \"none\", \"iptables\": false, \"ip6tables\": false, \
-\"storage-driver\": \"vfs\"}\n";
-
 /// Writes the disk a machine boots from: the tree, the suites and what they start.
 pub(super) fn write_disk(
     disk: &Path,
     (tree, mke2fs, busybox): (&Path, &Path, &Path),
-    kernel: &Kernel,
     suites: &[Suite],
     companions: &[PathBuf],
 ) -> Result<()> {
@@ -208,7 +192,6 @@ pub(super) fn write_disk(
     }
     write(&tree.join("usr/bin/busybox"), image::read(busybox)?)?;
     make_executable(&tree.join("usr/bin/busybox"))?;
-    add_modules(tree, kernel)?;
     let script = tree.join("headroom/run");
     write(&script, run_script(suites)?)?;
     make_executable(&script)?;
@@ -218,18 +201,6 @@ pub(super) fn write_disk(
     let mut command = Command::new(mke2fs);
     command.args(["-q", "-F", "-t", "ext4", "-d"]).arg(tree).arg(disk);
     process::capture(&mut command).map(drop)
-}
-
-/// The kernel's modules, for what Docker loads.
-fn add_modules(tree: &Path, kernel: &Kernel) -> Result<()> {
-    let inside = tree.join("usr/lib/modules").join(&kernel.release);
-    if inside.exists()
-        || !tree.join("usr/bin/dockerd").exists() && !tree.join("usr/sbin/dockerd").exists()
-    {
-        return Ok(());
-    }
-    fs::create_dir_all(tree.join("usr/lib/modules")).context("make the folder of modules")?;
-    process::capture(Command::new("cp").arg("-r").arg(&kernel.modules).arg(&inside)).map(drop)
 }
 
 /// Bytes of all files of a tree, each rounded up to a block.
@@ -327,7 +298,7 @@ fn make_executable(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Suite, Userland, run_script};
+    use super::{Suite, run_script};
 
     #[test]
     fn every_suite_stands_between_its_markers_and_the_machine_ends() {
@@ -338,12 +309,5 @@ mod tests {
         let end = script.find("end owners").unwrap();
         assert!(begin < run && run < end);
         assert!(script.trim_end().ends_with("poweroff --force --force"));
-    }
-
-    #[test]
-    fn docker_adds_to_what_systemd_has() {
-        let (less, more) = (Userland::Systemd.packages(), Userland::Docker.packages());
-        assert!(less.iter().all(|package| more.contains(package)));
-        assert!(more.contains(&"docker.io") && !less.contains(&"docker.io"));
     }
 }
