@@ -59,8 +59,10 @@ fn check(counters: &KernelCounters, told: Shared) {
         assert!((faults..=faults + MARGIN).contains(&counted), "{counted} faults, made {faults}");
     }
     let counted_ns = of(TIME).count as f64;
-    // The two clocks part where a busy host takes the CPU away; faults and switches are exact.
-    assert!((counted_ns / cpu_ns - 1.0).abs() < 0.5, "{counted_ns} ns, used {cpu_ns}");
+    // Roughly: the counter goes by the wall, with interrupts and what a busy host took from this
+    // machine, and the task's own time began before it was moved here. Faults and switches are exact.
+    let share = counted_ns / cpu_ns;
+    assert!((0.7..2.0).contains(&share), "{counted_ns} ns, used {cpu_ns}");
     // Each time on the CPU begins with the switch that brought it.
     assert_eq!(of(SWITCHES).count, counters.switches);
     for EventCount { enabled_ns, running_ns, .. } in counters.events {
@@ -141,6 +143,9 @@ fn hardware_counters_in_windows_tell_the_same_per_second_of_running() {
     child.run_in(&cgroup);
     let events = world.counters(&cgroup).events;
     let (faults, time) = (events[FAULTS], events[TIME]);
+    if faults.running_ns == 0 {
+        return skip_unless(false, "this machine is too slow to open a window within a second");
+    }
     let seen = faults.count as f64 / faults.running_ns as f64;
     let real = told.get(0) as f64 / told.get(1) as f64;
     assert!((seen / real - 1.0).abs() < 0.25, "{seen} faults per ns of running, really {real}");
