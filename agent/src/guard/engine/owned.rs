@@ -80,7 +80,7 @@ impl<S: Steps> Engine<S> {
         now: Duration,
     ) -> Progress {
         let result = match (ticket.then, done) {
-            (Then::Apply(asked), Done::Learned(learned)) => self.learned(asked, learned, now),
+            (Then::Apply(asked), Done::Learned(learned)) => self.learned(&asked, learned, now),
             (Then::Confirm { key, change, applied }, Done::Told(told)) => {
                 self.busy.remove(&key);
                 self.told(&key, &change, applied, told, now)
@@ -165,13 +165,13 @@ impl<S: Steps> Engine<S> {
 
     fn learned(
         &mut self,
-        asked: Asked,
+        asked: &Asked,
         learned: Result<Option<Stake>, Unlearned>,
         now: Duration,
     ) -> Result<Progress, No> {
         let workload = &asked.workload;
         match learned {
-            Ok(stake) => self.apply_through(&asked, stake, now),
+            Ok(stake) => self.apply_through(asked, stake, now),
             Err(Unlearned::NoRoute(NoRoute::Kubernetes)) => Err(kubernetes_refused(workload)),
             Err(Unlearned::NoRoute(NoRoute::Unknown(why))) => {
                 self.counters.owner_errors += 1;
