@@ -161,9 +161,9 @@ fn tell(account: &Account) -> String {
     };
     line(format_args!("{}", printable(&account.workload)));
     for KnobAccount { knob, last_act, followed, kept } in &account.knobs {
-        let resource = knob.resource();
+        let unit = knob.unit();
         let show = |limit: &Limit| match limit {
-            Limit::At(amount) => format!("{amount:.3} {}", resource.unit()),
+            Limit::At(amount) => format!("{amount:.3} {unit}"),
             Limit::Unlimited => "no limit".to_owned(),
         };
         line(format_args!("  {knob}"));
@@ -184,6 +184,10 @@ fn tell(account: &Account) -> String {
                         )
                     }
                     Outcome::Released { .. } => "its own limit was given back".to_owned(),
+                    Outcome::Reclaimed { asked_bytes, before_bytes, after_bytes, .. } => format!(
+                        "{asked_bytes:.0} bytes asked back: {before_bytes:.0} -> {after_bytes:.0} \
+                         in use"
+                    ),
                     Outcome::Lost(reason) => format!("the lease ended: {reason}"),
                     Outcome::Failed(reason) => format!("not carried out: {reason}"),
                     Outcome::Kept { .. } | Outcome::Followed(_) => String::new(),
@@ -193,7 +197,7 @@ fn tell(account: &Account) -> String {
             }
         }
         if let Some(followed) = followed {
-            line(format_args!("      then: {}", told(followed, resource.unit())));
+            line(format_args!("      then: {}", told(followed, unit)));
         }
         if let Some(AuditRecord { decision, outcome: Outcome::Kept { since_s, decisions } }) = kept
         {

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use headroom_allocate::{Mode, Policy, WorkloadPolicy};
+use headroom_allocate::{KnobKind, Mode, Policy, WorkloadPolicy};
 use headroom_telemetry::{Glob, Workload, printable};
 use serde::Serialize;
 
 use crate::{
     config::ConfigError,
-    observe::{ObserveConfig, Sampler},
+    observe::{
+        ObserveConfig, Sampler,
+        annotations::{self, Notes},
+    },
     snapshot::unix_s,
 };
 
@@ -50,6 +53,10 @@ struct Rule {
 struct Applied {
     path: String,
     by: String,
+    /// What the workload says of itself.
+    notes: Notes,
+    /// Why some of that is not heard.
+    not_heard: Vec<String>,
     policy: WorkloadPolicy,
 }
 
@@ -67,7 +74,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
         },
         paths => (paths.iter().map(|path| Workload::from_path(path)).collect(), None),
     };
-    let explained = explain(&policy, &workloads, no_workloads);
+    let explained = explain(&policy, &workloads, Path::new("/"), no_workloads);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&explained)?);
     } else {
@@ -94,7 +101,13 @@ fn of_this_host() -> anyhow::Result<Vec<Workload>> {
     Ok(tick.workloads.into_iter().map(|(workload, _sample)| workload).collect())
 }
 
-fn explain(policy: &Policy, workloads: &[Workload], no_workloads: Option<String>) -> Explained {
+/// `root` is where the host's files start, for what workloads say of themselves.
+fn explain(
+    policy: &Policy,
+    workloads: &[Workload],
+    root: &Path,
+    no_workloads: Option<String>,
+) -> Explained {
     let mut rules: Vec<Rule> = policy
         .rules()
         .iter()
@@ -115,7 +128,9 @@ fn explain(policy: &Policy, workloads: &[Workload], no_workloads: Option<String>
             } else {
                 "defaults".to_owned()
             };
-            Applied { path: workload.path.clone(), by, policy: policy.for_workload(workload) }
+            let notes = annotations::of(root, &workload.path);
+            let (policy, not_heard) = policy.for_annotated(workload, &notes);
+            Applied { path: workload.path.clone(), by, notes, not_heard, policy }
         })
         .collect();
     Explained {
@@ -144,8 +159,13 @@ fn tell(file: &Path, explained: &Explained) -> String {
     if let Some(reason) = &explained.no_workloads {
         lines.push(format!("the workloads of this host are not told: {reason}"));
     }
-    for Applied { path, by, policy } in &explained.workloads {
-        lines.push(format!("{}: {by}: {}", printable(path), sentence(policy)));
+    for Applied { path, by, notes, not_heard, policy } in &explained.workloads {
+        let also = match notes.len() {
+            0 => String::new(),
+            n => format!(" with {n} annotations of its own"),
+        };
+        lines.push(format!("{}: {by}{also}: {}", printable(path), sentence(policy)));
+        lines.extend(not_heard.iter().map(|why| format!("  not heard: {}", printable(why))));
     }
     lines.join("\n") + "\n"
 }
@@ -175,6 +195,10 @@ fn sentence(policy: &WorkloadPolicy) -> String {
         }
     }
     text.push_str(&format!("; lowered after {} s of less", policy.dwell_s));
+    if policy.knobs != KnobKind::DEFAULT {
+        let knobs: Vec<&str> = policy.knobs.iter().map(|kind| kind.name()).collect();
+        text.push_str(&format!("; moves {}", knobs.join(", ")));
+    }
     if !policy.regret && policy.mode != Mode::Recommend {
         text.push_str(", even where that hurts");
     }
@@ -207,7 +231,12 @@ regret = false
         let policy = Policy::from_toml(POLICY).unwrap();
         let paths = ["/system.slice/a.service", "/system.slice/sshd.service", "/user.slice"];
         let workloads = paths.map(Workload::from_path);
-        let explained = explain(&policy, &workloads, None);
+        let root = tempfile::tempdir().unwrap();
+        let drop_in = root.path().join("run/systemd/system/user.slice.d");
+        std::fs::create_dir_all(&drop_in).unwrap();
+        let notes = "X-Headroom-Knobs=cpu_quota,cpu_burst\nX-Headroom-Mod=raise\n";
+        std::fs::write(drop_in.join("a.conf"), notes).unwrap();
+        let explained = explain(&policy, &workloads, root.path(), None);
         let by: Vec<&str> = explained.workloads.iter().map(|w| w.by.as_str()).collect();
         assert_eq!(
             by,
@@ -220,7 +249,8 @@ regret = false
             "rule 2 (/nobody): limits move both ways",
             "to 2 cores; lowered after 5 s of less, even where that hurts\n  decides for none",
             "sshd.service: deny \"/system.slice/sshd.*\": left alone",
-            "/user.slice: defaults: only advised",
+            "/user.slice: defaults with 2 annotations of its own: only advised",
+            "moves cpu_quota, cpu_burst\n  not heard: there is no key `mod`; the nearest is `mode`",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -7,8 +7,12 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, and what it stands on is part of it")]
 
+#[path = "guard_host/knobs.rs"]
+mod knobs;
 #[path = "guard_host/place.rs"]
 mod place;
+#[path = "guard_host/rough.rs"]
+mod rough;
 
 use std::{
     env, fs,

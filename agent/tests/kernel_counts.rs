@@ -18,6 +18,7 @@ mod kernel {
 
     mod block_io;
     mod hardware;
+    mod names;
     mod page_cache;
     mod sockets;
 }

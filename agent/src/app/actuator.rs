@@ -161,6 +161,11 @@ fn request_of(decision: &Decision) -> Option<Request> {
         Action::Set { limit, lease_s } => Some(apply(limit, lease_s)),
         Action::Renew { lease_s } => Some(apply(decision.current, lease_s)),
         Action::Release => Some(Request::Release { workload: workload.clone(), knob }),
+        Action::Reclaim { bytes } => Some(Request::Reclaim {
+            workload: workload.clone(),
+            bytes,
+            reason: decision.reason.to_string(),
+        }),
     }
 }
 
@@ -178,6 +183,13 @@ fn outcome_of(response: Response, sampled_at: Instant) -> Outcome {
         Response::Released(released) => match released.pending {
             None => Outcome::Released { at_unix_s: super::clock::unix_s() },
             Some(pending) => Outcome::Failed(pending),
+        },
+        Response::Reclaimed(done) => Outcome::Reclaimed {
+            asked_bytes: done.asked_bytes,
+            before_bytes: done.before_bytes,
+            after_bytes: done.after_bytes,
+            clamped_by: done.clamped_by,
+            at_unix_s: done.at_unix_s,
         },
         Response::Refused { rule, text } => Outcome::Failed(format!("refused by {rule}: {text}")),
         Response::Failed { kind: Failure::Gone | Failure::Foreign, text } => Outcome::Lost(text),

@@ -1,13 +1,14 @@
 //! The live loop: one tick a period, from facts to a plan to the guard and the aggregator.
 //!
 //! [`App::build`] opens everything and starts nothing that acts; [`App::run`] ticks until told to
-//! stop. `tick` is one period, `planning` calls the pure crates, `actuator` talks to the guard,
-//! `starts`
-//! provides for programs that start between ticks, `models` loads what arrives, `status` and `audit` tell.
+//! stop. `tick` is one period, `planning` calls the pure crates for one workload and `knobs` for
+//! all of them, `actuator` talks to the guard, `starts` provides for programs that start between
+//! ticks, `models` loads what arrives, `status` and `audit` tell.
 
 pub mod actuator;
 pub mod audit;
 pub mod clock;
+mod knobs;
 pub mod latency;
 pub mod models;
 pub mod planning;
@@ -31,7 +32,7 @@ use anyhow::Context as _;
 use headroom_predict::Starts;
 
 use self::{
-    actuator::Actuator, audit::AuditTrail, models::ModelDoor, planning::Planner,
+    actuator::Actuator, audit::AuditTrail, knobs::Knobs, models::ModelDoor, planning::Planner,
     policy_file::PolicyFile, starts_file::StartsFile, status::Status, tick::Loop,
 };
 use crate::{
@@ -85,9 +86,10 @@ impl App {
                 format!("observe.period_s = {}: at least 0.1 seconds", observe.period_s)
             })?;
         let sampler = Sampler::start(&observe).context("start observing")?;
+        let knobs = Knobs::new(&observe.root);
         let node = node_name(&node.name)?;
         let step_s = observe.period_s;
-        let policy = PolicyFile::open(policy.file)?;
+        let policy = PolicyFile::open(policy.file, &observe.root)?;
         let actuator = act.map(Actuator::start).transpose().context("start the guard's client")?;
         let models = ModelDoor::open(&model).with_context(|| {
             format!("open the public key {:?} of model.public_key", model.public_key)
@@ -121,7 +123,7 @@ impl App {
             .map_or((None, Starts::default()), |(file, starts)| (Some(file), starts));
         let planner = Planner::new(&predict, step_s, starts);
         let mut ticks =
-            Loop::new(sampler, planner, policy, actuator, models, uplink, audit, shared);
+            Loop::new(sampler, knobs, planner, policy, actuator, models, uplink, audit, shared);
         ticks.keep_starts_in(starts_file);
         Ok(Self { period, ticks })
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use headroom_allocate::{
-    Act, Action, Decision, Followed, HostCapacity, Knob, KnobMemory, Regret, RegretCounts,
+    Act, Action, Decision, Followed, HostCapacity, Knob, KnobMemory, Limit, Regret, RegretCounts,
     WorkloadFacts, WorkloadPolicy, decide, regret,
 };
 use headroom_predict::{
@@ -71,12 +71,13 @@ impl Planner {
         }
     }
 
-    /// Takes in a sample, forecasts, and decides.
+    /// Takes in a sample, forecasts, and decides. `limits` are those that come with samples, and
+    /// further ones that are looked at now and then.
     pub fn plan(
         &mut self,
         workload: &Workload,
         sample: &Sample,
-        limits: &LimitsInForce,
+        (limits, further): (&LimitsInForce, &[(Knob, Limit)]),
         policy: &WorkloadPolicy,
         host: &HostCapacity,
     ) -> Planned {
@@ -88,13 +89,18 @@ impl Planner {
             self.starts.expected(&workload.path, sample.t_s, self.step_s),
         );
         cap(&mut forecasts, host);
-        let limits = limits.list();
-        let facts =
-            WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
+        let mut limits = limits.list();
         let remembered = match self.memories.get_mut(&workload.path) {
             Some(remembered) => remembered,
             None => self.memories.entry(workload.path.clone()).or_default(),
         };
+        for (knob, limit) in further {
+            // A look is some seconds old; what we have put into force since is known better.
+            let ours = remembered.knobs.get(knob).and_then(|memory| memory.in_force);
+            limits.push((*knob, ours.unwrap_or(*limit)));
+        }
+        let facts =
+            WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
         let rests_until_s = remembered.look_back(sample, policy);
         let decisions = remembered.decide(&facts, policy, host, rests_until_s, &self.lead_s);
         let followed = std::mem::take(&mut remembered.untold);
@@ -148,13 +154,17 @@ impl Planner {
         let Some(remembered) = self.memories.get_mut(&decision.workload) else { return };
         let memory = remembered.knobs.entry(decision.knob).or_default();
         match outcome {
-            Outcome::Applied { baseline, holds: true, .. } => {
+            Outcome::Applied { baseline, applied, holds: true, .. } => {
                 memory.leased(*baseline, decision.t_s);
+                memory.in_force = Some(*applied);
             }
             Outcome::Applied { holds: false, .. } | Outcome::Released { .. } | Outcome::Lost(_) => {
                 memory.released();
             }
-            Outcome::Failed(_) | Outcome::Kept { .. } | Outcome::Followed(_) => {}
+            Outcome::Failed(_)
+            | Outcome::Reclaimed { .. }
+            | Outcome::Kept { .. }
+            | Outcome::Followed(_) => {}
         }
         if let Outcome::Applied { before, baseline, applied, .. } = outcome
             && before != applied
@@ -168,6 +178,12 @@ impl Planner {
             };
             remembered.watch(act, decision);
         }
+    }
+
+    /// The workload's own limit, given the one in force.
+    pub fn own(&self, path: &str, knob: Knob, current: Limit) -> Limit {
+        let memory = self.memories.get(path).and_then(|remembered| remembered.knobs.get(&knob));
+        memory.map_or(current, |memory| memory.baseline(current))
     }
 
     /// Puts a model in place of the one in use.
@@ -285,7 +301,7 @@ mod tests {
         for second in 1..=4 {
             let mut sample = Sample::empty(t_s + f64::from(second));
             sample.set(Feature::CpuCores, 1.2);
-            planner.plan(&workload, &sample, &LIMITS, &raise(), &HOST);
+            planner.plan(&workload, &sample, (&LIMITS, &[]), &raise(), &HOST);
         }
         planner.forget(&workload.path);
     }
@@ -318,7 +334,7 @@ mod tests {
         planner.start(&workload, "job", 100.0);
         let mut sample = Sample::empty(100.5);
         sample.set(Feature::CpuCores, 0.1);
-        let planned = planner.plan(&workload, &sample, &LIMITS, &raise(), &HOST);
+        let planned = planner.plan(&workload, &sample, (&LIMITS, &[]), &raise(), &HOST);
         let cpu = planned.decisions.iter().find(|decision| decision.knob == Knob::CpuQuota);
         let reason = &cpu.unwrap().reason;
         assert!((reason.demand - 1.2).abs() < 1e-3, "{reason}");
@@ -330,7 +346,7 @@ mod tests {
         let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
         planner.set_lead_time(Knob::CpuQuota, 8.0);
         let sample = Sample::empty(1.0);
-        let planned = planner.plan(&scope(1), &sample, &LIMITS, &raise(), &HOST);
+        let planned = planner.plan(&scope(1), &sample, (&LIMITS, &[]), &raise(), &HOST);
         let within = |knob: Knob| {
             let found = planned.decisions.iter().find(|decision| decision.knob == knob);
             found.unwrap().reason.within_s

@@ -6,10 +6,14 @@ use std::{
     time::SystemTime,
 };
 
-use headroom_allocate::{Policy, WorkloadPolicy};
+use headroom_allocate::{HostPolicy, Policy, WorkloadPolicy};
 use headroom_telemetry::Workload;
 
-use crate::{config::ConfigError, policy_check::read};
+use crate::{
+    config::ConfigError,
+    observe::annotations::{self, Notes},
+    policy_check::read,
+};
 
 /// The policy in force and the file it comes from.
 #[derive(Debug)]
@@ -18,31 +22,54 @@ pub struct PolicyFile {
     seen: Option<SystemTime>,
     policy: Policy,
     /// What the policy says of each workload by path: patterns are matched once, not every tick.
-    of_workloads: HashMap<String, (Workload, WorkloadPolicy)>,
+    of_workloads: HashMap<String, Found>,
+    /// Where the host's files start, for what workloads say of themselves.
+    root: PathBuf,
+    ticks: u64,
     trouble: Option<String>,
 }
+
+/// What the policy says of one workload.
+#[derive(Debug)]
+struct Found {
+    workload: Workload,
+    notes: Notes,
+    policy: WorkloadPolicy,
+    /// When the workload is asked again what it says of itself.
+    look_tick: u64,
+}
+
+/// Ticks between two looks at what a workload says of itself.
+const LOOK_EVERY_TICKS: u64 = 60;
 
 impl PolicyFile {
     /// Reads `path`; without one, the built-in policy: recommend for every workload.
     ///
     /// # Errors
     /// When the file cannot be read or is not a policy.
-    pub fn open(path: Option<PathBuf>) -> Result<Self, ConfigError> {
+    pub fn open(path: Option<PathBuf>, root: &Path) -> Result<Self, ConfigError> {
         let Some(path) = path else {
-            return Ok(Self::of(None, None, Policy::default()));
+            return Ok(Self::of(None, None, Policy::default(), root));
         };
         let seen = modified(&path);
         let policy = read(&path)?;
-        Ok(Self::of(Some(path), seen, policy))
+        Ok(Self::of(Some(path), seen, policy, root))
     }
 
-    fn of(path: Option<PathBuf>, seen: Option<SystemTime>, policy: Policy) -> Self {
-        Self { path, seen, policy, of_workloads: HashMap::new(), trouble: None }
+    fn of(path: Option<PathBuf>, seen: Option<SystemTime>, policy: Policy, root: &Path) -> Self {
+        let (of_workloads, root) = (HashMap::new(), root.to_path_buf());
+        Self { path, seen, policy, of_workloads, root, ticks: 0, trouble: None }
+    }
+
+    /// What holds for the host as a whole.
+    pub fn host(&self) -> &HostPolicy {
+        self.policy.host()
     }
 
     /// Reads the file again when it has changed. A file that is gone or wrong leaves the policy in
     /// force as it is and is told in [`PolicyFile::describe`].
     pub fn refresh(&mut self) {
+        self.ticks += 1;
         let Some(path) = &self.path else { return };
         let seen = modified(path);
         if seen == self.seen {
@@ -63,14 +90,27 @@ impl PolicyFile {
         }
     }
 
-    /// The policy in force for `workload`.
+    /// The policy in force for `workload`, with what it says of itself; that is looked at once a
+    /// minute.
     pub fn for_workload(&mut self, workload: &Workload) -> &WorkloadPolicy {
-        let is_known = self.of_workloads.get(&workload.path).is_some_and(|(of, _)| of == workload);
+        let known = self.of_workloads.get(&workload.path);
+        let is_known =
+            known.is_some_and(|known| known.workload == *workload && self.ticks < known.look_tick);
         if !is_known {
-            let found = self.policy.for_workload(workload);
-            self.of_workloads.insert(workload.path.clone(), (workload.clone(), found));
+            let notes = annotations::of(&self.root, &workload.path);
+            let (policy, refused) = self.policy.for_annotated(workload, &notes);
+            if known.is_none_or(|known| known.notes != notes) {
+                for sentence in refused {
+                    let workload = workload.path.as_str();
+                    tracing::warn!(workload, "an annotation is not heard: {sentence}");
+                }
+            }
+            // Paths differ in length, so that not all are looked at in one tick.
+            let look_tick = self.ticks + LOOK_EVERY_TICKS + workload.path.len() as u64 % 16;
+            let found = Found { workload: workload.clone(), notes, policy, look_tick };
+            self.of_workloads.insert(workload.path.clone(), found);
         }
-        &self.of_workloads[&workload.path].1
+        &self.of_workloads[&workload.path].policy
     }
 
     /// Drops what is known of a workload that is gone.
@@ -106,7 +146,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.toml");
         std::fs::write(&path, "").unwrap();
-        let mut file = PolicyFile::open(Some(path.clone())).unwrap();
+        let mut file = PolicyFile::open(Some(path.clone()), dir.path()).unwrap();
         std::fs::write(&path, "nonsense = [").unwrap();
         let later = SystemTime::now() + Duration::from_secs(5);
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
@@ -115,11 +155,27 @@ mod tests {
     }
 
     #[test]
+    fn a_drop_in_opts_a_unit_in_and_is_looked_at_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let drop_ins = dir.path().join("etc/systemd/system/shop.service.d");
+        std::fs::create_dir_all(&drop_ins).unwrap();
+        let write = |text: &str| std::fs::write(drop_ins.join("headroom.conf"), text).unwrap();
+        write("[Service]\nX-Headroom-Mode=raise\n");
+        let mut file = PolicyFile::open(None, dir.path()).unwrap();
+        let workload = Workload::from_path("/system.slice/shop.service");
+        assert_eq!(file.for_workload(&workload).mode, Mode::Raise);
+        write("[Service]\nX-Headroom-Mode=off\n");
+        assert_eq!(file.for_workload(&workload).mode, Mode::Raise, "not at once");
+        (0..100).for_each(|_tick| file.refresh());
+        assert_eq!(file.for_workload(&workload).mode, Mode::Off);
+    }
+
+    #[test]
     fn a_new_version_holds_for_known_workloads_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.toml");
         std::fs::write(&path, "").unwrap();
-        let mut file = PolicyFile::open(Some(path.clone())).unwrap();
+        let mut file = PolicyFile::open(Some(path.clone()), dir.path()).unwrap();
         let workload = Workload::from_path("/system.slice/shop.service");
         assert_eq!(file.for_workload(&workload).mode, Mode::Recommend);
         std::fs::write(&path, "[defaults]\nmode = \"raise\"\n").unwrap();

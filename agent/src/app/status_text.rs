@@ -95,7 +95,7 @@ fn workload_table(f: &mut fmt::Formatter<'_>, workloads: &[WorkloadStatus]) -> f
             .iter()
             .filter_map(|(knob, limit)| match (limit, knob.resource()) {
                 (Limit::Unlimited, _) => None,
-                (Limit::At(at), Resource::Memory) => {
+                (Limit::At(at), Some(Resource::Memory)) => {
                     Some(format!("{knob} {:.0} MiB", at / 1048576.0))
                 }
                 (Limit::At(at), _) => Some(format!("{knob} {at:.2}")),

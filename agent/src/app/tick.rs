@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use headroom_allocate::{Action, Decision, HostCapacity, Knob};
+use headroom_allocate::{Action, Decision, HostCapacity, Knob, order};
 use headroom_predict::{Bundle, Source};
 use headroom_telemetry::{Feature, Resource, Sample, Workload};
 use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
@@ -17,6 +17,7 @@ use super::{
     actuator::{Actuator, Urgency},
     audit::{AuditRecord, AuditTrail, Outcome, Runs},
     clock,
+    knobs::Knobs,
     latency::Durations,
     models::ModelDoor,
     planning::{Planned, Planner},
@@ -38,6 +39,7 @@ const COMPETING_TICKS: u64 = 60;
 /// Everything one tick needs, kept from tick to tick.
 pub(super) struct Loop {
     pub(super) sampler: Sampler,
+    pub(super) knobs: Knobs,
     pub(super) planner: Planner,
     pub(super) policy: PolicyFile,
     pub(super) actuator: Option<Actuator>,
@@ -78,6 +80,7 @@ impl Loop {
     #[expect(clippy::too_many_arguments, reason = "called once, by the function that opens them")]
     pub(super) fn new(
         sampler: Sampler,
+        knobs: Knobs,
         planner: Planner,
         policy: PolicyFile,
         actuator: Option<Actuator>,
@@ -92,6 +95,7 @@ impl Loop {
         };
         Self {
             sampler,
+            knobs,
             planner,
             policy,
             actuator,
@@ -131,6 +135,7 @@ impl Loop {
         for path in &tick.gone {
             self.planner.forget(path);
             self.policy.forget(path);
+            self.knobs.forget(path);
             for run in self.runs.end(path) {
                 self.write_down(&run);
             }
@@ -160,14 +165,18 @@ impl Loop {
         let mut planned = BTreeMap::new();
         let host = capacity(&tick.host);
         self.host = Some(host);
+        self.knobs.begin();
         for (workload, sample) in &tick.workloads {
             let began = Instant::now();
             let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
             let policy = self.policy.for_workload(workload);
-            let plan = self.planner.plan(workload, sample, &limits, policy, &host);
+            let further = self.knobs.further(&workload.path, policy);
+            let plan = self.planner.plan(workload, sample, (&limits, &further), policy, &host);
             self.counts.predict.push(began.elapsed().as_secs_f64());
             planned.insert(workload.path.clone(), plan);
         }
+        let (policy, planner) = (&mut self.policy, &self.planner);
+        self.knobs.arrange(&tick.workloads, &mut planned, policy, planner, &host, tick.t_s);
         planned
     }
 
@@ -188,7 +197,7 @@ impl Loop {
 
     fn act(&mut self, planned: &BTreeMap<String, Planned>, sampled_at: Instant) {
         let Some(actuator) = &self.actuator else { return };
-        let asked: Vec<Decision> = planned
+        let mut asked: Vec<Decision> = planned
             .values()
             .flat_map(|plan| &plan.decisions)
             .filter(|decision| decision.action != Action::Keep)
@@ -197,6 +206,7 @@ impl Loop {
         if asked.is_empty() {
             return;
         }
+        order::sort(&mut asked);
         for record in actuator.submit(asked, sampled_at, Urgency::Tick) {
             self.note(&record);
         }
@@ -253,10 +263,15 @@ impl Loop {
                     "the guard did not apply a decision"
                 );
             }
-            Outcome::Released { .. } | Outcome::Kept { .. } | Outcome::Followed(_) => {}
+            Outcome::Released { .. }
+            | Outcome::Reclaimed { .. }
+            | Outcome::Kept { .. }
+            | Outcome::Followed(_) => {}
         }
         *self.counts.actions.entry(record.outcome.name().to_owned()).or_default() += 1;
-        self.planner.learn(&record.decision, &record.outcome);
+        if !self.knobs.learn(record) {
+            self.planner.learn(&record.decision, &record.outcome);
+        }
         if changed {
             self.write_down(record);
         }

@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use headroom_allocate::{Knob, KnobKind};
 use headroom_telemetry::glob::Glob;
 
 /// Cgroups that are refused whatever the configuration allows: the root, the machinery that keeps
@@ -28,6 +29,9 @@ pub const DENY_ALWAYS: [&str; 11] = [
 
 /// Longest lease that is ever granted.
 pub const LEASE_MAX: Duration = Duration::from_secs(600);
+
+/// Most memory that any act may take back, bytes: the kernel keeps the guard waiting meanwhile.
+pub const RECLAIM_BYTES_MAX: f64 = 1_073_741_824.0;
 
 /// Configuration of the guard.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -173,6 +177,28 @@ pub struct Allowance {
     /// Bounds of the memory limits, in bytes.
     #[serde(default)]
     pub memory: Bounds,
+    /// Bounds of the CPU and I/O weights, in the kernel's own scale.
+    #[serde(default)]
+    pub weight: Bounds,
+    /// Bounds of the number of tasks.
+    #[serde(default)]
+    pub pids: Bounds,
+    /// Bounds of bytes per second, each way and for each device.
+    #[serde(default)]
+    pub io_bps: Bounds,
+    /// Bounds of operations per second, each way and for each device.
+    #[serde(default)]
+    pub io_iops: Bounds,
+    /// Which knobs are moved at all. The others are refused.
+    #[serde(default = "knobs_default")]
+    pub knobs: Vec<KnobKind>,
+    /// Whether the cgroup belongs to Headroom's operator alone, so that where it runs may be
+    /// changed, too: `cpuset` is refused elsewhere.
+    #[serde(default)]
+    pub owned: bool,
+    /// Most memory taken back in one act in mode `reclaim`, bytes.
+    #[serde(default = "reclaim_bytes_max_default")]
+    pub reclaim_bytes_max: f64,
     /// Share of the workload's own limit that is always left to it in mode `reclaim`, 0 to 1.
     #[serde(default = "reclaim_floor_default")]
     pub reclaim_floor: f64,
@@ -186,6 +212,14 @@ pub struct Allowance {
 
 fn reclaim_floor_default() -> f64 {
     0.5
+}
+
+fn knobs_default() -> Vec<KnobKind> {
+    KnobKind::DEFAULT.to_vec()
+}
+
+fn reclaim_bytes_max_default() -> f64 {
+    67_108_864.0
 }
 
 fn lease_max_s_default() -> f64 {
@@ -209,7 +243,7 @@ pub enum Mode {
     Reclaim,
 }
 
-/// Bounds of one resource, in its unit (cores or bytes). The workload's own limit is always within
+/// Bounds of some knobs, in their unit (cores, bytes, ...). The workload's own limit is always within
 /// bounds, whatever these say.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -258,6 +292,20 @@ impl GuardConfig {
 }
 
 impl Allowance {
+    /// The bounds of `knob`.
+    pub fn bounds(&self, knob: Knob) -> &Bounds {
+        match knob {
+            Knob::CpuQuota | Knob::CpuBurst | Knob::Cpuset => &self.cpu,
+            Knob::MemoryMax | Knob::MemoryHigh | Knob::MemoryLow | Knob::MemoryReclaim => {
+                &self.memory
+            }
+            Knob::CpuWeight | Knob::IoWeight | Knob::IoWeightOf(_) => &self.weight,
+            Knob::PidsMax => &self.pids,
+            Knob::IoReadBps(_) | Knob::IoWriteBps(_) => &self.io_bps,
+            Knob::IoReadIops(_) | Knob::IoWriteIops(_) => &self.io_iops,
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         starts_at_root("allow.path", &self.path)?;
         let at = &self.path.0;
@@ -276,7 +324,24 @@ impl Allowance {
             let value = self.changes_per_minute;
             return Err(format!("allow {at:?}: changes_per_minute = {value}: must be at least 1"));
         }
-        for (name, bounds) in [("cpu", &self.cpu), ("memory", &self.memory)] {
+        let most = RECLAIM_BYTES_MAX;
+        if !(self.reclaim_bytes_max > 0.0 && self.reclaim_bytes_max <= most) {
+            let value = self.reclaim_bytes_max;
+            return Err(format!(
+                "allow {at:?}: reclaim_bytes_max = {value}: must be above 0 and at most {most}"
+            ));
+        }
+        if self.knobs.contains(&KnobKind::Cpuset) && !self.owned {
+            return Err(format!("allow {at:?}: knobs has cpuset, which needs owned = true"));
+        }
+        for (name, bounds) in [
+            ("cpu", &self.cpu),
+            ("memory", &self.memory),
+            ("weight", &self.weight),
+            ("pids", &self.pids),
+            ("io_bps", &self.io_bps),
+            ("io_iops", &self.io_iops),
+        ] {
             bounds.check().map_err(|what| format!("allow {at:?}: {name}.{what}"))?;
         }
         Ok(())
@@ -350,6 +415,10 @@ mod tests {
             ("[[allow]]\npath = '/a'\ncpu.factor = 0.5", "cpu.factor"),
             ("[[allow]]\npath = '/a'\ncpu = { floor = 2, ceiling = 1 }", "cpu.floor"),
             ("[[allow]]\npath = '/a'\nmemory.ceiling = inf", "memory.ceiling"),
+            ("[[allow]]\npath = '/a'\nio_bps.floor = -1", "io_bps.floor"),
+            ("[[allow]]\npath = '/a'\nknobs = ['cpu_qota']", "cpu_qota"),
+            ("[[allow]]\npath = '/a'\nknobs = ['cpuset']", "owned"),
+            ("[[allow]]\npath = '/a'\nreclaim_bytes_max = 0", "reclaim_bytes_max"),
         ] {
             let error = GuardConfig::from_toml(text).unwrap_err();
             assert!(error.contains(names), "{text}: {error}");

@@ -2,17 +2,19 @@
 //! its directory, so that nothing outside the hierarchy is reached whatever a path says.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
-use headroom_allocate::Knob;
-use headroom_telemetry::Resource;
+use headroom_allocate::{Knob, KnobKind};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use thiserror::Error;
 
+#[cfg(test)]
+use super::engine::imitation;
 use super::path::CgroupPath;
 use crate::observe::cgroup::{Layout, Version};
 
@@ -74,11 +76,27 @@ pub struct Root {
     version: Version,
 }
 
-/// Where each resource is limited, or the reason why it cannot be.
+/// Where each controller's files are, or the reason why they are nowhere.
 #[derive(Debug)]
 pub struct Hierarchies {
-    cpu: Result<Root, String>,
-    memory: Result<Root, String>,
+    roots: BTreeMap<&'static str, Result<Root, String>>,
+}
+
+/// The controllers whose knobs are moved. That of block I/O goes by its v1 name on v2, too.
+const CONTROLLERS: [&str; 5] = ["cpu", "memory", "blkio", "pids", "cpuset"];
+
+/// The controller that has `knob`.
+fn controller(knob: Knob) -> &'static str {
+    match knob.kind() {
+        KnobKind::CpuQuota | KnobKind::CpuBurst | KnobKind::CpuWeight => "cpu",
+        KnobKind::Cpuset => "cpuset",
+        KnobKind::MemoryMax
+        | KnobKind::MemoryHigh
+        | KnobKind::MemoryLow
+        | KnobKind::MemoryReclaim => "memory",
+        KnobKind::PidsMax => "pids",
+        KnobKind::IoMax | KnobKind::IoWeight => "blkio",
+    }
 }
 
 /// The directory of one workload in one hierarchy, held open.
@@ -141,7 +159,10 @@ impl Hierarchies {
     pub fn detect() -> Self {
         match Layout::detect(Path::new("/")) {
             Ok(layout) => Self::from_layout(&layout),
-            Err(error) => Self { cpu: Err(error.to_string()), memory: Err(error.to_string()) },
+            Err(error) => {
+                let none = |name| (name, Err(error.to_string()));
+                Self { roots: CONTROLLERS.into_iter().map(none).collect() }
+            }
         }
     }
 
@@ -153,12 +174,12 @@ impl Hierarchies {
             let home = &layout.hierarchies[index];
             Root::open(&home.dir, home.version).map_err(|error| error.to_string())
         };
-        Self { cpu: root("cpu"), memory: root("memory") }
+        Self { roots: CONTROLLERS.into_iter().map(|name| (name, root(name))).collect() }
     }
 
-    /// Hierarchies at given places.
-    pub fn at(cpu: Root, memory: Root) -> Self {
-        Self { cpu: Ok(cpu), memory: Ok(memory) }
+    /// Hierarchies at given places, by controller; the others are nowhere.
+    pub fn at(places: impl IntoIterator<Item = (&'static str, Root)>) -> Self {
+        Self { roots: places.into_iter().map(|(name, root)| (name, Ok(root))).collect() }
     }
 
     /// The root where `knob` is found.
@@ -166,11 +187,12 @@ impl Hierarchies {
     /// # Errors
     /// When the host has none.
     pub fn root(&self, knob: Knob) -> Result<&Root, KnobError> {
-        let root = match knob.resource() {
-            Resource::Memory => &self.memory,
-            _ => &self.cpu,
-        };
-        root.as_ref().map_err(|reason| KnobError::NoKnob { knob, reason: reason.clone() })
+        let missing = |reason: &str| KnobError::NoKnob { knob, reason: reason.to_owned() };
+        match self.roots.get(controller(knob)) {
+            Some(Ok(root)) => Ok(root),
+            Some(Err(reason)) => Err(missing(reason)),
+            None => Err(missing("its controller is nowhere")),
+        }
     }
 
     /// Opens the directory of `workload` where `knob` is found.
@@ -181,16 +203,16 @@ impl Hierarchies {
         self.root(knob)?.open_workload(workload)
     }
 
-    /// Where CPU and memory limits are changed, or why they cannot be; for people.
-    pub fn describe(&self) -> (String, String) {
-        let describe = |root: &Result<Root, String>| match root {
-            Ok(root) => {
+    /// Where the limits of a controller are changed, or why they cannot be; for people.
+    pub fn describe(&self, controller: &str) -> String {
+        match self.roots.get(controller) {
+            Some(Ok(root)) => {
                 let version = if root.version == Version::V1 { "v1" } else { "v2" };
                 format!("{version} at {}", root.path.display())
             }
-            Err(reason) => format!("absent ({reason})"),
-        };
-        (describe(&self.cpu), describe(&self.memory))
+            Some(Err(reason)) => format!("absent ({reason})"),
+            None => "absent".to_owned(),
+        }
     }
 }
 
@@ -230,6 +252,11 @@ impl WorkloadDir {
             source,
             hint: String::new(),
         };
+        #[cfg(test)]
+        if rustix::fs::statat(&self.dir, imitation::MARK, AtFlags::empty()).is_ok() {
+            return imitation::write(&self.path, self.version, name, value)
+                .map_err(|error| self.gone_or(error, failed));
+        }
         // With O_NONBLOCK newer kernels take a lower memory limit without reclaiming in this
         // thread; older ones ignore it.
         let file = self

@@ -179,7 +179,7 @@ impl Journal {
     pub fn rewrite(&mut self, open: &[Entry]) -> Result<(), JournalError> {
         let mut bytes = records::header(&self.boot_id);
         for entry in open {
-            let record = Record::Intent(entry.clone());
+            let record = Record::Intent(Box::new(entry.clone()));
             bytes.extend(records::frame(&record).map_err(JournalError::Record)?);
         }
         match self.replace(&bytes) {
@@ -270,6 +270,12 @@ impl Journal {
                 }
                 self.length_bytes = readable.whole_bytes as u64;
                 found.open = readable.open;
+                if readable.is_older && self.trouble.is_none() {
+                    // A record it does not know would end what an older guard can read of it.
+                    if let Err(error) = self.rewrite(&found.open) {
+                        self.trouble = Some(error.to_string());
+                    }
+                }
             }
         }
         Ok(found)
@@ -384,15 +390,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, found) = Journal::open(dir.path(), BOOT).unwrap();
         assert!(found.open.is_empty() && found.warnings.is_empty());
-        journal.record(&Record::Intent(entry(1))).unwrap();
-        journal.record(&Record::Intent(entry(2))).unwrap();
+        journal.record(&Record::Intent(Box::new(entry(1)))).unwrap();
+        journal.record(&Record::Intent(Box::new(entry(2)))).unwrap();
         journal.append(&Record::Ended { id: 1, ending: Ending::Restored }).unwrap();
         assert!(matches!(Journal::open(dir.path(), BOOT), Err(JournalError::Locked { .. })));
         drop(journal);
         let (mut journal, found) = Journal::open(dir.path(), BOOT).unwrap();
         assert_eq!(found.open, [entry(2)]);
         journal.rewrite(&[entry(2)]).unwrap();
-        journal.append(&Record::Intent(entry(3))).unwrap();
+        journal.append(&Record::Intent(Box::new(entry(3)))).unwrap();
         drop(journal);
         let (_journal, found) = Journal::open(dir.path(), BOOT).unwrap();
         assert_eq!(found.open, [entry(2), entry(3)]);
@@ -415,7 +421,7 @@ mod tests {
     fn a_torn_tail_is_cut_before_the_next_record() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path(), BOOT).unwrap();
-        journal.record(&Record::Intent(entry(1))).unwrap();
+        journal.record(&Record::Intent(Box::new(entry(1)))).unwrap();
         let path = journal.path();
         drop(journal);
         let mut bytes = fs::read(&path).unwrap();
@@ -423,7 +429,7 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         let (mut journal, found) = Journal::open(dir.path(), BOOT).unwrap();
         assert_eq!(found.open, [entry(1)]);
-        journal.record(&Record::Intent(entry(2))).unwrap();
+        journal.record(&Record::Intent(Box::new(entry(2)))).unwrap();
         drop(journal);
         let (_journal, found) = Journal::open(dir.path(), BOOT).unwrap();
         assert_eq!(found.open, [entry(1), entry(2)]);
@@ -434,7 +440,7 @@ mod tests {
     fn leases_of_another_boot_are_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path(), BOOT).unwrap();
-        journal.record(&Record::Intent(entry(1))).unwrap();
+        journal.record(&Record::Intent(Box::new(entry(1)))).unwrap();
         drop(journal);
         let (_journal, found) = Journal::open(dir.path(), "another").unwrap();
         assert!(found.open.is_empty());

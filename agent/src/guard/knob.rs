@@ -1,10 +1,14 @@
 //! The files behind each knob, on cgroup v1 and v2: what to read, and what to write in which order.
 
-use headroom_allocate::Knob;
+use std::io;
+
+use headroom_allocate::{Device, Knob};
 
 use super::{
+    cpus::CpuSet,
+    devices,
     hierarchy::{KnobError, WorkloadDir},
-    setting::{CpuSetting, Setting},
+    setting::{BurstSetting, CpuSetting, CpusSetting, Setting, WeightSetting},
 };
 use crate::observe::cgroup::Version;
 
@@ -28,14 +32,53 @@ pub fn read(dir: &WorkloadDir, knob: Knob) -> Result<Setting, KnobError> {
     match (knob, dir.version) {
         (Knob::CpuQuota, Version::V2) => read_cpu_v2(dir),
         (Knob::CpuQuota, Version::V1) => read_cpu_v1(dir),
-        (Knob::MemoryMax | Knob::MemoryHigh, _) => {
+        (Knob::CpuBurst, _) => read_burst(dir),
+        (Knob::CpuWeight, _) => read_cpu_weight(dir),
+        (Knob::Cpuset, _) => read_cpus(dir),
+        (Knob::PidsMax, _) => read_parsed(dir, knob, "pids.max", parse_bytes).map(Setting::Count),
+        (Knob::IoWeight, _) => {
+            let file = devices::weight_file(knob, dir.version);
+            let parse = |text: &str| devices::parse_default_weight(text).map(Some);
+            read_parsed(dir, knob, file, parse).map(Setting::Count)
+        }
+        (Knob::IoWeightOf(device), _) => read_device_weight(dir, knob, device),
+        (
+            Knob::IoReadBps(_) | Knob::IoWriteBps(_) | Knob::IoReadIops(_) | Knob::IoWriteIops(_),
+            version,
+        ) => {
+            let file = devices::limit_file(knob, version).unwrap_or(devices::IO_MAX);
+            let parse = |text: &str| devices::parse_limit(text, knob, version);
+            read_parsed(dir, knob, file, parse).map(Setting::Count)
+        }
+        (Knob::MemoryMax | Knob::MemoryHigh | Knob::MemoryLow | Knob::MemoryReclaim, _) => {
             let file = memory_file(knob, dir)?;
-            let text = required(dir, knob, file)?;
-            parse_bytes(&text)
-                .map(Setting::Memory)
-                .ok_or_else(|| KnobError::Content { path: dir.file_path(file), text })
+            read_parsed(dir, knob, file, parse_bytes).map(Setting::Memory)
         }
     }
+}
+
+/// The smallest and the largest value that the kernel takes, in the knob's unit; beyond them it
+/// says ERANGE or EINVAL.
+///
+/// # Errors
+/// When the workload is gone or the kernel refuses to read what the bounds depend on.
+pub fn range(dir: &WorkloadDir, knob: Knob) -> Result<(f64, f64), KnobError> {
+    let is_v1 = dir.version == Version::V1;
+    Ok(match knob {
+        // `CGROUP_WEIGHT_MIN` and `_MAX`; `MIN_SHARES` and `MAX_SHARES` of the scheduler.
+        Knob::CpuWeight if is_v1 => (2.0, 262_144.0),
+        Knob::IoWeight | Knob::IoWeightOf(_) if is_v1 => (1.0, 1_000.0),
+        Knob::CpuWeight | Knob::IoWeight | Knob::IoWeightOf(_) => (1.0, 10_000.0),
+        // `PID_MAX_LIMIT`; a limit of none would keep it from starting anything.
+        Knob::PidsMax => (1.0, 4_194_304.0),
+        Knob::IoReadIops(_) | Knob::IoWriteIops(_) => (1.0, f64::from(u32::MAX)),
+        Knob::IoReadBps(_) | Knob::IoWriteBps(_) => (1.0, f64::INFINITY),
+        Knob::CpuBurst => {
+            let quota = read(dir, Knob::CpuQuota)?.limit();
+            (0.0, quota.amount())
+        }
+        _ => (0.0, f64::INFINITY),
+    })
 }
 
 /// Memory in use now, bytes; `None` where the cgroup does not account for it.
@@ -59,7 +102,7 @@ pub fn reclaim(dir: &WorkloadDir, bytes: u64) -> Result<bool, KnobError> {
     match dir.write("memory.reclaim", &bytes.to_string()) {
         Ok(()) => Ok(true),
         Err(gone @ KnobError::Gone { .. }) => Err(gone),
-        Err(KnobError::Write { source, .. }) => Ok(source.kind() == std::io::ErrorKind::WouldBlock),
+        Err(KnobError::Write { source, .. }) => Ok(source.kind() == io::ErrorKind::WouldBlock),
         Err(_) => Ok(false),
     }
 }
@@ -67,15 +110,12 @@ pub fn reclaim(dir: &WorkloadDir, bytes: u64) -> Result<bool, KnobError> {
 /// The writes that lead from one value to another, in the order the kernel takes them: a burst goes
 /// down before the quota, and up after it.
 pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<FileWrite> {
+    let one = |file, value| vec![FileWrite { file, value }];
     match (from, to) {
         (Setting::Cpu(from), Setting::Cpu(to)) => {
             let quota = FileWrite { file: quota_file(version), value: quota_text(version, to) };
             let burst = to.burst_us.filter(|_us| to.burst_us != from.burst_us).map(|burst_us| {
-                let file = match version {
-                    Version::V1 => "cpu.cfs_burst_us",
-                    Version::V2 => "cpu.max.burst",
-                };
-                FileWrite { file, value: burst_us.to_string() }
+                FileWrite { file: burst_file(version), value: burst_us.to_string() }
             });
             match burst {
                 Some(burst) if to.quota_us == from.quota_us => vec![burst],
@@ -87,45 +127,87 @@ pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<F
         (_, Setting::Memory(bytes)) => {
             let (file, unlimited) = match (knob, version) {
                 (Knob::MemoryHigh, _) => ("memory.high", "max"),
+                (Knob::MemoryLow, _) => ("memory.low", "max"),
                 (_, Version::V1) => ("memory.limit_in_bytes", "-1"),
                 (_, Version::V2) => ("memory.max", "max"),
             };
             let value = bytes.map_or_else(|| unlimited.to_owned(), |bytes| bytes.to_string());
-            vec![FileWrite { file, value }]
+            one(file, value)
         }
+        (_, Setting::Burst(to)) => one(burst_file(version), to.burst_us.to_string()),
+        (_, Setting::Count(amount)) => match knob {
+            Knob::PidsMax => {
+                let value = amount.map_or_else(|| "max".to_owned(), |tasks| tasks.to_string());
+                one("pids.max", value)
+            }
+            Knob::CpuWeight | Knob::IoWeight => amount.map_or_else(Vec::new, |weight| {
+                let file = match knob {
+                    Knob::CpuWeight => cpu_weight_file(version),
+                    _ => devices::weight_file(knob, version),
+                };
+                one(file, weight.to_string())
+            }),
+            _ => devices::limit_file(knob, version)
+                .zip(devices::limit_text(knob, version, amount))
+                .map_or_else(Vec::new, |(file, value)| one(file, value)),
+        },
+        (_, Setting::Weight(to)) => knob.device().map_or_else(Vec::new, |device| {
+            one(devices::weight_file(knob, version), devices::weight_text(device, to.own))
+        }),
+        (_, Setting::Cpus(to)) => one("cpuset.cpus", to.own.to_string()),
         // A memory value never becomes a CPU value: both ends come from the same knob.
-        (Setting::Memory(_), Setting::Cpu(_)) => Vec::new(),
+        (_, Setting::Cpu(_)) => Vec::new(),
     }
 }
 
-/// What is known about why the kernel said EINVAL to a write: the limit above that binds.
-pub fn hint(knob: Knob, dir: &WorkloadDir, parent: Option<&WorkloadDir>) -> Option<String> {
-    if dir.version == Version::V2 {
+/// What is known about why the kernel refused a value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hint {
+    /// The sentence, beginning with a blank.
+    pub text: String,
+    /// Whether it is a cgroup above that binds.
+    pub is_parent: bool,
+}
+
+/// What is known about why the kernel refused to write `knob` with `kind`.
+pub fn hint(
+    knob: Knob,
+    kind: io::ErrorKind,
+    dir: &WorkloadDir,
+    parent: Option<&WorkloadDir>,
+) -> Option<Hint> {
+    if let Some(device) = knob.device() {
+        let text = format!(" ({device} is no whole disk of this host that limits are kept of)");
+        return Some(Hint { text, is_parent: false });
+    }
+    if kind != io::ErrorKind::InvalidInput {
         return None;
     }
-    match knob {
-        Knob::CpuQuota => {
+    match (knob, dir.version) {
+        (Knob::CpuQuota, Version::V1) => {
             let parent = parent?;
             let quota_us = parent.read("cpu.cfs_quota_us").ok()??;
             let period_us = parent.read("cpu.cfs_period_us").ok()??;
-            (quota_us != "-1").then(|| {
-                format!(
+            (quota_us != "-1").then(|| Hint {
+                text: format!(
                     " (cgroup v1 keeps a child below its parent, and {} is {quota_us} per \
                      {period_us} us)",
                     parent.file_path("cpu.cfs_quota_us").display()
-                )
+                ),
+                is_parent: true,
             })
         }
-        Knob::MemoryMax => {
+        (Knob::MemoryMax, Version::V1) => {
             let bytes = dir.read("memory.memsw.limit_in_bytes").ok()??;
-            parse_bytes(&bytes)?.map(|bytes| {
-                format!(
+            parse_bytes(&bytes)?.map(|bytes| Hint {
+                text: format!(
                     " (cgroup v1 keeps memory below memory with swap, and {} is {bytes})",
                     dir.file_path("memory.memsw.limit_in_bytes").display()
-                )
+                ),
+                is_parent: true,
             })
         }
-        Knob::MemoryHigh => None,
+        _ => None,
     }
 }
 
@@ -133,6 +215,20 @@ fn quota_file(version: Version) -> &'static str {
     match version {
         Version::V1 => "cpu.cfs_quota_us",
         Version::V2 => "cpu.max",
+    }
+}
+
+fn burst_file(version: Version) -> &'static str {
+    match version {
+        Version::V1 => "cpu.cfs_burst_us",
+        Version::V2 => "cpu.max.burst",
+    }
+}
+
+fn cpu_weight_file(version: Version) -> &'static str {
+    match version {
+        Version::V1 => "cpu.shares",
+        Version::V2 => "cpu.weight",
     }
 }
 
@@ -146,11 +242,13 @@ fn quota_text(version: Version, to: CpuSetting) -> String {
 }
 
 fn memory_file(knob: Knob, dir: &WorkloadDir) -> Result<&'static str, KnobError> {
+    let missing = |reason: &str| Err(KnobError::NoKnob { knob, reason: reason.to_owned() });
     match (knob, dir.version) {
+        (Knob::MemoryReclaim, _) => missing("taking memory back is an act and has no value"),
         (Knob::MemoryHigh, Version::V2) => Ok("memory.high"),
-        (Knob::MemoryHigh, Version::V1) => {
-            Err(KnobError::NoKnob { knob, reason: "cgroup v1 has no memory.high".to_owned() })
-        }
+        (Knob::MemoryLow, Version::V2) => Ok("memory.low"),
+        (Knob::MemoryHigh, Version::V1) => missing("cgroup v1 has no memory.high"),
+        (Knob::MemoryLow, Version::V1) => missing("cgroup v1 has no memory.low"),
         (_, Version::V1) => Ok("memory.limit_in_bytes"),
         (_, Version::V2) => Ok("memory.max"),
     }
@@ -165,6 +263,59 @@ fn required(dir: &WorkloadDir, knob: Knob, file: &'static str) -> Result<String,
             dir.file_path(file).display()
         ),
     })
+}
+
+/// What `parse` makes of a file without which there is no knob.
+fn read_parsed<T>(
+    dir: &WorkloadDir,
+    knob: Knob,
+    file: &'static str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, KnobError> {
+    let text = required(dir, knob, file)?;
+    parse(&text).ok_or_else(|| KnobError::Content { path: dir.file_path(file), text })
+}
+
+fn read_burst(dir: &WorkloadDir) -> Result<Setting, KnobError> {
+    let file = burst_file(dir.version);
+    let burst_us = read_parsed(dir, Knob::CpuBurst, file, |text| text.parse().ok())?;
+    match read(dir, Knob::CpuQuota)? {
+        Setting::Cpu(CpuSetting { period_us, .. }) => {
+            Ok(Setting::Burst(BurstSetting { burst_us, period_us }))
+        }
+        _ => Err(KnobError::Content { path: dir.file_path(file), text: burst_us.to_string() }),
+    }
+}
+
+fn read_cpu_weight(dir: &WorkloadDir) -> Result<Setting, KnobError> {
+    let knob = Knob::CpuWeight;
+    if dir.read("cpu.idle")?.is_some_and(|text| text == "1") {
+        let reason = "cpu.idle is 1: it runs when nobody else does".to_owned();
+        return Err(KnobError::NoKnob { knob, reason });
+    }
+    let file = cpu_weight_file(dir.version);
+    read_parsed(dir, knob, file, |text| text.parse().ok())
+        .map(|weight| Setting::Count(Some(weight)))
+}
+
+fn read_cpus(dir: &WorkloadDir) -> Result<Setting, KnobError> {
+    let knob = Knob::Cpuset;
+    if dir.version == Version::V1 {
+        let reason = "placement is moved on cgroup v2 only".to_owned();
+        return Err(KnobError::NoKnob { knob, reason });
+    }
+    let own = read_parsed(dir, knob, "cpuset.cpus", CpuSet::parse)?;
+    // A set of none stands for all that the cgroup above has, and bounds any other.
+    let above = read_parsed(dir, knob, "../cpuset.cpus.effective", CpuSet::parse)?;
+    Ok(Setting::Cpus(CpusSetting { own, above }))
+}
+
+fn read_device_weight(dir: &WorkloadDir, knob: Knob, device: Device) -> Result<Setting, KnobError> {
+    let file = devices::weight_file(knob, dir.version);
+    let own = read_parsed(dir, knob, file, |text| devices::parse_weight(text, device))?;
+    let file = devices::weight_file(Knob::IoWeight, dir.version);
+    let default = read_parsed(dir, knob, file, devices::parse_default_weight)?;
+    Ok(Setting::Weight(WeightSetting { own, default }))
 }
 
 fn read_cpu_v2(dir: &WorkloadDir) -> Result<Setting, KnobError> {

@@ -96,8 +96,10 @@ impl Lease {
 pub struct Change {
     /// Inode of the cgroup's directory.
     pub inode: u64,
-    /// The value in force; the baseline if no lease is held.
+    /// The value in force.
     pub from: Setting,
+    /// The workload's own value; counts if no lease is held.
+    pub own: Setting,
     /// The value to write.
     pub to: Setting,
     /// When the lease ends.
@@ -150,7 +152,7 @@ impl Leases {
         Lease {
             id,
             inode: change.inode,
-            baseline: held.map_or(change.from, |lease| lease.baseline),
+            baseline: held.map_or(change.own, |lease| lease.baseline),
             confirmed: held.and_then(|lease| lease.confirmed),
             unconfirmed: Some(change.to),
             expires: change.expires,
@@ -332,6 +334,7 @@ mod tests {
                     let change = Change {
                         inode: 1,
                         from: self.files[&key],
+                        own: self.files[&key],
                         to: Setting::Memory(Some(value)),
                         expires: self.now + Duration::from_secs(lease_s),
                         reason: String::new(),
@@ -392,6 +395,7 @@ mod tests {
         let change = |to| Change {
             inode: 1,
             from: Setting::Memory(Some(1)),
+            own: Setting::Memory(Some(1)),
             to: Setting::Memory(Some(to)),
             expires: Duration::from_secs(10),
             reason: String::new(),
@@ -421,6 +425,7 @@ mod tests {
             let change = Change {
                 inode: 1,
                 from: Setting::Memory(None),
+                own: Setting::Memory(None),
                 to: Setting::Memory(None),
                 expires: Duration::from_secs(1),
                 reason: String::new(),

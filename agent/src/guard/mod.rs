@@ -4,11 +4,14 @@
 //! stops, when the kill switch is on, and when it starts again after a crash.
 //!
 //! Reading order: [`config`] (what it may do), [`protocol`] and [`client`] (what is said to it),
-//! [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts), [`path`], [`hierarchy`] and
-//! [`knob`] (the files), [`owner`] (who else is asked), [`journal`], `engine` (joins them), `server` (socket and threads).
+//! [`cpus`], [`devices`], [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts),
+//! [`path`], [`hierarchy`] and [`knob`] (the files), [`owner`] (who else is asked), [`journal`],
+//! `engine` (joins them), `server` (socket and threads).
 
 pub mod client;
 pub mod config;
+pub mod cpus;
+pub mod devices;
 pub mod hierarchy;
 pub mod journal;
 pub mod knob;

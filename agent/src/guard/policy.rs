@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use headroom_allocate::{Knob, Limit};
+use headroom_allocate::{Knob, KnobKind, Limit};
 
 use super::{
     config::{Allowance, Bounds, DENY_ALWAYS, GuardConfig, Mode},
@@ -13,6 +13,9 @@ use headroom_telemetry::glob::Glob;
 
 /// Room that a memory limit always leaves above what is in use, as a factor.
 const USAGE_MARGIN: f64 = 1.05;
+
+/// Share of the host's memory that one workload may have protected at most.
+const PROTECTED_SHARE_MAX: f64 = 0.5;
 
 /// What the host has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +57,8 @@ pub struct Ask {
     pub current: Limit,
     /// Memory in use, bytes; `None` when not known or when the knob is not about memory.
     pub used_bytes: Option<f64>,
+    /// The smallest and the largest value that the kernel takes.
+    pub kernel: (f64, f64),
 }
 
 /// A value within the rules.
@@ -110,10 +115,13 @@ impl Policy {
     /// no memory limit goes below what is in use.
     pub fn clamp(&self, entry: &Allowance, ask: &Ask) -> Clamped {
         let baseline = ask.baseline.amount();
-        let (above, above_rule) = self.upper(entry, ask.knob, baseline);
+        let (above, above_rule) = self.upper(entry, ask, baseline);
         let (below, below_rule) = lower(entry, ask, baseline, above);
         let mut value = ask.limit.amount();
         let mut rule = None;
+        if value < ask.kernel.0 {
+            (value, rule) = (ask.kernel.0, Some("kernel"));
+        }
         if value > above {
             (value, rule) = (above, Some(above_rule));
         }
@@ -124,17 +132,60 @@ impl Policy {
         Clamped { limit, rule }
     }
 
+    /// Whether `knob` of a workload that `entry` allows may be moved.
+    ///
+    /// # Errors
+    /// The rule that forbids it.
+    pub fn judge_knob(&self, entry: &Allowance, knob: Knob) -> Result<(), Refusal> {
+        let kind = knob.kind();
+        let at = &entry.path.0;
+        if !entry.knobs.contains(&kind) {
+            let text = format!("{kind} is not among the knobs of the guard's entry {at:?}");
+            return Err(Refusal { rule: "knob", text });
+        }
+        if kind == KnobKind::Cpuset && !entry.owned {
+            let text = format!("{kind} is moved only where the guard's entry {at:?} says owned");
+            return Err(Refusal { rule: "not_ours", text });
+        }
+        if kind == KnobKind::MemoryReclaim && entry.mode != Mode::Reclaim {
+            let text = format!("memory is taken back only in mode reclaim, which {at:?} is not in");
+            return Err(Refusal { rule: "mode", text });
+        }
+        Ok(())
+    }
+
+    /// How much memory may be taken back of `used_bytes`: what `entry` allows in one act, and no
+    /// more than leaves the share that is always left to a workload.
+    pub fn clamp_reclaim(&self, entry: &Allowance, asked_bytes: f64, used_bytes: f64) -> Clamped {
+        let left = used_bytes * entry.reclaim_floor;
+        let left = entry.memory.floor.map_or(left, |floor| left.max(floor));
+        let mut most = (entry.reclaim_bytes_max, "reclaim_bytes_max");
+        if used_bytes - left < most.0 {
+            most = ((used_bytes - left).max(0.0), "reclaim_floor");
+        }
+        let rule = (asked_bytes > most.0).then_some(most.1);
+        Clamped { limit: Limit::At(asked_bytes.min(most.0)), rule }
+    }
+
     /// The highest value; at least the baseline.
-    fn upper(&self, entry: &Allowance, knob: Knob, baseline: f64) -> (f64, &'static str) {
-        let (bounds, host) = match knob {
-            Knob::CpuQuota => (&entry.cpu, self.capacity.cpus),
-            Knob::MemoryMax | Knob::MemoryHigh => (&entry.memory, self.capacity.memory_bytes),
+    fn upper(&self, entry: &Allowance, ask: &Ask, baseline: f64) -> (f64, &'static str) {
+        let bounds = entry.bounds(ask.knob);
+        let host = match ask.knob.kind() {
+            KnobKind::CpuQuota | KnobKind::CpuBurst | KnobKind::Cpuset => self.capacity.cpus,
+            KnobKind::MemoryMax | KnobKind::MemoryHigh => self.capacity.memory_bytes,
+            // What is protected cannot be had by anybody else.
+            KnobKind::MemoryLow => self.capacity.memory_bytes * PROTECTED_SHARE_MAX,
+            _ => f64::INFINITY,
         };
         let mut upper = (host, "host");
+        if ask.kernel.1 < upper.0 {
+            upper = (ask.kernel.1, "kernel");
+        }
         if let Some(ceiling) = bounds.ceiling.filter(|&ceiling| ceiling < upper.0) {
             upper = (ceiling, "ceiling");
         }
-        let multiple = bounds.factor.map(|factor| factor * baseline);
+        // A multiple of nothing would forbid any protection or burst.
+        let multiple = bounds.factor.filter(|_| baseline > 0.0).map(|factor| factor * baseline);
         if let Some(multiple) = multiple.filter(|&multiple| multiple < upper.0) {
             upper = (multiple, "factor");
         }
@@ -144,13 +195,13 @@ impl Policy {
 
 /// The lowest value.
 fn lower(entry: &Allowance, ask: &Ask, baseline: f64, above: f64) -> (f64, &'static str) {
-    let may_reclaim = entry.mode == Mode::Reclaim && ask.knob != Knob::MemoryMax;
+    let may_reclaim = entry.mode == Mode::Reclaim && !ask.knob.is_raise_only();
     let mut lower = if may_reclaim {
-        reclaim_floor(entry, bounds_of(entry, ask.knob), baseline)
+        reclaim_floor(entry, entry.bounds(ask.knob), baseline)
     } else {
         (baseline, "baseline")
     };
-    if ask.knob == Knob::CpuQuota {
+    if !matches!(ask.knob, Knob::MemoryMax | Knob::MemoryHigh) {
         return lower;
     }
     let current = ask.current.amount();
@@ -167,13 +218,6 @@ fn lower(entry: &Allowance, ask: &Ask, baseline: f64, above: f64) -> (f64, &'sta
         None => {}
     }
     lower
-}
-
-fn bounds_of(entry: &Allowance, knob: Knob) -> &Bounds {
-    match knob {
-        Knob::CpuQuota => &entry.cpu,
-        Knob::MemoryMax | Knob::MemoryHigh => &entry.memory,
-    }
 }
 
 /// How far below the baseline a limit may go; a workload without a limit of its own only gets one
@@ -270,6 +314,7 @@ mod tests {
             baseline: Limit::At(baseline),
             current: Limit::At(baseline),
             used_bytes: None,
+            kernel: (0.0, f64::INFINITY),
         }
     }
 
@@ -354,6 +399,66 @@ mod tests {
     }
 
     #[test]
+    fn knobs_are_named_one_by_one_and_placement_only_where_the_cgroup_is_ours() {
+        let judged = |text: &str, knob: Knob| {
+            let policy = policy(&format!("[[allow]]\npath = '/a'\n{text}"));
+            let entry = policy.judge(&CgroupPath::parse("/a").unwrap()).unwrap();
+            policy.judge_knob(entry, knob).map_or_else(|refusal| refusal.rule, |()| "")
+        };
+        assert_eq!(judged("mode = 'raise'", Knob::CpuQuota), "");
+        assert_eq!(judged("mode = 'raise'", Knob::CpuWeight), "knob");
+        assert_eq!(judged("mode = 'raise'\nknobs = ['cpu_weight']", Knob::CpuWeight), "");
+        assert_eq!(judged("mode = 'raise'\nknobs = ['cpu_weight']", Knob::CpuQuota), "knob");
+        assert_eq!(judged("mode='raise'\nknobs=['cpuset']\nowned=true", Knob::Cpuset), "");
+        let reclaim = "knobs = ['memory_reclaim']\nmode = ";
+        assert_eq!(judged(&format!("{reclaim}'raise'"), Knob::MemoryReclaim), "mode");
+        assert_eq!(judged(&format!("{reclaim}'reclaim'"), Knob::MemoryReclaim), "");
+    }
+
+    #[test]
+    fn what_the_kernel_takes_bounds_too() {
+        let weight = Ask { knob: Knob::CpuWeight, kernel: (1.0, 10_000.0), ..cpu(20_000.0, 100.0) };
+        assert_eq!(clamp("mode = 'raise'", &weight), (10_000.0, Some("kernel")));
+        assert_eq!(clamp("mode='raise'\nweight.factor=4", &weight), (400.0, Some("factor")));
+        let none = Ask { limit: Limit::At(0.0), baseline: Limit::At(1.0), ..weight };
+        assert_eq!(clamp("mode='reclaim'\nreclaim_floor=0", &none), (1.0, Some("kernel")));
+        let burst = Ask { knob: Knob::CpuBurst, kernel: (0.0, 2.0), ..cpu(3.0, 0.0) };
+        assert_eq!(clamp("mode='raise'\ncpu.factor=4", &burst), (2.0, Some("kernel")));
+    }
+
+    #[test]
+    fn tasks_are_never_fewer_and_protection_leaves_the_others_half() {
+        let tasks = Ask { knob: Knob::PidsMax, ..cpu(10.0, 100.0) };
+        assert_eq!(clamp("mode = 'reclaim'", &tasks), (100.0, Some("baseline")));
+        let low = Ask { knob: Knob::MemoryLow, ..cpu(12.0 * GIB, 0.0) };
+        assert_eq!(clamp("mode = 'raise'", &low), (8.0 * GIB, Some("host")));
+    }
+
+    #[test]
+    fn a_device_without_a_limit_gets_one_only_where_a_floor_says_how_low() {
+        let knob = Knob::IoReadBps(headroom_allocate::Device { major: 8, minor: 0 });
+        let ask = Ask { knob, baseline: Limit::Unlimited, ..cpu(1e6, 0.0) };
+        assert_eq!(clamp("mode = 'reclaim'", &ask), (f64::INFINITY, Some("baseline")));
+        assert_eq!(clamp("mode='reclaim'\nio_bps.floor=4e6", &ask), (4e6, Some("floor")));
+        assert_eq!(clamp("mode='reclaim'\nio_bps.floor=1e5", &ask), (1e6, None));
+    }
+
+    #[test]
+    fn memory_taken_back_leaves_its_share_and_is_bounded() {
+        let taken = |text: &str, asked: f64, used: f64| {
+            let policy = policy(&format!("[[allow]]\npath = '/a'\nmode='reclaim'\n{text}"));
+            let entry = policy.judge(&CgroupPath::parse("/a").unwrap()).unwrap();
+            let clamped = policy.clamp_reclaim(entry, asked, used);
+            (clamped.limit.amount(), clamped.rule)
+        };
+        assert_eq!(taken("", 1e6, GIB), (1e6, None));
+        assert_eq!(taken("", GIB, GIB), (67_108_864.0, Some("reclaim_bytes_max")));
+        assert_eq!(taken("", 1e8, 1e8), (5e7, Some("reclaim_floor")));
+        assert_eq!(taken("memory.floor = 9e7", 5e7, 1e8), (1e7, Some("reclaim_floor")));
+        assert_eq!(taken("memory.floor = 9e8", 5e7, 1e8), (0.0, Some("reclaim_floor")));
+    }
+
+    #[test]
     fn changes_are_rationed_and_come_back_with_time() {
         let mut rate = ChangeRate::default();
         let path = CgroupPath::parse("/a").unwrap();
@@ -374,12 +479,15 @@ mod tests {
         ) {
             let used_bytes = Some(used);
             for knob in Knob::ALL {
-                let ask = Ask { knob, limit: asked, baseline, current, used_bytes };
+                let kernel = (0.0, f64::INFINITY);
+                let ask = Ask { knob, limit: asked, baseline, current, used_bytes, kernel };
                 let (value, rule) = clamp("mode = 'raise'", &ask);
                 assert!(value >= baseline.amount());
                 assert!(rule.is_some() || value == asked.amount());
             }
-            let ask = Ask { knob: Knob::MemoryMax, limit: asked, baseline, current, used_bytes };
+            let kernel = (0.0, f64::INFINITY);
+            let knob = Knob::MemoryMax;
+            let ask = Ask { knob, limit: asked, baseline, current, used_bytes, kernel };
             let (value, _) = clamp("mode = 'reclaim'", &ask);
             assert!(value >= baseline.amount());
             assert!(value >= used.min(current.amount()));

@@ -42,6 +42,15 @@ pub enum Request {
         /// The knob.
         knob: Knob,
     },
+    /// Take memory back from a workload now. Nothing is held afterwards.
+    Reclaim {
+        /// Cgroup path.
+        workload: String,
+        /// How much at most, bytes; more than is allowed is cut.
+        bytes: f64,
+        /// Why, for people; kept in the journal, cut at 256 bytes.
+        reason: String,
+    },
     /// Give every limit back now.
     ReleaseAll,
     /// Tell what is held and what has happened.
@@ -55,6 +64,8 @@ pub enum Response {
     Applied(Applied),
     /// The limit was given back, or will be as soon as it can be.
     Released(Released),
+    /// Memory was taken back, as far as there was some to take.
+    Reclaimed(Reclaimed),
     /// Every limit was given back, or will be as soon as it can be.
     ReleasedAll(Tally),
     /// What is held and what has happened.
@@ -113,6 +124,21 @@ pub struct Applied {
     pub expires_in_s: f64,
     /// Wall time right after the write, or right after it was found not to be needed; seconds since
     /// the Unix epoch.
+    pub at_unix_s: f64,
+}
+
+/// Memory taken back.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Reclaimed {
+    /// What the kernel was asked for, bytes; 0 when the rules left nothing to ask for.
+    pub asked_bytes: f64,
+    /// In use before, bytes.
+    pub before_bytes: f64,
+    /// In use after, bytes. The workload may have taken some meanwhile.
+    pub after_bytes: f64,
+    /// The rule that moved the amount away from what was asked; `None` when none did.
+    pub clamped_by: Option<String>,
+    /// Wall time right after, seconds since the Unix epoch.
     pub at_unix_s: f64,
 }
 
@@ -219,6 +245,9 @@ pub struct Counters {
     pub failed_by_parent: u64,
     /// Limits under lease changed by someone else.
     pub foreign: u64,
+    /// Times memory was taken back.
+    #[serde(default)]
+    pub reclaimed: u64,
     /// Limits given back.
     pub restored: u64,
     /// Leases ended because their workload was gone.
@@ -364,6 +393,7 @@ mod tests {
         for request in [
             apply("ramp".to_owned()),
             Request::Release { workload: "/a".to_owned(), knob: Knob::MemoryMax },
+            Request::Reclaim { workload: "/a".to_owned(), bytes: 1e6, reason: String::new() },
             Request::ReleaseAll,
             Request::Status,
         ] {

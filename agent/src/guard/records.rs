@@ -2,6 +2,9 @@
 //!
 //! A header (magic, version, boot id, checksum), then records: length and CRC-32 of the payload as
 //! little-endian `u32`, then the payload, one MessagePack value.
+//!
+//! Version 2 knows more knobs and acts than version 1 and is otherwise the same, so that journals of
+//! both are read; a guard of version 1 keeps one of version 2 aside instead of misreading it.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{owner::Stake, setting::Setting};
 
-/// Version of the form.
-pub const VERSION: u32 = 1;
+/// Version of the form that is written.
+pub const VERSION: u32 = 2;
+
+/// The oldest version that is read.
+const VERSION_MIN: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"HDRMGRD\n";
 const BOOT_ID_BYTES: usize = 36;
@@ -25,7 +31,7 @@ const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub enum Record {
     /// A value is about to be written.
-    Intent(Entry),
+    Intent(Box<Entry>),
     /// The value is written, and this was read back.
     InForce {
         /// Number of the lease.
@@ -37,6 +43,17 @@ pub enum Record {
     NotWritten {
         /// Number of the lease.
         id: u64,
+    },
+    /// Memory is about to be taken back. Tells what was done; nothing is to be given back.
+    Reclaim {
+        /// Cgroup path.
+        workload: String,
+        /// How much at most, bytes.
+        bytes: u64,
+        /// When, seconds since the Unix epoch.
+        at_unix_s: f64,
+        /// Why, for people.
+        reason: String,
     },
     /// Nothing is to be given back any more.
     Ended {
@@ -108,13 +125,19 @@ pub struct Readable {
     pub torn: bool,
     /// Records that fail their checksum or say nothing known, in front of others that do not.
     pub damaged: usize,
+    /// Whether it is of an older version, to which nothing may be appended.
+    pub is_older: bool,
 }
 
 /// The header of a journal of the boot `boot_id`.
 pub fn header(boot_id: &str) -> Vec<u8> {
+    header_of(VERSION, boot_id)
+}
+
+fn header_of(version: u32, boot_id: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
     let mut id = boot_id.as_bytes().to_vec();
     id.resize(BOOT_ID_BYTES, b' ');
     bytes.extend_from_slice(&id);
@@ -147,21 +170,19 @@ pub fn parse(bytes: &[u8], boot_id: &str) -> Contents {
     if !head.starts_with(MAGIC) {
         return Contents::Unreadable("it is not a journal of the guard".to_owned());
     }
-    match word(head, MAGIC.len()) {
-        Some(VERSION) => {}
-        version => {
-            let version = version.unwrap_or(0);
-            return Contents::Unreadable(format!(
-                "it has version {version}, and this guard reads version {VERSION}"
-            ));
-        }
+    let version = word(head, MAGIC.len()).unwrap_or(0);
+    if !(VERSION_MIN..=VERSION).contains(&version) {
+        return Contents::Unreadable(format!(
+            "it has version {version}, and this guard reads versions {VERSION_MIN} to {VERSION}"
+        ));
     }
     if word(head, HEADER_BYTES - 4) != Some(crc32fast::hash(&head[..HEADER_BYTES - 4])) {
         return Contents::Unreadable("its header fails its checksum".to_owned());
     }
     let mut found = parse_records(body);
     found.whole_bytes += HEADER_BYTES;
-    if head == header(boot_id) {
+    found.is_older = version < VERSION;
+    if head == header_of(version, boot_id) {
         Contents::Readable(found)
     } else {
         Contents::OtherBoot(found.open.len())
@@ -202,13 +223,13 @@ fn parse_records(body: &[u8]) -> Readable {
         }
     }
     let torn = whole_bytes < body.len();
-    Readable { open: open.into_values().collect(), whole_bytes, torn, damaged }
+    Readable { open: open.into_values().collect(), whole_bytes, torn, damaged, is_older: false }
 }
 
 fn replay(open: &mut BTreeMap<u64, Entry>, record: Record) {
     match record {
         Record::Intent(entry) => {
-            open.insert(entry.id, entry);
+            open.insert(entry.id, *entry);
         }
         Record::InForce { id, setting } => {
             if let Some(entry) = open.get_mut(&id) {
@@ -224,6 +245,7 @@ fn replay(open: &mut BTreeMap<u64, Entry>, record: Record) {
         Record::Ended { id, .. } => {
             open.remove(&id);
         }
+        Record::Reclaim { .. } => {}
     }
 }
 
@@ -270,10 +292,10 @@ mod tests {
     fn what_has_ended_is_not_open() {
         let setting = Setting::Memory(Some(1 << 21));
         let found = readable(&journal(&[
-            Record::Intent(entry(1)),
+            Record::Intent(Box::new(entry(1))),
             Record::InForce { id: 1, setting },
-            Record::Intent(entry(2)),
-            Record::Intent(entry(3)),
+            Record::Intent(Box::new(entry(2))),
+            Record::Intent(Box::new(entry(3))),
             Record::Ended { id: 1, ending: Ending::Restored },
             Record::NotWritten { id: 3 },
         ]));
@@ -284,8 +306,9 @@ mod tests {
 
     #[test]
     fn torn_at_any_byte_the_whole_records_are_kept() {
-        let first = journal(&[Record::Intent(entry(1))]).len();
-        let bytes = journal(&[Record::Intent(entry(1)), Record::Intent(entry(2))]);
+        let first = journal(&[Record::Intent(Box::new(entry(1)))]).len();
+        let bytes =
+            journal(&[Record::Intent(Box::new(entry(1))), Record::Intent(Box::new(entry(2)))]);
         for end in 0..bytes.len() {
             match parse(&bytes[..end], BOOT) {
                 Contents::Unreadable(_) => assert!(end < header(BOOT).len(), "{end}"),
@@ -301,7 +324,8 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_costs_one_record_and_is_told() {
-        let mut bytes = journal(&[Record::Intent(entry(1)), Record::Intent(entry(2))]);
+        let mut bytes =
+            journal(&[Record::Intent(Box::new(entry(1))), Record::Intent(Box::new(entry(2)))]);
         let in_first_payload = header(BOOT).len() + 20;
         bytes[in_first_payload] ^= 4;
         let found = readable(&bytes);
@@ -312,17 +336,33 @@ mod tests {
 
     #[test]
     fn another_version_is_unreadable_and_another_boot_is_told() {
-        let bytes = journal(&[Record::Intent(entry(1))]);
+        let bytes = journal(&[Record::Intent(Box::new(entry(1)))]);
         let other = "11111111-4b5a-6978-8796-a5b4c3d2e1f0";
         assert_eq!(parse(&bytes, other), Contents::OtherBoot(1));
         let mut newer = bytes;
-        newer[8] = 2;
-        assert!(matches!(parse(&newer, BOOT), Contents::Unreadable(why) if why.contains('2')));
+        newer[8] = 3;
+        assert!(matches!(parse(&newer, BOOT), Contents::Unreadable(why) if why.contains('3')));
+    }
+
+    /// What a guard of version 1 wrote, byte by byte: its record says nothing that later ones say
+    /// otherwise.
+    #[test]
+    fn an_older_journal_is_read() {
+        let mut bytes = super::header_of(1, BOOT);
+        bytes.extend(frame(&Record::Intent(Box::new(entry(1)))).unwrap());
+        let payload = b"\x81\xa7InForce\x82\xa2id\x01\xa7setting\x81\xa6Memory\xce\x00\x20\x00\x00";
+        bytes.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+        bytes.extend(crc32fast::hash(payload).to_le_bytes());
+        bytes.extend(payload);
+        let found = readable(&bytes);
+        assert!(found.is_older && !found.torn);
+        assert_eq!(found.open[0].confirmed, Some(Setting::Memory(Some(1 << 21))));
+        assert_eq!(found.open[0].knob, Knob::MemoryMax);
     }
 
     #[test]
     fn a_tail_of_zeros_is_torn() {
-        let mut bytes = journal(&[Record::Intent(entry(1))]);
+        let mut bytes = journal(&[Record::Intent(Box::new(entry(1)))]);
         let whole = bytes.len();
         bytes.resize(whole + 4096, 0);
         let found = readable(&bytes);
@@ -339,7 +379,7 @@ mod tests {
 
         #[test]
         fn any_flipped_bit_is_survived(bit in 0usize..4_000) {
-            let mut bytes = journal(&[Record::Intent(entry(1)), Record::Intent(entry(2))]);
+            let mut bytes = journal(&[Record::Intent(Box::new(entry(1))), Record::Intent(Box::new(entry(2)))]);
             let bit = bit % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             parse(&bytes, BOOT);

@@ -3,6 +3,7 @@
 use headroom_allocate::Limit;
 use serde::{Deserialize, Serialize};
 
+use super::cpus::CpuSet;
 use crate::observe::cgroup::Version;
 
 /// The kernel takes no CPU quota below this (`min_cfs_quota_period` in the scheduler).
@@ -18,6 +19,41 @@ pub enum Setting {
     Cpu(CpuSetting),
     /// A memory limit in bytes; `None` is no limit.
     Memory(Option<u64>),
+    /// Quota that may be saved up.
+    Burst(BurstSetting),
+    /// A weight, a number of tasks, or bytes or operations per second; `None` is no limit.
+    Count(Option<u64>),
+    /// The weight of one device.
+    Weight(WeightSetting),
+    /// CPUs it may run on.
+    Cpus(CpusSetting),
+}
+
+/// Quota of one cgroup that may be saved up.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BurstSetting {
+    /// Run time, microseconds.
+    pub burst_us: u64,
+    /// The period of the quota, microseconds. Read, never changed.
+    pub period_us: u64,
+}
+
+/// The weight of one cgroup on one device.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WeightSetting {
+    /// Its own; `None` where the device has none of its own.
+    pub own: Option<u64>,
+    /// What holds without one. Read, never changed under the device's knob.
+    pub default: u64,
+}
+
+/// CPUs one cgroup may run on.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CpusSetting {
+    /// Those it names; none on v2 is every one that the cgroup above has.
+    pub own: CpuSet,
+    /// Those that the cgroup above has. Read, never changed.
+    pub above: CpuSet,
 }
 
 /// CPU bandwidth of one cgroup.
@@ -50,13 +86,23 @@ impl Setting {
             Self::Cpu(CpuSetting { quota_us: Some(quota_us), period_us, .. }) => {
                 Limit::At(quota_us as f64 / period_us.max(1) as f64)
             }
-            Self::Memory(Some(bytes)) => Limit::At(bytes as f64),
-            Self::Cpu(_) | Self::Memory(None) => Limit::Unlimited,
+            Self::Memory(Some(amount)) | Self::Count(Some(amount)) => Limit::At(amount as f64),
+            Self::Burst(BurstSetting { burst_us, period_us }) => {
+                Limit::At(burst_us as f64 / period_us.max(1) as f64)
+            }
+            Self::Weight(WeightSetting { own, default }) => {
+                Limit::At(own.unwrap_or(default) as f64)
+            }
+            Self::Cpus(CpusSetting { own, .. }) if !own.is_empty() => Limit::At(own.len() as f64),
+            Self::Cpu(_) | Self::Memory(None) | Self::Count(None) | Self::Cpus(_) => {
+                Limit::Unlimited
+            }
         }
     }
 
     /// This value moved to `limit`: the period stays, a burst that would not fit below the quota is
-    /// lowered, memory is rounded up to a whole page.
+    /// lowered, memory is rounded up to a whole page, counts to the nearest whole number. No limit
+    /// leaves a burst and a weight as they are: they have none.
     pub fn with_limit(self, limit: Limit, page_bytes: u64) -> Self {
         match self {
             Self::Cpu(cpu) => {
@@ -76,6 +122,30 @@ impl Setting {
                     Some((bytes.max(0.0) as u64).div_ceil(page_bytes).saturating_mul(page_bytes))
                 }
             }),
+            Self::Burst(burst) => Self::Burst(match limit {
+                Limit::Unlimited => burst,
+                Limit::At(cores) => {
+                    let burst_us = whole(cores * burst.period_us as f64);
+                    BurstSetting { burst_us, ..burst }
+                }
+            }),
+            Self::Count(_) => Self::Count(match limit {
+                Limit::Unlimited => None,
+                Limit::At(amount) => Some(whole(amount)),
+            }),
+            Self::Weight(weight) => Self::Weight(match limit {
+                Limit::Unlimited => weight,
+                Limit::At(amount) => WeightSetting { own: Some(whole(amount)), ..weight },
+            }),
+            Self::Cpus(cpus) => {
+                let count = match limit {
+                    Limit::Unlimited => cpus.above.len(),
+                    // A set of none would be that of the cgroup above.
+                    Limit::At(count) => usize::try_from(whole(count)).unwrap_or(0).max(1),
+                };
+                let from = if cpus.own.is_empty() { cpus.above } else { cpus.own };
+                Self::Cpus(CpusSetting { own: from.resized(count, &cpus.above), ..cpus })
+            }
         }
     }
 
@@ -86,6 +156,10 @@ impl Setting {
                 same_quota(a.quota_us, b.quota_us) && a.period_us == b.period_us
             }
             (Self::Memory(a), Self::Memory(b)) => same_bytes(a, b, page_bytes),
+            (Self::Burst(a), Self::Burst(b)) => a.burst_us.abs_diff(b.burst_us) <= 1,
+            (Self::Count(a), Self::Count(b)) => a == b,
+            (Self::Weight(a), Self::Weight(b)) => a.own == b.own,
+            (Self::Cpus(a), Self::Cpus(b)) => a.own == b.own,
             _ => false,
         }
     }
@@ -109,7 +183,7 @@ impl Setting {
             }
             _ => self.same_limit(other, page_bytes),
         };
-        if same(baseline) && self.given_back(baseline, ours) == self {
+        if same(baseline) && (!self.is_cpu() || self.given_back(baseline, ours) == self) {
             Standing::Baseline
         } else if same(baseline) || ours.iter().any(|&written| same(written)) {
             Standing::Ours
@@ -135,6 +209,17 @@ impl Setting {
             burst_us: fit(burst_us, before.quota_us),
         })
     }
+}
+
+impl Setting {
+    fn is_cpu(self) -> bool {
+        matches!(self, Self::Cpu(_))
+    }
+}
+
+/// The nearest whole number that is not negative.
+fn whole(amount: f64) -> u64 {
+    amount.round().max(0.0) as u64
 }
 
 /// The burst that the kernel takes beside `quota_us`.

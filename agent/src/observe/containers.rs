@@ -30,13 +30,13 @@ const NAMESPACES_MAX: usize = 16;
 const LOOKS_MAX: u32 = 6;
 
 /// Where containerd keeps the bundles of running containers, by namespace.
-const CONTAINERD_DIRS: [&str; 2] = [
+pub(super) const CONTAINERD_DIRS: [&str; 2] = [
     "/run/containerd/io.containerd.runtime.v2.task",
     "/run/k3s/containerd/io.containerd.runtime.v2.task",
 ];
 
 /// Where CRI-O and podman keep them.
-const STORAGE_DIRS: [&str; 2] = [
+pub(super) const STORAGE_DIRS: [&str; 2] = [
     "/run/containers/storage/overlay-containers",
     "/var/lib/containers/storage/overlay-containers",
 ];

@@ -3,6 +3,7 @@
 //!
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
+pub mod annotations;
 pub mod cgroup;
 pub mod containers;
 pub mod governor;

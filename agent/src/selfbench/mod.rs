@@ -2,8 +2,9 @@
 //!
 //! The same small loads run with the kernel programs on and off, turn by turn, so that a drift of
 //! the machine hits both alike; beside them what one tick costs the agent itself. `turns` runs and
-//! times, this file asks and prints.
+//! times, `act` does the same for changing limits, this file asks and prints.
 
+mod act;
 mod turns;
 mod watch;
 
@@ -34,6 +35,12 @@ pub struct SelfbenchArgs {
     /// Only observe, for so many seconds, and tell what that costs this process
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(5..=86_400))]
     pub watch: Option<u32>,
+    /// Measure acting instead of observing: a guard of its own over cgroups of its own
+    #[arg(long)]
+    pub act: bool,
+    /// Limits that are raised and given back with `--act`
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4000))]
+    pub leases: u32,
     /// Print the figures as JSON on standard output; progress goes to standard error
     #[arg(long)]
     pub json: bool,
@@ -51,6 +58,9 @@ struct Series {
 /// # Errors
 /// When the configuration is refused, the kernel programs cannot be loaded, or a load cannot run.
 pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
+    if args.act {
+        return print(&act::run(args.leases)?, args.json);
+    }
     let mut observe = AgentConfig::load(args.config.as_deref())?.observe;
     if let Some(budget) = args.budget {
         observe.budget = budget;

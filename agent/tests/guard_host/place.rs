@@ -27,6 +27,8 @@ pub(crate) struct Cgroup {
     pub(crate) path: String,
     pub(crate) cpu: PathBuf,
     pub(crate) memory: PathBuf,
+    /// Directories of the controllers whose knobs are moved where the host has them.
+    others: Vec<PathBuf>,
     pub(crate) version: Version,
 }
 
@@ -58,18 +60,30 @@ impl Cgroup {
             Ok::<_, String>(&layout.hierarchies[index])
         };
         let (cpu, memory) = (home("cpu")?, home("memory")?);
+        let others = ["pids", "blkio", "cpuset"].into_iter().filter_map(|name| home(name).ok());
+        let others = others.map(|home| home.dir.join(&path[1..])).collect();
         let made = Self {
             cpu: cpu.dir.join(&path[1..]),
             memory: memory.dir.join(&path[1..]),
+            others,
             version: cpu.version,
             path,
         };
-        for dir in [&made.cpu, &made.memory] {
+        for dir in made.dirs() {
             if !dir.exists() {
                 fs::create_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
             }
         }
         Ok(made)
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.cpu, &self.memory].into_iter().chain(&self.others)
+    }
+
+    /// Where a file of it is, if it is there.
+    pub(crate) fn file(&self, name: &str) -> Option<PathBuf> {
+        self.dirs().map(|dir| dir.join(name)).find(|path| path.exists())
     }
 
     pub(crate) fn child(&self, name: &str) -> Self {
@@ -131,7 +145,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for dir in [&self.cpu, &self.memory] {
+        for dir in self.dirs() {
             // A killed process leaves its cgroup a moment after it has been reaped.
             let removed = (0..100).any(|_try| {
                 let gone = fs::remove_dir(dir).is_ok() || !dir.exists();
@@ -272,6 +286,13 @@ impl Guard {
             }
         }
         panic!("the guard does not answer")
+    }
+
+    /// Its memory, KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = text(Path::new(&format!("/proc/{}/status", self.child.id())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Runs a command with the guard's view of the disk.

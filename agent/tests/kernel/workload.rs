@@ -5,6 +5,7 @@
 
 use std::{
     alloc::{self, Layout},
+    ffi::CStr,
     fs::{self, File},
     io::Write,
     mem,
@@ -422,13 +423,18 @@ pub(crate) fn talk_to_oneself(n_datagrams: u64, payload: &[u8]) {
 
 /// Starts the program `true` and waits for its end; for a child.
 pub(crate) fn run_true() {
-    let arguments = [c"true".as_ptr(), ptr::null()];
+    run(c"/bin/true");
+}
+
+/// Starts a program and waits for its end, which has to be a good one; for a child.
+pub(crate) fn run(program: &CStr) {
+    let arguments = [program.as_ptr(), ptr::null()];
     // SAFETY: both lists are closed by a null, and the second child leaves by `_exit`.
     unsafe {
         let pid = libc::fork();
         check(pid >= 0);
         if pid == 0 {
-            libc::execve(c"/bin/true".as_ptr(), arguments.as_ptr(), [ptr::null()].as_ptr());
+            libc::execve(program.as_ptr(), arguments.as_ptr(), [ptr::null()].as_ptr());
             end(9);
         }
         let mut status = 0;

@@ -80,18 +80,18 @@ impl World {
 
     /// As [`World::new`], with a given number of slots.
     pub(crate) fn with_slots(topics: &[Topic], slots: u32) -> Option<Self> {
-        Self::with_config(topics, KernelConfig { slots, ..KernelConfig::default() })
+        Self::with_config(topics, &KernelConfig { slots, ..KernelConfig::default() })
     }
 
     /// As [`World::new`], loaded as `config` says, the object aside.
-    pub(crate) fn with_config(topics: &[Topic], config: KernelConfig) -> Option<Self> {
+    pub(crate) fn with_config(topics: &[Topic], config: &KernelConfig) -> Option<Self> {
         if let Some(reason) = headroom_tests::cannot_run_as_root() {
             skip_unless(false, &reason);
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let object = std::env::var_os("HEADROOM_BPF_OBJECT").map(PathBuf::from);
-        let config = KernelConfig { object, ..config };
+        let config = KernelConfig { object, ..config.clone() };
         let probes = match KernelProbes::load(&config) {
             Ok(probes) => probes,
             Err(error @ (KernelError::NoObject | KernelError::NotPermitted)) => {

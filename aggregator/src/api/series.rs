@@ -152,7 +152,8 @@ fn resource_series(
         Resource::Memory => Some(Feature::MemoryLimitBytes),
         Resource::Disk | Resource::Network => None,
     };
-    let knob = headroom_allocate::Knob::ALL.into_iter().find(|knob| knob.resource() == resource);
+    let mut knobs = headroom_allocate::Knob::ALL.into_iter();
+    let knob = knobs.find(|knob| knob.resource() == Some(resource));
     let limit_now = live.zip(knob).and_then(|(live, knob)| match live.limit(knob) {
         Some(Limit::At(amount)) => Some(amount),
         Some(Limit::Unlimited) | None => None,

@@ -69,7 +69,7 @@ impl From<AppliedAction> for ActionView {
         Self {
             at_s: action.at_s,
             knob: action.knob,
-            unit: action.knob.resource().unit(),
+            unit: action.knob.unit(),
             before: at(action.before),
             after: at(action.after),
             reason: action.reason,

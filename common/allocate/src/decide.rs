@@ -4,7 +4,7 @@ use headroom_forecast::{Forecast, Source};
 use headroom_telemetry::{Feature, Resource};
 
 use crate::{
-    cache,
+    beside, cache,
     facts::{HostCapacity, KnobMemory, WorkloadFacts},
     plan::{Action, Decision, Knob, Limit, Rail, Reason},
     policy::{Controller, Mode, WorkloadPolicy},
@@ -34,20 +34,20 @@ pub fn decide(
     now_s: f64,
 ) -> Option<Decision> {
     let current = facts.limits.iter().find(|(listed, _)| *listed == knob)?.1;
-    if policy.mode == Mode::Off {
+    if policy.mode == Mode::Off || !policy.knobs.contains(&knob.kind()) {
         // Opting out gives back what is held.
         return memory.holds().then(|| {
             let reason = no_facts(policy);
             decision(facts, knob, current, Action::Release, reason, now_s)
         });
     }
-    let (want, reason) = match wanted(facts, knob, policy, memory) {
-        Ok(wanted) => wanted,
+    let own = memory.baseline(current);
+    let (target, rail, reason) = match target(facts, knob, policy, host, own, memory) {
+        Ok(target) => target,
         Err(reason) => {
             return Some(decision(facts, knob, current, Action::Keep, *reason, now_s));
         }
     };
-    let (target, rail) = within_rails(want, facts, knob, policy, host, memory.baseline(current));
     let only_advised = if memory.holds() { Action::Release } else { Action::Keep };
     let (action, rail) = match policy.mode {
         Mode::Recommend | Mode::Off => (only_advised, Rail::RecommendOnly),
@@ -70,6 +70,33 @@ fn decision(
     Decision { workload: facts.path.to_owned(), knob, t_s: now_s, current, action, reason }
 }
 
+/// The value within the rails, the rail that had the last word, and why; a reason to keep when
+/// nothing tells.
+fn target(
+    facts: &WorkloadFacts<'_>,
+    knob: Knob,
+    policy: &WorkloadPolicy,
+    host: &HostCapacity,
+    own: Limit,
+    memory: &mut KnobMemory,
+) -> Result<(f64, Rail, Reason), Box<Reason>> {
+    let Some(resource) = knob.resource().filter(|_| !is_beside(knob)) else {
+        let blank = Reason { rail: Rail::None, ..no_facts(policy) };
+        let wanted = beside::wanted(facts, knob, policy, host, own, &blank);
+        return wanted
+            .map(|(target, reason)| (target, reason.rail, reason))
+            .ok_or_else(|| Box::new(no_facts(policy)));
+    };
+    let (want, reason) = wanted(facts, knob, policy, memory)?;
+    let (target, rail) = within_rails(want, facts, knob, resource, policy, host, own);
+    Ok((target, rail, reason))
+}
+
+/// Whether the knob follows from others than the forecast of what it limits.
+fn is_beside(knob: Knob) -> bool {
+    !matches!(knob, Knob::CpuQuota | Knob::MemoryMax | Knob::MemoryHigh)
+}
+
 /// What the workload should be given before any rail, and why; a reason to keep when that cannot
 /// be said.
 fn wanted(
@@ -78,7 +105,8 @@ fn wanted(
     policy: &WorkloadPolicy,
     memory: &mut KnobMemory,
 ) -> Result<(f64, Reason), Box<Reason>> {
-    let usage = knob.resource().usage(facts.sample);
+    let resource = knob.resource().ok_or_else(|| Box::new(no_facts(policy)))?;
+    let usage = resource.usage(facts.sample);
     if policy.controller == Controller::Reactive && knob == Knob::CpuQuota {
         let limit =
             facts.limits.iter().find(|(listed, _)| *listed == knob).map(|(_, limit)| *limit);
@@ -86,7 +114,7 @@ fn wanted(
             .map(|want| (want, Reason { demand: want, usage, ..reactive_reason(policy) }))
             .ok_or_else(|| Box::new(reactive_reason(policy)));
     }
-    let Some(forecast) = facts.forecast(knob.resource()) else {
+    let Some(forecast) = facts.forecast(resource) else {
         return Err(Box::new(Reason { usage, ..no_facts(policy) }));
     };
     let mut demand = forecast.peak(policy.level(), policy.look_ahead_s);
@@ -99,7 +127,7 @@ fn wanted(
     let want = demand * (1.0 + policy.margin);
     let mut reason = predictive_reason(policy, forecast, demand, usage);
     let limit = facts.limits.iter().find(|(listed, _)| *listed == knob).map(|(_, limit)| limit);
-    if knob.resource() == Resource::Memory
+    if resource == Resource::Memory
         && let Some(Limit::At(limit)) = limit
         && want > *limit
         && cache::gives_way(facts.sample, demand, policy.margin, *limit)
@@ -148,11 +176,11 @@ fn within_rails(
     want: f64,
     facts: &WorkloadFacts<'_>,
     knob: Knob,
+    resource: Resource,
     policy: &WorkloadPolicy,
     host: &HostCapacity,
     baseline: Limit,
 ) -> (f64, Rail) {
-    let resource = knob.resource();
     let usage = resource.usage(facts.sample);
     let (mut target, mut rail) = (want, Rail::None);
     let mut at_least = |floor: f64, name: Rail, target: &mut f64| {
@@ -196,16 +224,37 @@ fn act(
     now_s: f64,
 ) -> (Action, Rail) {
     let now_amount = current.amount();
+    let step = |limit: f64| {
+        let (least, most) =
+            (policy.step_down.unwrap_or(1.0), policy.step_up.unwrap_or(f64::INFINITY));
+        // There is no share of nothing, and none of no limit.
+        let has_share = now_amount > 0.0 && now_amount.is_finite();
+        let bounds = (now_amount * (1.0 - least), now_amount * (1.0 + most));
+        if has_share && limit < bounds.0 {
+            (bounds.0, Rail::Step)
+        } else if has_share && limit > bounds.1 {
+            (bounds.1, Rail::Step)
+        } else {
+            (limit, rail)
+        }
+    };
+    let set = |limit: f64, memory: &mut KnobMemory| {
+        if !memory.may_change(policy.changes_per_minute, now_s) {
+            return (keep_or_renew(policy, memory, now_s), Rail::Rate);
+        }
+        let (limit, rail) = step(limit);
+        (Action::Set { limit: Limit::At(limit), lease_s: policy.lease_s }, rail)
+    };
     let own = memory.baseline(current).amount();
     if target.is_infinite() || (now_amount.is_infinite() && policy.mode != Mode::Reclaim) {
         // There is no limit to raise; with none of its own, there is nothing to give back either.
         return (keep_or_renew(policy, memory, now_s), Rail::Baseline);
     }
     memory.wanted.push(now_s, target, policy.dwell_s);
-    if target > now_amount * (1.0 + policy.hysteresis) {
-        return (Action::Set { limit: Limit::At(target), lease_s: policy.lease_s }, rail);
+    if target > now_amount * (1.0 + policy.hysteresis) && target - now_amount > least_step(knob) {
+        return set(target, memory);
     }
-    let only_raises = policy.mode == Mode::Raise || knob == Knob::MemoryMax;
+    let only_raises = policy.mode == Mode::Raise || knob.is_raise_only() || is_beside(knob);
     // Memory moves in pages and by counts of bytes: equality is not to be had.
     let gives_back = |wanted: f64| {
         only_raises && memory.holds() && now_amount > own && wanted <= own * (1.0 + 1e-3)
@@ -219,7 +268,16 @@ fn act(
     match memory.wanted.peak(now_s, policy.dwell_s).filter(|peak| lowers(*peak)) {
         None => (keep_or_renew(policy, memory, now_s), Rail::Dwell),
         Some(peak) if gives_back(peak) => (Action::Release, Rail::Baseline),
-        Some(peak) => (Action::Set { limit: Limit::At(peak), lease_s: policy.lease_s }, rail),
+        Some(peak) => set(peak, memory),
+    }
+}
+
+/// The smallest raise worth a write, in the knob's unit: a share of nothing says nothing.
+fn least_step(knob: Knob) -> f64 {
+    match knob {
+        Knob::CpuBurst => Resource::Cpu.resolution(),
+        Knob::MemoryLow => Resource::Memory.resolution(),
+        _ => 0.0,
     }
 }
 

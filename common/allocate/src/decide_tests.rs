@@ -36,7 +36,7 @@ fn policy(mode: Mode) -> WorkloadPolicy {
 /// Plays the guard: carries a decision out and notes it.
 fn carry_out(decision: &Decision, limit: &mut Limit, own: Limit, memory: &mut KnobMemory, t: f64) {
     match decision.action {
-        Action::Keep => {}
+        Action::Keep | Action::Reclaim { .. } => {}
         Action::Set { limit: new, .. } => {
             *limit = new;
             memory.leased(own, t);
@@ -51,7 +51,7 @@ fn carry_out(decision: &Decision, limit: &mut Limit, own: Limit, memory: &mut Kn
 
 fn run(knob: Knob, policy: &WorkloadPolicy, own: Limit, series: &[(f64, f64)]) -> Vec<Limit> {
     let (mut limit, mut memory) = (own, KnobMemory::default());
-    let resource = knob.resource();
+    let resource = knob.resource().unwrap();
     let mut limits = Vec::new();
     for (t, (usage, demand)) in series.iter().enumerate() {
         let sample =

@@ -56,6 +56,10 @@ pub struct KnobMemory {
     pub baseline: Option<Limit>,
     /// When the lease was last set or renewed, seconds since the Unix epoch.
     pub renewed_s: Option<f64>,
+    /// The limit that the lease put into force; `None` while none is held, or it is not known.
+    pub in_force: Option<Limit>,
+    /// When the knob was changed within the last minute, oldest first.
+    pub changed_s: VecDeque<f64>,
     /// What was wanted lately, within the policy's dwell.
     pub wanted: RecentPeak,
     /// Until when the workload is only advised because acting on it hurt, seconds since the Unix
@@ -96,6 +100,18 @@ impl KnobMemory {
         self.rests_until_s.is_some_and(|until_s| now_s < until_s)
     }
 
+    /// Whether another change at `now_s` is within `per_minute`; notes it when it is.
+    pub fn may_change(&mut self, per_minute: f64, now_s: f64) -> bool {
+        while self.changed_s.front().is_some_and(|at_s| now_s - at_s >= 60.0 || *at_s > now_s) {
+            self.changed_s.pop_front();
+        }
+        let may = (self.changed_s.len() as f64) < per_minute;
+        if may {
+            self.changed_s.push_back(now_s);
+        }
+        may
+    }
+
     /// Notes that the guard holds a lease since `now_s` and what the workload's own limit is.
     pub fn leased(&mut self, baseline: Limit, now_s: f64) {
         self.baseline = Some(baseline);
@@ -104,6 +120,6 @@ impl KnobMemory {
 
     /// Notes that the workload's own limit is in force again.
     pub fn released(&mut self) {
-        (self.baseline, self.renewed_s) = (None, None);
+        (self.baseline, self.renewed_s, self.in_force) = (None, None, None);
     }
 }

@@ -2,15 +2,23 @@
 //!
 //! Reading order: [`plan`] (what a decision is), [`policy`] (who may be acted on, and how far),
 //! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
-//! (the baseline it is compared with), [`hold`] (limits that are held for hours), [`regret`] (what
+//! (the baseline it is compared with), [`peers`] (what neighbours give), [`budget`] (what the host
+//! has for all), [`order`] (in which order a plan is carried out), [`hold`] (limits that are held for hours), [`regret`] (what
 //! acts led to).
 
+mod beside;
+#[cfg(test)]
+mod beside_tests;
+pub mod budget;
 mod cache;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
 pub mod facts;
 pub mod hold;
+pub mod knob;
+pub mod order;
+pub mod peers;
 pub mod plan;
 pub mod policy;
 mod policy_file;
@@ -20,6 +28,8 @@ pub mod regret;
 
 pub use decide::decide;
 pub use facts::{HostCapacity, KnobMemory, WorkloadFacts};
-pub use plan::{Action, Decision, Knob, Limit, Rail, Reason};
-pub use policy::{Controller, Mode, Objective, Policy, PolicyError, WorkloadPolicy};
+pub use knob::{Device, Knob, KnobKind};
+pub use peers::{Peer, PeerMemory};
+pub use plan::{Action, Decision, Limit, Rail, Reason};
+pub use policy::{Controller, HostPolicy, Mode, Objective, Policy, PolicyError, WorkloadPolicy};
 pub use regret::{Act, Followed, Regret, RegretCounts, Verdict};

@@ -3,49 +3,9 @@
 use std::fmt;
 
 use headroom_forecast::Source;
-use headroom_telemetry::Resource;
 use serde::{Deserialize, Serialize};
 
-/// A limit that can be moved.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Knob {
-    /// CPU quota, in cores. v2 `cpu.max`, v1 `cpu.cfs_quota_us`.
-    CpuQuota,
-    /// Hard memory limit, in bytes; only ever raised above its baseline. v2 `memory.max`, v1
-    /// `memory.limit_in_bytes`.
-    MemoryMax,
-    /// Memory above which the kernel reclaims and slows down, in bytes; v2 `memory.high` only.
-    MemoryHigh,
-}
-
-impl Knob {
-    /// Every knob.
-    pub const ALL: [Self; 3] = [Self::CpuQuota, Self::MemoryMax, Self::MemoryHigh];
-
-    /// Name used in files, metrics and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::CpuQuota => "cpu_quota",
-            Self::MemoryMax => "memory_max",
-            Self::MemoryHigh => "memory_high",
-        }
-    }
-
-    /// The resource it limits.
-    pub fn resource(self) -> Resource {
-        match self {
-            Self::CpuQuota => Resource::Cpu,
-            Self::MemoryMax | Self::MemoryHigh => Resource::Memory,
-        }
-    }
-}
-
-impl fmt::Display for Knob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use crate::knob::Knob;
 
 /// The limit a knob is set to.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, PartialOrd, Serialize)]
@@ -104,6 +64,11 @@ pub enum Action {
     },
     /// Give the workload its own limit back.
     Release,
+    /// Take memory back from it now; nothing is held afterwards.
+    Reclaim {
+        /// At most so much, bytes.
+        bytes: f64,
+    },
 }
 
 /// Everything that led to a decision.
@@ -173,10 +138,18 @@ pub enum Rail {
     Hysteresis,
     /// Too soon after the last change.
     Dwell,
+    /// Too many changes within a minute.
+    Rate,
     /// The host has no more.
     HostCapacity,
     /// The growth is page cache that nobody misses: no reason to raise.
     Cache,
     /// Nothing measured or nothing forecast: nothing is changed.
     NoFacts,
+    /// What all workloads together are given is all that the host has.
+    HostBudget,
+    /// Follows from what the workload is worth beside its neighbours.
+    Objective,
+    /// Another workload is short, or about to be.
+    ForPeer,
 }

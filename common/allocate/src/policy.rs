@@ -4,6 +4,8 @@ use headroom_telemetry::{Glob, Resource, Workload};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::{knob::KnobKind, policy_file::Said};
+
 /// How much is done for a workload.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +37,16 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// Place in the order in which workloads are served when not all can be; 0 is first.
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::LatencyCritical => 0,
+            Self::Serving => 1,
+            Self::Batch => 2,
+            Self::BestEffort => 3,
+        }
+    }
+
     /// The quantile that minimises expected cost when shortage costs `k` times excess is
     /// `k / (k + 1)` (the newsvendor's critical ratio), rounded to a level that is forecast.
     pub fn level(self) -> f64 {
@@ -68,8 +80,15 @@ pub struct WorkloadPolicy {
     pub controller: Controller,
     /// What matters.
     pub objective: Objective,
-    /// Quantile provided for, 0 to 1; that of the objective when missing.
+    /// Quantile provided for, 0 to 1; that of the costs, or else of the objective, when missing.
     pub level: Option<f64>,
+    /// What a second of a unit too little costs, in any currency. With `excess_cost` it sets the
+    /// quantile provided for.
+    pub shortage_cost: Option<f64>,
+    /// What a second of a unit too much costs, in the same currency.
+    pub excess_cost: Option<f64>,
+    /// Which knobs are moved.
+    pub knobs: Vec<KnobKind>,
     /// Share added on top of forecast demand.
     pub margin: f64,
     /// CPU limit never below this, cores.
@@ -88,6 +107,21 @@ pub struct WorkloadPolicy {
     pub lease_s: f64,
     /// Whether a workload that acting hurts is only advised for a while.
     pub regret: bool,
+    /// Most a limit is raised by in one change, as a share of the one in force; any when missing.
+    pub step_up: Option<f64>,
+    /// Most a limit is lowered by in one change, as a share of the one in force; any when missing.
+    pub step_down: Option<f64>,
+    /// Changes of one knob within a minute; renewals and what is given back are not counted.
+    pub changes_per_minute: f64,
+    /// Multiple of its own weight that a workload gets; by objective when missing.
+    pub weight_factor: Option<f64>,
+    /// Share of its memory that is asked back from it in one act for the sake of a
+    /// latency-critical neighbour.
+    pub reclaim_share: f64,
+    /// Share of its throughput that is left to it while a latency-critical neighbour waits for I/O.
+    pub io_share: f64,
+    /// Throughput that is always left to it, bytes per second and device.
+    pub io_floor_bps: f64,
 }
 
 impl Default for WorkloadPolicy {
@@ -106,14 +140,27 @@ impl Default for WorkloadPolicy {
             dwell_s: 5.0,
             lease_s: 30.0,
             regret: true,
+            shortage_cost: None,
+            excess_cost: None,
+            knobs: KnobKind::DEFAULT.to_vec(),
+            step_up: None,
+            step_down: None,
+            changes_per_minute: 60.0,
+            weight_factor: None,
+            reclaim_share: 0.05,
+            io_share: 0.5,
+            io_floor_bps: 1_048_576.0,
         }
     }
 }
 
 impl WorkloadPolicy {
-    /// The quantile provided for.
+    /// The quantile provided for: the level, the critical ratio of the costs, or that of the
+    /// objective, whichever is said first.
     pub fn level(&self) -> f64 {
-        self.level.unwrap_or_else(|| self.objective.level())
+        let costs = self.shortage_cost.zip(self.excess_cost);
+        let ratio = costs.map(|(shortage, excess)| shortage / (shortage + excess));
+        self.level.or(ratio).unwrap_or_else(|| self.objective.level())
     }
 
     /// The policy's floor for `resource`, in its unit; 0 when there is none.
@@ -140,7 +187,30 @@ impl WorkloadPolicy {
                 Err(format!("{name} = {value}: must be from {from} to {to}"))
             }
         };
+        match (self.shortage_cost, self.excess_cost) {
+            (None, None) => {}
+            (Some(shortage), Some(excess)) => {
+                within("shortage_cost", shortage, 1e-9, 1e9)?;
+                within("excess_cost", excess, 1e-9, 1e9)?;
+            }
+            _ => {
+                return Err(
+                    "shortage_cost and excess_cost: one says nothing without the other".into()
+                );
+            }
+        }
         within("level", self.level(), 0.0, 1.0)?;
+        within("changes_per_minute", self.changes_per_minute, 1.0, 1e6)?;
+        within("reclaim_share", self.reclaim_share, 1e-4, 1.0)?;
+        within("io_share", self.io_share, 0.01, 1.0)?;
+        within("io_floor_bps", self.io_floor_bps, 1.0, 1e15)?;
+        for (name, value, most) in [
+            ("step_up", self.step_up, 1e6),
+            ("step_down", self.step_down, 1.0),
+            ("weight_factor", self.weight_factor, 10_000.0),
+        ] {
+            value.map_or(Ok(()), |value| within(name, value, 1e-3, most))?;
+        }
         within("margin", self.margin, 0.0, 10.0)?;
         within("floor_cores", self.floor_cores, 0.01, 1e6)?;
         within("look_ahead_s", self.look_ahead_s, 0.0, 86_400.0)?;
@@ -158,11 +228,42 @@ impl WorkloadPolicy {
 }
 
 /// Policies of all workloads. The first rule that matches decides; without one, the defaults.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(crate) defaults: WorkloadPolicy,
     pub(crate) rules: Vec<(Glob, WorkloadPolicy)>,
     pub(crate) deny: Vec<Glob>,
+    pub(crate) host: HostPolicy,
+    pub(crate) annotations: bool,
+    /// Keys that `[defaults]` and each rule say themselves, for what lies between them.
+    pub(crate) said: Said,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            defaults: WorkloadPolicy::default(),
+            rules: Vec::new(),
+            deny: Vec::new(),
+            host: HostPolicy::default(),
+            annotations: true,
+            said: Said::default(),
+        }
+    }
+}
+
+/// What holds for the host as a whole.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostPolicy {
+    /// Share of the host's CPUs and memory that limits are never raised into.
+    pub reserve: f64,
+}
+
+impl Default for HostPolicy {
+    fn default() -> Self {
+        Self { reserve: 0.1 }
+    }
 }
 
 /// Why a policy is refused.

@@ -170,7 +170,7 @@ impl Regret {
         let pressed = sample.get(Feature::PsiMemorySome);
         self.latest = (f64::from(throttled.unwrap_or(0.0)), f64::from(pressed.unwrap_or(0.0)));
         for watched in &mut self.watched {
-            let usage = watched.act.knob.resource().usage(sample);
+            let usage = watched.act.knob.resource().and_then(|resource| resource.usage(sample));
             watched.peak_use = match (watched.peak_use, usage) {
                 (Some(peak), Some(usage)) => Some(peak.max(usage)),
                 (peak, usage) => peak.or(usage),
@@ -229,10 +229,11 @@ impl Watched {
         let Act { knob, decided_s, before, after, own } = self.act;
         let (throttled_ratio, memory_pressure) = (self.throttled.value(), self.pressed.value());
         let is_harm = |value: Option<f64>, was: f64| value.is_some_and(|v| v > was + HARM_RATIO);
-        let is_cpu = knob.resource() == Resource::Cpu;
+        let is_cpu = knob.resource() == Some(Resource::Cpu);
+        let is_memory = knob.resource() == Some(Resource::Memory);
         let verdict = if is_cpu && is_harm(throttled_ratio, self.before.0) {
             Verdict::Throttled
-        } else if !is_cpu && is_harm(memory_pressure, self.before.1) {
+        } else if is_memory && is_harm(memory_pressure, self.before.1) {
             Verdict::Pressed
         } else if after.amount() > before.amount() {
             match self.peak_use {

@@ -399,26 +399,32 @@ fn decode_forecasts(columns: &Columns, t0_ms: i64) -> Result<Vec<(u32, Forecast)
     Ok(forecasts)
 }
 
-/// Keys: workload and knob. Values: exact amounts, infinity for no limit.
+/// The knobs whose limits are sent every period. Keys count in their number and by their position,
+/// so that this list is part of the protocol.
+const LIMITS_SENT: [Knob; 3] = [Knob::CpuQuota, Knob::MemoryMax, Knob::MemoryHigh];
+
+/// Keys: workload and knob. Values: exact amounts, infinity for no limit. Limits of other knobs
+/// than those of [`LIMITS_SENT`] are left out: what is done to them is in the actions.
 fn encode_limits(limits: &[(u32, Knob, Limit)]) -> Result<Columns, BatchError> {
-    let knobs = Knob::ALL.len() as u64;
+    let knobs = LIMITS_SENT.len() as u64;
     let mut keys = Vec::with_capacity(limits.len());
-    for (index, knob, _) in limits {
-        let position = Knob::ALL.iter().position(|other| other == knob).unwrap_or(0) as u64;
-        keys.push(u64::from(*index) * knobs + position);
+    let mut values = Vec::with_capacity(limits.len());
+    for (index, knob, limit) in limits {
+        let Some(position) = LIMITS_SENT.iter().position(|sent| sent == knob) else { continue };
+        keys.push(u64::from(*index) * knobs + position as u64);
+        values.push(limit.amount());
     }
-    let values: Vec<f64> = limits.iter().map(|(_, _, limit)| limit.amount()).collect();
-    pack(rows(limits)?, &keys, &values)
+    pack(rows(&keys)?, &keys, &values)
 }
 
 fn decode_limits(columns: &Columns) -> Result<Vec<(u32, Knob, Limit)>, BatchError> {
     let n = count(columns.n_rows);
     let keys: Vec<u64> = unpack("limit keys", &columns.keys, n)?;
     let values: Vec<f64> = unpack("limit values", &columns.values, n)?;
-    let knobs = Knob::ALL.len() as u64;
+    let knobs = LIMITS_SENT.len() as u64;
     let mut limits = Vec::with_capacity(n);
     for (&key, &amount) in keys.iter().zip(&values) {
-        let knob = Knob::ALL[usize::try_from(key % knobs).unwrap_or(0)];
+        let knob = LIMITS_SENT[usize::try_from(key % knobs).unwrap_or(0)];
         let limit = if amount.is_infinite() && amount > 0.0 {
             Limit::Unlimited
         } else if amount.is_finite() && amount >= 0.0 {

@@ -39,7 +39,7 @@ pub(crate) struct BenchArgs {
     workloads: Option<u32>,
     /// scale: threads in each cgroup
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
-    threads: u32,
+    cgroup_threads: u32,
     /// scale: share of the cgroups that work ten times a second, percent; the threads of the others
     /// wake every ten seconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
@@ -50,6 +50,9 @@ pub(crate) struct BenchArgs {
     /// Pairs of measurements with the agent on and off
     #[arg(long, default_value_t = 9)]
     pairs: u32,
+    /// Limits that are raised and given back
+    #[arg(long, default_value_t = 1000)]
+    leases: u32,
     #[command(flatten)]
     fingerprint: fingerprint::Options,
     #[command(flatten)]
@@ -75,6 +78,9 @@ enum Subject {
     Overhead,
     /// What observing costs with many cgroups and threads, few of which run; not part of `all`
     Scale,
+    /// Time from a decision to the written limit, what the guard takes, and how quickly it gives
+    /// limits back
+    Act,
     /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
     Fingerprint,
     /// How good the base layer's forecasts are, beside seasonal naive; not part of `all`
@@ -95,7 +101,7 @@ impl Subject {
 
 pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if let Some(role) = args.play {
-        player::play(role, args.threads);
+        player::play(role, args.cgroup_threads);
     }
     if args.subject == Subject::Fingerprint {
         fingerprint::run(root, args)?;
@@ -140,7 +146,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if subject.includes(Subject::Scale) {
         let crowd = scale::Crowd {
             cgroups: args.workloads.unwrap_or(500),
-            threads: args.threads,
+            threads: args.cgroup_threads,
             busy_percent: args.busy_percent,
         };
         figures.extend(scale::run(&programs, crowd, args.watch_s)?);
@@ -149,6 +155,9 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         for (budget, which) in [("100%", "no governor"), ("2%", "budget 2 %")] {
             figures.extend(rig::selfbench(&programs, args.pairs, budget, which)?);
         }
+    }
+    if subject.includes(Subject::Act) {
+        figures.extend(rig::act_bench(&programs, args.leases)?);
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)

@@ -273,6 +273,18 @@ pub(super) fn selfbench(
     Ok(figures)
 }
 
+/// What the agent measures of acting on this host.
+pub(super) fn act_bench(programs: &Programs, leases: u32) -> Result<Vec<Figure>> {
+    let mut command = Command::new(&programs.agent);
+    command.args(["selfbench", "--act", "--json", "--leases", &leases.to_string()]);
+    command.stderr(std::process::Stdio::inherit());
+    let output = command.output().context("start headroom-agent selfbench --act")?;
+    if !output.status.success() {
+        bail!("headroom-agent selfbench --act ended with {}", output.status);
+    }
+    serde_json::from_slice(&output.stdout).context("read what selfbench measured")
+}
+
 fn start_agent(programs: &Programs, folder: &Path, role: &'static str) -> Result<Process> {
     let config = if role == "guard" { "guard.toml" } else { "agent.toml" };
     let mut command = Command::new(&programs.agent);

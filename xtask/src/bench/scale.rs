@@ -77,7 +77,9 @@ fn gather(crowd: Crowd) -> Result<Gathered> {
         let path = format!("/headroom-bench/{}-{number:04}", role.name());
         let cgroup = Cgroup::create(&gathered.hierarchies, &path)?;
         let mut command = process::own();
-        command.args(["bench", "--threads", &threads, "--play", role.name()]).process_group(0);
+        command
+            .args(["bench", "--cgroup-threads", &threads, "--play", role.name()])
+            .process_group(0);
         let player = Process::start(role.name(), &gathered.logs, &mut command)?;
         cgroup.add(player.id())?;
         gathered.players.push((player, cgroup));

@@ -229,7 +229,9 @@ impl Crowd {
                 cgroup.set_cpu_limit(Some(WAVES_LIMIT_CORES))?;
             }
             let mut command = process::own();
-            command.args(["bench", "--threads", "1", "--play", role.name()]).process_group(0);
+            command
+                .args(["bench", "--cgroup-threads", "1", "--play", role.name()])
+                .process_group(0);
             let player = Process::start(role.name(), &crowd.logs, &mut command)?;
             cgroup.add(player.id())?;
             crowd.players.push((player, cgroup));

@@ -49,6 +49,19 @@ pub enum Outcome {
         /// Wall time right after the write, seconds since the Unix epoch.
         at_unix_s: f64,
     },
+    /// Memory was taken back; nothing is held.
+    Reclaimed {
+        /// What the kernel was asked for, bytes.
+        asked_bytes: f64,
+        /// In use before, bytes.
+        before_bytes: f64,
+        /// In use after, bytes.
+        after_bytes: f64,
+        /// The guard's rule that changed the amount, if one did.
+        clamped_by: Option<String>,
+        /// Wall time right after, seconds since the Unix epoch.
+        at_unix_s: f64,
+    },
     /// The lease has ended without us: the workload is gone, or somebody else changed the limit.
     Lost(String),
     /// The guard refused or could not be reached; the sentence says why.
@@ -71,6 +84,7 @@ impl Outcome {
             Self::Applied { before, applied, .. } if before == applied => "renewed",
             Self::Applied { .. } => "applied",
             Self::Released { .. } => "released",
+            Self::Reclaimed { .. } => "reclaimed",
             Self::Lost(_) => "lost",
             Self::Failed(_) => "failed",
             Self::Kept { .. } => "kept",

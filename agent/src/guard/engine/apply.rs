@@ -64,16 +64,24 @@ impl<S: Steps> Engine<S> {
         let dir = self.open_current(&key, now)?;
         // Somebody else's request may have come through while the owner was found out.
         let stake = self.leases.get(&key).map_or(stake, |lease| lease.stake.clone());
-        let found = knob::read(&dir, key.knob).map_err(|error| self.failed(&key, &dir, error))?;
+        let mut found =
+            knob::read(&dir, key.knob).map_err(|error| self.failed(&key, &dir, error))?;
         self.refuse_foreign(&key, found, now)?;
+        self.refuse_burst_that_follows(&key)?;
 
-        let baseline = self.leases.get(&key).map_or(found, |lease| lease.baseline);
+        let mut baseline = self.own(&key, found);
         let mut clamped = self.clamp(&key, &entry, request.limit, baseline, found, &dir)?;
         if let Some(stake) = &stake {
             let kept = stake.owner.keeps(key.knob, clamped.limit);
             clamped.limit = self.clamp(&key, &entry, kept, baseline, found, &dir)?.limit;
         }
-        let to = at_least_baseline(found, baseline, clamped.limit, self.parts.page_bytes);
+        let page_bytes = self.parts.page_bytes;
+        let mut to = at_least_baseline(found, baseline, clamped.limit, page_bytes);
+        if self.yield_burst(&key, found, to, now) {
+            found = knob::read(&dir, key.knob).map_err(|error| self.failed(&key, &dir, error))?;
+            baseline = self.own(&key, found);
+            to = at_least_baseline(found, baseline, clamped.limit, page_bytes);
+        }
         if clamped.rule.is_some() {
             self.counters.clamped += 1;
         }
@@ -92,7 +100,8 @@ impl<S: Steps> Engine<S> {
             self.ration(&key, &entry, now)?;
             let reason = cut(&request.reason, REASON_BYTES_MAX).to_owned();
             let owner = stake.as_ref().map(|stake| stake.owner.clone());
-            let change = Change { inode: dir.inode, from: found, to, expires, reason, stake };
+            let change =
+                Change { inode: dir.inode, from: found, own: baseline, to, expires, reason, stake };
             if let Some(owner) = owner {
                 return self.change_owned(&key, &dir, change, owner, applied, now);
             }
@@ -106,7 +115,7 @@ impl<S: Steps> Engine<S> {
     }
 
     /// Whether this workload may be changed at all, and by which entry.
-    fn admit(&self, request: &Asked, now: Duration) -> Result<(Key, Allowance), No> {
+    pub(super) fn admit(&self, request: &Asked, now: Duration) -> Result<(Key, Allowance), No> {
         if self.stopping {
             return Err(No::refused("stopping", "the guard is stopping"));
         }
@@ -122,6 +131,7 @@ impl<S: Steps> Engine<S> {
             return Err(No::refused("limit", format!("a limit of {amount} makes no sense")));
         }
         let entry = self.parts.policy.judge(&workload)?.clone();
+        self.parts.policy.judge_knob(&entry, request.knob)?;
         let key = Key { workload, knob: request.knob };
         if self.busy.contains(&key) {
             let text = format!("the owner of {} is being asked about it already", key.workload);
@@ -141,7 +151,7 @@ impl<S: Steps> Engine<S> {
     }
 
     /// The workload's directory; a lease on an earlier cgroup of the same path ends.
-    fn open_current(&mut self, key: &Key, now: Duration) -> Result<WorkloadDir, No> {
+    pub(super) fn open_current(&mut self, key: &Key, now: Duration) -> Result<WorkloadDir, No> {
         let opened = self.parts.hierarchies.open(&key.workload, key.knob);
         let dir = match opened {
             Ok(dir) => dir,
@@ -189,17 +199,19 @@ impl<S: Steps> Engine<S> {
         dir: &WorkloadDir,
     ) -> Result<Clamped, No> {
         let used = match key.knob {
-            Knob::CpuQuota => None,
             Knob::MemoryMax | Knob::MemoryHigh => {
                 knob::memory_used(dir).map_err(|error| self.failed(key, dir, error))?
             }
+            _ => None,
         };
+        let kernel = knob::range(dir, key.knob).map_err(|error| self.failed(key, dir, error))?;
         let ask = Ask {
             knob: key.knob,
             limit,
             baseline: baseline.limit(),
             current: found.limit(),
             used_bytes: used.map(|bytes| bytes as f64),
+            kernel,
         };
         Ok(self.parts.policy.clamp(entry, &ask))
     }
@@ -209,6 +221,16 @@ impl<S: Steps> Engine<S> {
         if self.leases.get(key).is_none() && self.leases.len() >= leases_max {
             return Err(No::refused("leases_max", format!("{leases_max} leases are held already")));
         }
+        self.ration_change(key, entry, now)
+    }
+
+    /// Takes one change of the workload's ration.
+    pub(super) fn ration_change(
+        &mut self,
+        key: &Key,
+        entry: &Allowance,
+        now: Duration,
+    ) -> Result<(), No> {
         let per_minute = entry.changes_per_minute;
         if !self.rate.take(&key.workload, per_minute, now) {
             let text = format!("{} was changed {per_minute} times within a minute", key.workload);
@@ -306,14 +328,12 @@ impl<S: Steps> Engine<S> {
             // That of an owner ends once the owner has been told, with the next look at it.
             self.end(key, Ending::Gone);
         }
-        if let KnobError::Write { source, hint, .. } = &mut error
-            && source.kind() == std::io::ErrorKind::InvalidInput
-        {
+        if let KnobError::Write { source, hint, .. } = &mut error {
             let parent = key.workload.parent();
             let parent = parent.and_then(|path| self.parts.hierarchies.open(&path, key.knob).ok());
-            if let Some(known) = knob::hint(key.knob, dir, parent.as_ref()) {
-                self.counters.failed_by_parent += 1;
-                *hint = known;
+            if let Some(known) = knob::hint(key.knob, source.kind(), dir, parent.as_ref()) {
+                self.counters.failed_by_parent += u64::from(known.is_parent);
+                *hint = known.text;
             }
         }
         No::Failed(kind, error.to_string())
@@ -363,7 +383,7 @@ fn at_least_baseline(found: Setting, baseline: Setting, limit: Limit, page_bytes
 }
 
 /// The beginning of `text`, at most `bytes_max` long.
-fn cut(text: &str, bytes_max: usize) -> &str {
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }

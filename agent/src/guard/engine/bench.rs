@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use headroom_allocate::{Knob, Limit};
+use headroom_allocate::{Device, Knob, Limit};
 
-use super::{Engine, Parts, Progress, Steps, Unwatched};
+use super::{
+    Engine, Parts, Progress, Steps, Unwatched,
+    imitation::{self, MARK},
+};
 use crate::{
     guard::{
         config::{GuardConfig, OwnersConfig},
@@ -26,9 +29,19 @@ pub(super) const BOOT: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 pub(super) const MIB: f64 = 1_048_576.0;
 
 /// Everything allowed, in both directions, with no ration worth the name.
-pub(super) const RECLAIM: &str =
-    "[[allow]]\npath='/**'\nmode='reclaim'\nreclaim_floor=0.1\nchanges_per_minute=1e6";
-pub(super) const RAISE: &str = "[[allow]]\npath='/**'\nmode='raise'\nchanges_per_minute=1e6";
+pub(super) const RECLAIM: &str = "[[allow]]\npath='/**'\nmode='reclaim'\nreclaim_floor=0.1\n\
+    changes_per_minute=1e6\nowned=true\nio_bps.floor=1e5\nknobs=['cpu_quota','cpu_burst',\
+    'cpu_weight','cpuset','memory_max','memory_high','memory_low','memory_reclaim','pids_max',\
+    'io_max','io_weight']";
+pub(super) const RAISE: &str = "[[allow]]\npath='/**'\nmode='raise'\nchanges_per_minute=1e6\n\
+    owned=true\nknobs=['cpu_quota','cpu_burst','cpu_weight','cpuset','memory_max','memory_high',\
+    'memory_low','pids_max','io_max','io_weight']";
+
+/// The device that the trees know limits of, beside 8:0.
+pub(super) const DISK: Device = Device { major: 254, minor: 0 };
+
+/// Trees, by controller.
+const TREES: [&str; 5] = ["cpu", "memory", "blkio", "pids", "cpuset"];
 
 /// The tree and the guard's own directories.
 pub(super) struct Bench {
@@ -38,7 +51,8 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Trees with the workload `/w`: 1 core with a burst of 0.9, 64 MiB at most, 32 MiB high.
+    /// Trees with the workload `/w`: 1 core with a burst of 0.9, 64 MiB at most, 32 MiB high, 100
+    /// tasks, CPUs 2 and 3 of 8, and a limit on reads of the other device.
     pub(super) fn new(version: Version) -> Self {
         // In memory where that is possible: disks make tests that write thousands of files slow.
         let in_memory = tempfile::tempdir_in("/dev/shm");
@@ -55,38 +69,30 @@ impl Bench {
     }
 
     pub(super) fn make(&self, workload: &str) {
-        let files: &[(&str, &str)] = match self.version {
-            Version::V2 => &[
-                ("cpu/cgroup.procs", ""),
-                ("cpu/cpu.max", "100000 100000\n"),
-                ("cpu/cpu.max.burst", "90000\n"),
-                ("memory/cgroup.procs", ""),
-                ("memory/memory.max", "67108864\n"),
-                ("memory/memory.high", "33554432\n"),
-                ("memory/memory.current", "1048576\n"),
-            ],
-            Version::V1 => &[
-                ("cpu/cgroup.procs", ""),
-                ("cpu/cpu.cfs_quota_us", "100000\n"),
-                ("cpu/cpu.cfs_period_us", "100000\n"),
-                ("cpu/cpu.cfs_burst_us", "90000\n"),
-                ("memory/cgroup.procs", ""),
-                ("memory/memory.limit_in_bytes", "67108864\n"),
-                ("memory/memory.usage_in_bytes", "1048576\n"),
-            ],
-        };
-        for (file, text) in files {
-            let (tree, name) = file.split_once('/').unwrap();
+        for tree in TREES {
             let dir = self.dir.join(tree).join(workload);
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join(name), text).unwrap();
+            fs::write(dir.join("cgroup.procs"), "").unwrap();
+            fs::write(dir.join(MARK), "").unwrap();
         }
+        for (file, text) in files(self.version) {
+            let (tree, name) = file.split_once('/').unwrap();
+            fs::write(self.dir.join(tree).join(workload).join(name), text).unwrap();
+        }
+        fs::write(self.dir.join("cpuset/cpuset.cpus.effective"), "0-7\n").unwrap();
     }
 
     pub(super) fn remove(&self, workload: &str) {
-        for tree in ["cpu", "memory"] {
+        for tree in TREES {
             fs::remove_dir_all(self.dir.join(tree).join(workload)).unwrap();
         }
+    }
+
+    /// What somebody else writes, as the kernel takes it; whether it does.
+    pub(super) fn others_write(&self, file: &str, text: &str) -> bool {
+        let path = self.dir.join(file);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        imitation::write(path.parent().unwrap(), self.version, name, text).is_ok()
     }
 
     pub(super) fn read(&self, file: &str) -> String {
@@ -100,7 +106,7 @@ impl Bench {
     /// Every file of the trees, by path.
     pub(super) fn snapshot(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
-        let mut dirs = vec![self.dir.join("cpu"), self.dir.join("memory")];
+        let mut dirs: Vec<PathBuf> = TREES.map(|tree| self.dir.join(tree)).to_vec();
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
@@ -122,8 +128,7 @@ impl Bench {
     }
 
     pub(super) fn engine(&self, policy: &str) -> (Engine<Unwatched>, Found) {
-        let root = |tree| Root::open(&self.dir.join(tree), self.version).unwrap();
-        self.engine_on(policy, Hierarchies::at(root("cpu"), root("memory")), Unwatched)
+        self.engine_on(policy, hierarchies(&self.dir, self.version), Unwatched)
     }
 
     pub(super) fn engine_on<S: Steps>(
@@ -192,6 +197,45 @@ impl<S: Steps> Engine<S> {
             let done = owners.run(&ticket.errand);
             self.resume(ticket, done, now);
         }
+    }
+}
+
+/// The trees below `dir`.
+pub(super) fn hierarchies(dir: &Path, version: Version) -> Hierarchies {
+    Hierarchies::at(TREES.map(|tree| (tree, Root::open(&dir.join(tree), version).unwrap())))
+}
+
+fn files(version: Version) -> &'static [(&'static str, &'static str)] {
+    match version {
+        Version::V2 => &[
+            ("cpu/cpu.max", "100000 100000\n"),
+            ("cpu/cpu.max.burst", "90000\n"),
+            ("cpu/cpu.weight", "100\n"),
+            ("memory/memory.max", "67108864\n"),
+            ("memory/memory.high", "33554432\n"),
+            ("memory/memory.low", "0\n"),
+            ("memory/memory.current", "1048576\n"),
+            ("memory/memory.reclaim", ""),
+            ("pids/pids.max", "100\n"),
+            ("cpuset/cpuset.cpus", "2-3\n"),
+            ("blkio/io.max", "8:0 rbps=1048576 wbps=max riops=max wiops=max\n"),
+            ("blkio/io.weight", "default 100\n"),
+        ],
+        Version::V1 => &[
+            ("cpu/cpu.cfs_quota_us", "100000\n"),
+            ("cpu/cpu.cfs_period_us", "100000\n"),
+            ("cpu/cpu.cfs_burst_us", "90000\n"),
+            ("cpu/cpu.shares", "1024\n"),
+            ("memory/memory.limit_in_bytes", "67108864\n"),
+            ("memory/memory.usage_in_bytes", "1048576\n"),
+            ("pids/pids.max", "100\n"),
+            ("blkio/blkio.throttle.read_bps_device", "8:0 1048576\n"),
+            ("blkio/blkio.throttle.write_bps_device", ""),
+            ("blkio/blkio.throttle.read_iops_device", ""),
+            ("blkio/blkio.throttle.write_iops_device", ""),
+            ("blkio/blkio.bfq.weight", "100\n"),
+            ("blkio/blkio.bfq.weight_device", ""),
+        ],
     }
 }
 

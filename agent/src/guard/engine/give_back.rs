@@ -101,15 +101,24 @@ impl<S: Steps> Engine<S> {
             return Ok(Outcome::Ended(Ending::Gone));
         }
         let page_bytes = self.parts.page_bytes;
-        let found = knob::read(&dir, key.knob)?;
-        let to = match lease.give_back(found, dir.version, page_bytes) {
+        let mut found = knob::read(&dir, key.knob)?;
+        let mut returned = lease.give_back(found, dir.version, page_bytes);
+        if let GiveBack::Write(to) = returned
+            && self.yield_burst(key, found, to, now)
+        {
+            found = knob::read(&dir, key.knob)?;
+            let Some(lease) = self.leases.get(key) else { return Ok(Outcome::Ended(Ending::Gone)) };
+            returned = lease.give_back(found, dir.version, page_bytes);
+        }
+        let to = match returned {
             GiveBack::Nothing => return Ok(Outcome::Ended(Ending::Restored)),
             GiveBack::Foreign => {
-                let ours = lease.ours().last().unwrap_or(&lease.baseline).limit();
-                self.remember_foreign(key, ours, found, now);
+                let lease = self.leases.get(key);
+                let ours = lease.and_then(|lease| lease.ours().last().copied());
+                self.remember_foreign(key, ours.unwrap_or(found).limit(), found, now);
                 return Ok(Outcome::Ended(Ending::Foreign));
             }
-            GiveBack::Write(to) => to,
+            GiveBack::Write(to) => self.beside_burst(key, to, found),
         };
         if let Some(why) = make_room(key.knob, &dir, to)? {
             return Ok(Outcome::Pending(why));

@@ -4,17 +4,25 @@
 //! the server passes requests and ticks in, one at a time, with `now` since the guard's start.
 
 mod apply;
+mod burst;
 mod give_back;
 mod owned;
+mod reclaim;
 
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+pub(super) mod imitation;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_crash;
 #[cfg(test)]
+mod tests_knobs;
+#[cfg(test)]
 mod tests_owned;
+#[cfg(test)]
+mod tests_vanish;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -170,6 +178,10 @@ impl<S: Steps> Engine<S> {
             Request::Release { workload, knob } => CgroupPath::parse(workload)
                 .map(|workload| self.release(&Key { workload, knob: *knob }, now))
                 .map_err(|error| No::refused("path", error.to_string())),
+            Request::Reclaim { workload, bytes, reason } => {
+                let reclaimed = self.reclaim(workload, *bytes, reason, now);
+                reclaimed.map(|reclaimed| Progress::Answered(Response::Reclaimed(reclaimed)))
+            }
             Request::ReleaseAll => {
                 let tally = self.give_back_all(now);
                 Ok(self.await_all(tally))
@@ -334,7 +346,7 @@ impl<S: Steps> Engine<S> {
     }
 
     fn status(&self, now: Duration) -> Status {
-        let (cpu, memory) = self.parts.hierarchies.describe();
+        let hierarchies = &self.parts.hierarchies;
         let mut leases = Vec::new();
         let mut bytes = 0;
         for (key, lease) in self.leases.iter() {
@@ -350,8 +362,8 @@ impl<S: Steps> Engine<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.as_secs_f64(),
             disabled: self.disabled,
-            cpu,
-            memory,
+            cpu: hierarchies.describe("cpu"),
+            memory: hierarchies.describe("memory"),
             journal_trouble: self.parts.journal.trouble().map(str::to_owned),
             leases_held: self.leases.len() as u64,
             leases,

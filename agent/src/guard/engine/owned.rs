@@ -439,7 +439,7 @@ impl<S: Steps> Engine<S> {
         }
         let lease = self.leases.planned(key, change);
         self.parts.steps.reached(Step::BeforeIntent);
-        let intent = Record::Intent(entry_of(key, &lease, now));
+        let intent = Record::Intent(Box::new(entry_of(key, &lease, now)));
         if let Err(error) = self.parts.journal.record(&intent) {
             self.counters.journal_errors += 1;
             return Err(No::Failed(Failure::Journal, format!("nothing was changed: {error}")));

@@ -7,7 +7,7 @@ use proptest::{
     collection::vec, prop_oneof, proptest, strategy::Just, strategy::Strategy, test_runner::Config,
 };
 
-use super::bench::{Bench, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request};
+use super::bench::{Bench, DISK, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request};
 use crate::{
     guard::protocol::{Failure, Request, Response, encode},
     observe::cgroup::Version,
@@ -333,6 +333,21 @@ fn the_journal_stays_short_however_long_the_guard_runs() {
     assert_eq!(quota(&bench), "100000 100000");
 }
 
+/// Knobs, each with an amount that is about what the workload has of its own.
+const KNOBS: [(Knob, f64); 11] = [
+    (Knob::CpuQuota, 1.0),
+    (Knob::CpuBurst, 0.5),
+    (Knob::MemoryMax, 64.0 * MIB),
+    (Knob::MemoryHigh, 32.0 * MIB),
+    (Knob::MemoryLow, 8.0 * MIB),
+    (Knob::CpuWeight, 300.0),
+    (Knob::Cpuset, 2.0),
+    (Knob::PidsMax, 100.0),
+    (Knob::IoReadBps(DISK), 1e6),
+    (Knob::IoWeight, 100.0),
+    (Knob::IoWeightOf(DISK), 100.0),
+];
+
 /// What can happen to a guard and the workloads it looks after.
 #[derive(Clone, Debug)]
 enum Event {
@@ -346,9 +361,9 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0usize..3, 0.1f64..4.0, 1.0f64..60.0)
+        4 => (0..KNOBS.len(), 0.1f64..4.0, 1.0f64..60.0)
             .prop_map(|(knob, amount, lease_s)| Event::Ask { knob, amount, lease_s }),
-        1 => (0usize..3).prop_map(|knob| Event::Release { knob }),
+        1 => (0..KNOBS.len()).prop_map(|knob| Event::Release { knob }),
         // Odd numbers of microseconds, which no request below leads to.
         1 => (1_000u64..400_000).prop_map(|us| Event::Others { quota_us: us * 10 + 7 }),
         1 => Just(Event::Crash),
@@ -362,16 +377,16 @@ fn live_through(version: Version, policy: &str, events: &[Event]) {
     let mut without_us = bench.snapshot();
     let (mut engine, _) = bench.engine(policy);
     let mut now = s(0);
+    let mut others_acted = false;
     for event in events {
         match *event {
             Event::Ask { knob, amount, lease_s } => {
-                let knob = Knob::ALL[knob];
-                let unit = if knob == Knob::CpuQuota { 1.0 } else { 64.0 * MIB };
+                let (knob, unit) = KNOBS[knob];
                 let amount = (amount * 100.0).round() / 100.0 * unit;
                 engine.handle(&request("/w", knob, amount, lease_s), now);
             }
             Event::Release { knob } => {
-                let knob = Knob::ALL[knob];
+                let (knob, _) = KNOBS[knob];
                 engine.handle(&Request::Release { workload: "/w".to_owned(), knob }, now);
             }
             Event::Others { quota_us } => {
@@ -379,8 +394,10 @@ fn live_through(version: Version, policy: &str, events: &[Event]) {
                     Version::V1 => ("cpu/w/cpu.cfs_quota_us", quota_us.to_string()),
                     Version::V2 => ("cpu/w/cpu.max", format!("{quota_us} 100000")),
                 };
-                bench.write(file, &text);
-                without_us.insert(bench.dir.join(file), text);
+                if bench.others_write(file, &text) {
+                    without_us.insert(bench.dir.join(file), text);
+                    others_acted = true;
+                }
             }
             Event::Crash | Event::Stop => {
                 if matches!(event, Event::Stop) {
@@ -398,11 +415,12 @@ fn live_through(version: Version, policy: &str, events: &[Event]) {
         }
     }
     engine.tick(now + s(700));
-    // Somebody else may have set a quota below the burst, which the kernel would have refused and
-    // ordinary files do not; then the burst is made to fit.
+    engine.tick(now + s(702));
+    // Somebody else may have set a quota below the own burst while ours kept that down; then the
+    // burst cannot come back.
     let (mut ours, mut theirs) = (bench.snapshot(), without_us);
     for snapshot in [&mut ours, &mut theirs] {
-        snapshot.retain(|path, _text| !path.to_string_lossy().contains("burst"));
+        snapshot.retain(|path, _text| !others_acted || !path.to_string_lossy().contains("burst"));
     }
     assert_eq!(ours, theirs);
     assert!(engine.leases.is_empty());

@@ -14,23 +14,19 @@ use std::{
     time::Duration,
 };
 
-use headroom_allocate::Knob;
+use headroom_allocate::{Device, Knob};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::{
     Step, Steps,
-    bench::{Bench, MIB, RECLAIM, nobody, request},
+    bench::{Bench, DISK, MIB, RECLAIM, hierarchies, nobody, request},
 };
 use crate::{
-    guard::{
-        hierarchy::{Hierarchies, Root},
-        path::CgroupPath,
-        protocol::Request,
-    },
+    guard::{hierarchy::Hierarchies, knob, path::CgroupPath, protocol::Request},
     observe::cgroup::{Layout, Version},
 };
 
-const STEPS: [Step; 9] = [
+pub(super) const STEPS: [Step; 9] = [
     Step::BeforeIntent,
     Step::AfterIntent,
     Step::BetweenWrites,
@@ -43,7 +39,7 @@ const STEPS: [Step; 9] = [
 ];
 
 /// How often a step is passed in one run of the script, at most, that is tried.
-const TIMES: u32 = 5;
+pub(super) const TIMES: u32 = 12;
 
 /// Kills the process the n-th time a step is reached.
 struct DieAt {
@@ -61,25 +57,30 @@ impl Steps for DieAt {
 
 /// Where the limits are: in files of the bench, or in a cgroup of this host.
 #[derive(Clone)]
-enum Place {
+pub(super) enum Place {
     Files(Version),
     Host { workload: String },
 }
 
 impl Place {
-    fn workload(&self) -> &str {
+    pub(super) fn workload(&self) -> &str {
         match self {
             Self::Files(_) => "/w",
             Self::Host { workload } => workload,
         }
     }
 
-    fn hierarchies(&self, dir: &Path) -> Hierarchies {
+    /// Further knobs that the place has, and what is asked of them.
+    pub(super) fn others(&self) -> Vec<(Knob, f64)> {
         match self {
-            Self::Files(version) => {
-                let root = |tree| Root::open(&dir.join(tree), *version).unwrap();
-                Hierarchies::at(root("cpu"), root("memory"))
-            }
+            Self::Files(version) => other_knobs(*version, Some(DISK)),
+            Self::Host { workload } => HostCgroup::knobs(workload),
+        }
+    }
+
+    pub(super) fn hierarchies(&self, dir: &Path) -> Hierarchies {
+        match self {
+            Self::Files(version) => hierarchies(dir, *version),
             Self::Host { .. } => Hierarchies::detect(),
         }
     }
@@ -102,9 +103,10 @@ impl Place {
     }
 }
 
-/// Raised, raised more, lowered below its own with the burst, memory raised, given back.
-fn script(workload: &str) -> Vec<Request> {
-    vec![
+/// Raised, raised more, lowered below its own with the burst, memory raised, given back; then every
+/// other knob of the place, and all given back again.
+pub(super) fn script(workload: &str, others: &[(Knob, f64)]) -> Vec<Request> {
+    let mut script = vec![
         request(workload, Knob::CpuQuota, 1.5, 100.0),
         request(workload, Knob::CpuQuota, 1.75, 100.0),
         request(workload, Knob::MemoryMax, 96.0 * MIB, 100.0),
@@ -113,7 +115,19 @@ fn script(workload: &str) -> Vec<Request> {
         request(workload, Knob::CpuQuota, 1.25, 100.0),
         Request::ReleaseAll,
         request(workload, Knob::MemoryMax, 80.0 * MIB, 100.0),
-    ]
+    ];
+    script.extend(others.iter().map(|(knob, amount)| request(workload, *knob, *amount, 100.0)));
+    script
+}
+
+/// What is asked of the knobs beside quota and hard memory limit.
+fn other_knobs(version: Version, disk: Option<Device>) -> Vec<(Knob, f64)> {
+    let mut knobs = vec![(Knob::CpuBurst, 0.5), (Knob::CpuWeight, 500.0), (Knob::PidsMax, 150.0)];
+    if version == Version::V2 {
+        knobs.extend([(Knob::MemoryHigh, 48.0 * MIB), (Knob::MemoryLow, 8.0 * MIB)]);
+    }
+    knobs.extend(disk.map(|disk| (Knob::IoReadBps(disk), 5e6)));
+    knobs
 }
 
 /// The process that dies. Does nothing when run as an ordinary test.
@@ -127,7 +141,7 @@ fn dying_process() {
     let steps = DieAt { step, left: AtomicU32::new(nth.parse().unwrap()) };
     let bench = Bench::at(&dir, Version::V2);
     let (mut engine, _) = bench.engine_on(RECLAIM, place.hierarchies(&dir), steps);
-    for ask in script(place.workload()) {
+    for ask in script(place.workload(), &place.others()) {
         let response = engine.handle(&ask, Duration::ZERO);
         let text = format!("{response:?}");
         assert!(!text.starts_with("Failed") && !text.starts_with("Refused"), "{ask:?}: {text}");
@@ -157,7 +171,8 @@ fn die_everywhere(place: &Place, bench: &Bench, files: &dyn Fn() -> BTreeMap<Pat
     for step in STEPS {
         for nth in 1..=TIMES {
             let case = format!("{step:?} {nth}");
-            if run_to_death(place, &bench.dir, step, nth) {
+            let died = run_to_death(place, &bench.dir, step, nth);
+            if died {
                 died_at.insert(case.clone());
             }
             let hierarchies = place.hierarchies(&bench.dir);
@@ -167,12 +182,17 @@ fn die_everywhere(place: &Place, bench: &Bench, files: &dyn Fn() -> BTreeMap<Pat
             assert_eq!((tally.foreign, tally.gone, tally.pending), (0, 0, 0), "{case}");
             drop(engine);
             assert_eq!(files(), before, "{case}");
+            if !died {
+                break;
+            }
         }
         let first = format!("{step:?} 1");
         assert!(died_at.contains(&first), "{step:?} is never reached: {died_at:?}");
     }
-    // Each step of each change in the script, so that a step that is skipped is noticed.
-    assert!(died_at.len() >= 35, "{died_at:?}");
+    // Each step of each change in the script, so that a step that is skipped is noticed: the nine
+    // changes and returns of quota and memory, and one of each other knob.
+    let n_others = place.others().len();
+    assert!(died_at.len() >= 35 + 6 * n_others, "{n_others} others: {died_at:?}");
 }
 
 #[test]
@@ -188,49 +208,92 @@ fn death_at_any_step_on_v2_files_leaves_nothing_behind() {
 }
 
 /// A cgroup of this host with limits, removed when dropped.
-struct HostCgroup {
-    dirs: Vec<PathBuf>,
-    files: Vec<PathBuf>,
+pub(super) struct HostCgroup {
+    pub(super) dirs: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
 }
 
+/// Controllers of the cgroup; without the first two there is no test.
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "blkio"];
+
+/// Files of knobs, each with what the cgroup is given of its own.
+const OWN: [(&str, &str); 12] = [
+    ("cpu.cfs_quota_us", "100000"),
+    ("cpu.max", "100000 100000"),
+    ("cpu.cfs_burst_us", "90000"),
+    ("cpu.max.burst", "90000"),
+    ("cpu.shares", "300"),
+    ("cpu.weight", "30"),
+    ("memory.limit_in_bytes", "67108864"),
+    ("memory.max", "67108864"),
+    ("memory.high", "33554432"),
+    ("memory.low", "0"),
+    ("pids.max", "100"),
+    ("blkio.throttle.read_bps_device", ""),
+];
+
 impl HostCgroup {
-    fn make(name: &str) -> Result<Self, String> {
+    pub(super) fn make(name: &str) -> Result<Self, String> {
         let layout = Layout::detect(Path::new("/")).map_err(|error| error.to_string())?;
         let mut made = Self { dirs: Vec::new(), files: Vec::new() };
-        for controller in ["cpu", "memory"] {
-            let home = layout.home(controller).ok_or(format!("no {controller} controller"))?;
-            let home = &layout.hierarchies[home];
-            let dir = home.dir.join(name);
+        for controller in CONTROLLERS {
+            let Some(home) = layout.home(controller) else {
+                if matches!(controller, "cpu" | "memory") {
+                    return Err(format!("no {controller} controller"));
+                }
+                continue;
+            };
+            let dir = layout.hierarchies[home].dir.join(name);
             if !made.dirs.contains(&dir) {
                 fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
                 made.dirs.push(dir.clone());
             }
-            let values: &[(&str, &str)] = match (controller, home.version) {
-                ("cpu", Version::V1) => &[("cpu.cfs_quota_us", "100000")],
-                ("cpu", Version::V2) => &[("cpu.max", "100000 100000")],
-                (_, Version::V1) => &[("memory.limit_in_bytes", "67108864")],
-                (_, Version::V2) => &[("memory.max", "67108864")],
-            };
-            for (file, value) in values {
+            for (file, value) in OWN {
                 let path = dir.join(file);
-                fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))?;
+                if !path.exists() || made.files.contains(&path) {
+                    continue;
+                }
+                if !value.is_empty() {
+                    let written = fs::write(&path, value);
+                    written.map_err(|error| format!("{}: {error}", path.display()))?;
+                }
                 made.files.push(path);
             }
-            for burst in ["cpu.cfs_burst_us", "cpu.max.burst"] {
-                let path = dir.join(burst);
-                if path.exists() && !made.files.contains(&path) {
-                    fs::write(&path, "90000").map_err(|error| error.to_string())?;
-                    made.files.push(path);
-                }
+            let io_max = dir.join("io.max");
+            if io_max.exists() && !made.files.contains(&io_max) {
+                made.files.push(io_max);
             }
         }
         Ok(made)
+    }
+
+    /// Further knobs that the cgroup at `workload` has.
+    fn knobs(workload: &str) -> Vec<(Knob, f64)> {
+        let hierarchies = Hierarchies::detect();
+        let path = CgroupPath::parse(workload).unwrap();
+        let version = hierarchies.root(Knob::CpuQuota).unwrap().version();
+        let mut knobs = other_knobs(version, disk());
+        knobs.retain(|(knob, _)| {
+            let dir = hierarchies.open(&path, *knob);
+            dir.is_ok_and(|dir| knob::read(&dir, *knob).is_ok())
+        });
+        knobs
     }
 
     fn snapshot(&self) -> BTreeMap<PathBuf, String> {
         let read = |path: &PathBuf| (path.clone(), fs::read_to_string(path).unwrap());
         self.files.iter().map(read).collect()
     }
+}
+
+/// A whole disk of this host on which limits are kept.
+fn disk() -> Option<Device> {
+    let mut disks = fs::read_dir("/sys/block").ok()?.flatten().filter_map(|entry| {
+        let dir = entry.path();
+        // One that is backed by hardware, or by a hypervisor.
+        dir.join("device").exists().then(|| fs::read_to_string(dir.join("dev")).ok())?
+    });
+    disks.next()?.trim().parse().ok()
 }
 
 impl Drop for HostCgroup {
@@ -266,15 +329,16 @@ fn a_journal_torn_at_any_byte_gives_back_what_was_written() {
         // Length of the journal and state of the files before each change, and at the end.
         let mut stages = Vec::new();
         let (mut engine, _) = bench.engine(RECLAIM);
-        for ask in script("/w") {
+        let asks = script("/w", &other_knobs(version, Some(DISK)));
+        for ask in &asks {
             stages.push((fs::metadata(&journal).unwrap().len(), bench.snapshot()));
-            engine.handle(&ask, Duration::ZERO);
+            engine.handle(ask, Duration::ZERO);
         }
         stages.push((fs::metadata(&journal).unwrap().len(), bench.snapshot()));
         drop(engine);
         let bytes = fs::read(&journal).unwrap();
         let releases: Vec<bool> =
-            script("/w").iter().map(|ask| !matches!(ask, Request::Apply { .. })).collect();
+            asks.iter().map(|ask| !matches!(ask, Request::Apply { .. })).collect();
         for end in 0..=bytes.len() {
             let reached = stages.iter().rposition(|(length, _)| *length <= end as u64);
             let stage = reached.unwrap_or(0);

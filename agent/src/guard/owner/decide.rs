@@ -71,7 +71,7 @@ impl Owner {
     pub fn keeps(&self, knob: Knob, limit: Limit) -> Limit {
         match (self, limit) {
             (Self::Docker { .. } | Self::Podman { .. }, Limit::At(cores))
-                if knob.resource() == Resource::Cpu =>
+                if knob.resource() == Some(Resource::Cpu) =>
             {
                 // What is a whole percent but for the last bits of its number stays.
                 Limit::At((cores * 100.0 - 1e-6).ceil() / 100.0)
@@ -200,7 +200,7 @@ pub fn returning(knob: Knob, has: Limit, own: Limit, ours: &[Limit]) -> Return {
 /// Whether two values are the same but for rounding: a thousandth of a core, a large page's worth
 /// of a kilobyte each.
 pub fn same(knob: Knob, a: Limit, b: Limit) -> bool {
-    let slack = if knob.resource() == Resource::Cpu { 1.5e-3 } else { 65_536.0 };
+    let slack = if knob.resource() == Some(Resource::Cpu) { 1.5e-3 } else { 65_536.0 };
     match (a, b) {
         (Limit::At(a), Limit::At(b)) => (a - b).abs() <= slack,
         (Limit::Unlimited, Limit::Unlimited) => true,

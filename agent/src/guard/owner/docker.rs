@@ -77,7 +77,7 @@ impl Inspected {
 impl HostConfig {
     /// The limit in force by the engine's own account.
     pub(super) fn limit(&self, knob: Knob) -> Limit {
-        if knob.resource() == Resource::Memory {
+        if knob.resource() == Some(Resource::Memory) {
             return match self.memory_bytes {
                 bytes if bytes > 0 => Limit::At(bytes as f64),
                 _ => Limit::Unlimited,
@@ -118,7 +118,7 @@ impl HostConfig {
     /// What Docker is to be sent. A container made with `--cpus` takes only CPUs, and one made with
     /// `--cpu-quota`, or with neither, only a quota.
     fn docker_update(&self, knob: Knob, limit: Limit) -> String {
-        if knob.resource() == Resource::Memory {
+        if knob.resource() == Some(Resource::Memory) {
             let (memory, swap) = self.memory_and_swap_bytes(limit);
             return match swap {
                 Some(swap) => json!({ "Memory": memory, "MemorySwap": swap }),

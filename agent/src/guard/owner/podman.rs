@@ -51,7 +51,7 @@ pub(super) fn tell(
 
 /// Resources in the form of the OCI runtime specification.
 fn update(limits: &HostConfig, knob: Knob, limit: Limit) -> String {
-    if knob.resource() == Resource::Memory {
+    if knob.resource() == Some(Resource::Memory) {
         let (memory, swap) = limits.memory_and_swap_bytes(limit);
         return match swap {
             Some(swap) => json!({ "memory": { "limit": memory, "swap": swap } }),

@@ -5,6 +5,7 @@
 
 pub mod devices;
 pub mod held;
+pub mod knobs;
 pub mod layout;
 pub mod parse;
 pub mod read;

@@ -59,7 +59,7 @@ const DESCRIPTORS_SPARED: u64 = 256;
 /// Ticks between tries to open files a workload did not have, and between quick looks at the tree
 /// while kernel events tell of changes.
 const SLOW_EVERY_TICKS: u64 = 30;
-const QUICK_EVERY_TICKS: u64 = 5;
+const QUICK_EVERY_TICKS: u64 = 15;
 
 /// Everything seen in one period.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -114,6 +114,7 @@ impl LimitsInForce {
             Knob::CpuQuota => self.cpu_quota,
             Knob::MemoryMax => self.memory_max,
             Knob::MemoryHigh => self.memory_high,
+            _ => None,
         }
     }
 

@@ -1,0 +1,209 @@
+//! What a plan needs beside each workload by itself: the limits that no sample tells, what
+//! neighbours give, and the budget of the host. Calls the pure parts and keeps what they remember.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use headroom_allocate::{
+    Action, Decision, Device, HostCapacity, HostPolicy, Knob, KnobKind, Limit, Peer, PeerMemory,
+    Rail, WorkloadPolicy,
+    budget::{self, Claim},
+    peers,
+};
+use headroom_telemetry::{Sample, Workload};
+
+use super::{
+    audit::{AuditRecord, Outcome},
+    planning::{Planned, Planner},
+    policy_file::PolicyFile,
+};
+use crate::observe::cgroup::knobs::{FurtherLimits, disks};
+
+/// Ticks between two looks at which disks there are.
+const DISKS_EVERY_TICKS: u64 = 60;
+
+/// The knobs whose raises come out of the host's budget.
+const BUDGETED: [Knob; 3] = [Knob::CpuQuota, Knob::MemoryMax, Knob::MemoryHigh];
+
+/// Facts and memories of the knobs of this host.
+#[derive(Debug)]
+pub(super) struct Knobs {
+    root: PathBuf,
+    further: FurtherLimits,
+    peers: PeerMemory,
+    disks: Vec<Device>,
+    /// What the last plan left of the host to give, by knob.
+    left: BTreeMap<Knob, f64>,
+    ticks: u64,
+}
+
+impl Knobs {
+    /// Of the host whose files are below `root`.
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            further: FurtherLimits::new(root),
+            peers: PeerMemory::default(),
+            disks: disks(root),
+            left: BTreeMap::new(),
+            ticks: 0,
+        }
+    }
+
+    /// A period has begun.
+    pub(super) fn begin(&mut self) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(DISKS_EVERY_TICKS) {
+            self.disks = disks(&self.root);
+        }
+    }
+
+    /// The limits of `path` that no sample tells and its policy moves.
+    pub(super) fn further(&mut self, path: &str, policy: &WorkloadPolicy) -> Vec<(Knob, Limit)> {
+        self.further.of(path, &policy.knobs, self.ticks)
+    }
+
+    /// Drops what is known of a workload that is gone.
+    pub(super) fn forget(&mut self, path: &str) {
+        self.further.forget(path);
+        self.peers.forget(path);
+    }
+
+    /// Brings the plans of all workloads together: adds what neighbours give, and cuts raises to
+    /// what the host has.
+    pub(super) fn arrange(
+        &mut self,
+        workloads: &[(Workload, Sample)],
+        planned: &mut BTreeMap<String, Planned>,
+        policy: &mut PolicyFile,
+        planner: &Planner,
+        host: &HostCapacity,
+        now_s: f64,
+    ) {
+        let policies: Vec<WorkloadPolicy> =
+            workloads.iter().map(|(workload, _)| policy.for_workload(workload).clone()).collect();
+        let asked = self.ask_peers(workloads, planned, &policies, host, now_s);
+        for decision in asked {
+            if let Some(plan) = planned.get_mut(&decision.workload) {
+                plan.decisions.push(decision);
+            }
+        }
+        self.left = fit_budget(workloads, planned, &policies, planner, host, policy.host());
+    }
+
+    /// Cuts raises that are decided between two ticks to what the last one left; those of which
+    /// nothing is left go.
+    pub(super) fn spend(&mut self, decisions: &mut Vec<Decision>) {
+        for decision in decisions.iter_mut() {
+            if let Some(left) = self.left.get_mut(&decision.knob) {
+                budget::spend(decision, left);
+            }
+        }
+        decisions.retain(|decision| decision.action != Action::Keep);
+    }
+
+    fn ask_peers(
+        &mut self,
+        workloads: &[(Workload, Sample)],
+        planned: &BTreeMap<String, Planned>,
+        policies: &[WorkloadPolicy],
+        host: &HostCapacity,
+        now_s: f64,
+    ) -> Vec<Decision> {
+        let is_peer = |policy: &&WorkloadPolicy| {
+            [KnobKind::MemoryReclaim, KnobKind::IoMax]
+                .iter()
+                .any(|kind| policy.knobs.contains(kind))
+        };
+        if !policies.iter().any(|policy| is_peer(&policy)) && !self.peers.holds() {
+            return Vec::new();
+        }
+        let peers: Vec<Peer<'_>> = workloads
+            .iter()
+            .zip(policies)
+            .map(|((workload, sample), policy)| Peer {
+                path: &workload.path,
+                policy,
+                sample,
+                forecasts: planned
+                    .get(&workload.path)
+                    .map_or(&[], |plan| plan.forecasts.as_slice()),
+            })
+            .collect();
+        let mut asked = peers::take_back(&peers, host, &mut self.peers, now_s);
+        asked.extend(peers::slow_io(&peers, &self.disks, &mut self.peers, now_s));
+        asked
+    }
+
+    /// Notes what the guard made of a decision; whether it was one that neighbours were asked for.
+    pub(super) fn learn(&mut self, record: &AuditRecord) -> bool {
+        let Decision { workload, knob, t_s, reason, .. } = &record.decision;
+        if reason.rail != Rail::ForPeer {
+            return false;
+        }
+        match &record.outcome {
+            Outcome::Applied { baseline, applied, holds: true, .. } => {
+                self.peers.leased(workload, *knob, *baseline, *applied, *t_s);
+            }
+            Outcome::Applied { .. } | Outcome::Released { .. } | Outcome::Lost(_) => {
+                self.peers.released(workload, *knob);
+            }
+            Outcome::Failed(_)
+            | Outcome::Reclaimed { .. }
+            | Outcome::Kept { .. }
+            | Outcome::Followed(_) => {}
+        }
+        true
+    }
+}
+
+/// Cuts the raises in `planned` to what the host has for all of them.
+fn fit_budget(
+    workloads: &[(Workload, Sample)],
+    planned: &mut BTreeMap<String, Planned>,
+    policies: &[WorkloadPolicy],
+    planner: &Planner,
+    host: &HostCapacity,
+    of_host: &HostPolicy,
+) -> BTreeMap<Knob, f64> {
+    let mut all_left = BTreeMap::new();
+    for knob in BUDGETED {
+        let Some(resource) = knob.resource() else { continue };
+        let mut plan = Vec::new();
+        let mut claims = Vec::new();
+        for ((workload, sample), policy) in workloads.iter().zip(policies) {
+            let decisions = planned.get(&workload.path).map(|plan| plan.decisions.as_slice());
+            let decision = decisions.into_iter().flatten().find(|decision| decision.knob == knob);
+            let Some(decision) = decision else { continue };
+            let own = planner.own(&workload.path, knob, decision.current);
+            let asks = !matches!(decision.action, Action::Keep);
+            // One that neither asks nor holds claims nothing.
+            if !asks && own == decision.current {
+                continue;
+            }
+            claims.push(Claim {
+                decision: plan.len(),
+                own,
+                usage: resource.usage(sample),
+                objective: policy.objective,
+            });
+            plan.push(decision.clone());
+        }
+        let uses = workloads.iter().filter_map(|(workload, sample)| {
+            Some((workload.path.as_str(), resource.usage(sample)?))
+        });
+        let in_use = budget::in_use(uses);
+        let left = budget::fit(&mut plan, &claims, knob, in_use, host, of_host.reserve);
+        all_left.insert(knob, left);
+        for cut in plan {
+            let decisions = planned.get_mut(&cut.workload).map(|plan| &mut plan.decisions);
+            let found = decisions.into_iter().flatten().find(|decision| decision.knob == knob);
+            if let Some(decision) = found {
+                *decision = cut;
+            }
+        }
+    }
+    all_left
+}
