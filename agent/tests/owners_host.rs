@@ -87,10 +87,8 @@ impl Unit {
     /// One with a file.
     fn with_file(name: &str) -> Self {
         let name = format!("hrtest-{name}.service");
-        let file = format!(
-            "[Service]\nExecStart=/usr/bin/sleep infinity\nCPUQuota=50%\nMemoryHigh=64M\n\
-             MemoryMax=128M\n"
-        );
+        let file = "[Service]\nExecStart=/usr/bin/sleep infinity\nCPUQuota=50%\nMemoryHigh=64M\n\
+            MemoryMax=128M\n";
         fs::create_dir_all("/run/systemd/system").unwrap();
         fs::write(format!("/run/systemd/system/{name}"), file).unwrap();
         sh(&format!("systemctl daemon-reload && systemctl start {name}"));

@@ -89,7 +89,7 @@ pub struct Entry {
     /// The owner that was asked to make the change; `None` when the file was written, and in
     /// journals that know of no owners.
     #[serde(default)]
-    pub stake: Option<Stake>,
+    pub stake: Option<Box<Stake>>,
 }
 
 /// How a lease ended.

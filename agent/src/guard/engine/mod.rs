@@ -450,7 +450,7 @@ fn entry_of(key: &Key, lease: &Lease, now: Duration) -> Entry {
         unconfirmed: lease.unconfirmed,
         expires_unix_s: unix_s() + lease.expires.saturating_sub(now).as_secs_f64(),
         reason: lease.reason.clone(),
-        stake: lease.stake.clone(),
+        stake: lease.stake.clone().map(Box::new),
     }
 }
 
@@ -464,7 +464,7 @@ fn lease_of(entry: Entry, now: Duration) -> Lease {
         unconfirmed: entry.unconfirmed,
         expires: now,
         reason: entry.reason,
-        stake: entry.stake,
+        stake: entry.stake.map(|stake| *stake),
         pending: None,
     }
 }

@@ -5,7 +5,7 @@
 //! that nothing here waits. While a ticket for a knob is out, the knob is busy: nobody else changes
 //! it or gives it back.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use headroom_allocate::{Knob, Limit};
 use tracing::{info, warn};
@@ -20,6 +20,7 @@ use crate::guard::{
     records::{Ending, Record},
     setting::Setting,
 };
+use crate::observe::cgroup::Version;
 
 /// How far a request has come.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ enum Then {
 enum Answer {
     Nobody,
     Release,
-    All(Tally),
+    /// With what else is to be given back before it is answered.
+    All(Tally, VecDeque<Ticket>),
 }
 
 impl Ticket {
@@ -78,7 +80,7 @@ impl<S: Steps> Engine<S> {
         now: Duration,
     ) -> Progress {
         let result = match (ticket.then, done) {
-            (Then::Apply(asked), Done::Learned(learned)) => self.learned(asked, learned, now),
+            (Then::Apply(asked), Done::Learned(learned)) => self.learned(&asked, learned, now),
             (Then::Confirm { key, change, applied }, Done::Told(told)) => {
                 self.busy.remove(&key);
                 self.told(&key, &change, applied, told, now)
@@ -110,27 +112,25 @@ impl<S: Steps> Engine<S> {
 
     /// The answer to a release of `key`, which has been tried; waits for the owner if there is one.
     pub(super) fn await_release(&mut self, key: &Key, held: bool) -> Progress {
-        match self.claim_return(Some(key), Answer::Release) {
+        match self.claim_return(key) {
             Some(ticket) => Progress::Waiting(ticket),
             None => Progress::Answered(Response::Released(self.released(key, held))),
         }
     }
 
-    /// The answer to a release of everything, which has been tried with the outcome `tally`.
+    /// The answer to a release of everything, which has been tried with the outcome `tally`. What
+    /// is still to be asked is asked by whoever waits, one after the other.
     pub(super) fn await_all(&mut self, tally: Tally) -> Progress {
-        match self.claim_return(None, Answer::All(tally)) {
-            Some(ticket) => Progress::Waiting(ticket),
-            None => Progress::Answered(Response::ReleasedAll(tally)),
-        }
+        let rest = std::mem::take(&mut self.returns);
+        await_rest(tally, rest)
     }
 
-    /// A ticket that gives `key` back, or any when it is `None`, now waited for by `waits`.
-    fn claim_return(&mut self, key: Option<&Key>, waits: Answer) -> Option<Box<Ticket>> {
-        let at =
-            self.returns.iter().position(|ticket| key.is_none_or(|key| ticket.returns(key)))?;
+    /// The ticket that gives `key` back, now waited for by whoever asked for it.
+    fn claim_return(&mut self, key: &Key) -> Option<Box<Ticket>> {
+        let at = self.returns.iter().position(|ticket| ticket.returns(key))?;
         let mut ticket = self.returns.remove(at)?;
         if let Then::Return { answer, .. } = &mut ticket.then {
-            *answer = waits;
+            *answer = Answer::Release;
         }
         Some(Box::new(ticket))
     }
@@ -144,7 +144,7 @@ impl<S: Steps> Engine<S> {
 
     fn returned(&mut self, key: &Key, ending: Option<Ending>, answer: Answer) -> Progress {
         match answer {
-            Answer::All(mut tally) => {
+            Answer::All(mut tally, rest) => {
                 let count = match ending {
                     Some(Ending::Restored) => Some(&mut tally.restored),
                     Some(Ending::Foreign) => Some(&mut tally.foreign),
@@ -155,7 +155,7 @@ impl<S: Steps> Engine<S> {
                     *count += 1;
                     tally.pending = tally.pending.saturating_sub(1);
                 }
-                self.await_all(tally)
+                await_rest(tally, rest)
             }
             Answer::Nobody | Answer::Release => {
                 Progress::Answered(Response::Released(self.released(key, true)))
@@ -165,13 +165,13 @@ impl<S: Steps> Engine<S> {
 
     fn learned(
         &mut self,
-        asked: Asked,
+        asked: &Asked,
         learned: Result<Option<Stake>, Unlearned>,
         now: Duration,
     ) -> Result<Progress, No> {
         let workload = &asked.workload;
         match learned {
-            Ok(stake) => self.apply_through(&asked, stake, now),
+            Ok(stake) => self.apply_through(asked, stake, now),
             Err(Unlearned::NoRoute(NoRoute::Kubernetes)) => Err(kubernetes_refused(workload)),
             Err(Unlearned::NoRoute(NoRoute::Unknown(why))) => {
                 self.counters.owner_errors += 1;
@@ -337,12 +337,7 @@ impl<S: Steps> Engine<S> {
         Ok(())
     }
 
-    fn standing_of(
-        &self,
-        key: &Key,
-        found: Setting,
-        version: crate::observe::cgroup::Version,
-    ) -> Option<GiveBack> {
+    fn standing_of(&self, key: &Key, found: Setting, version: Version) -> Option<GiveBack> {
         let lease = self.leases.get(key)?;
         Some(lease.give_back(found, version, self.parts.page_bytes))
     }
@@ -469,6 +464,17 @@ impl<S: Steps> Engine<S> {
             to = ?found.limit(), reason = change.reason, "changed"
         );
     }
+}
+
+/// The next of `rest` to be asked, or the answer.
+fn await_rest(tally: Tally, mut rest: VecDeque<Ticket>) -> Progress {
+    let Some(mut ticket) = rest.pop_front() else {
+        return Progress::Answered(Response::ReleasedAll(tally));
+    };
+    if let Then::Return { answer, .. } = &mut ticket.then {
+        *answer = Answer::All(tally, rest);
+    }
+    Progress::Waiting(Box::new(ticket))
 }
 
 /// The refusal of what is the kubelet's.

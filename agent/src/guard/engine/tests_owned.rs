@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use headroom_allocate::{Knob, Limit};
 
 use super::{
-    Engine, Unwatched,
+    Engine, Progress, Unwatched,
     bench::{Bench, RAISE, applied, failed, refused, request},
 };
 use crate::{
@@ -123,6 +123,23 @@ fn a_release_waits_for_the_owner() {
         other => panic!("{other:?}"),
     }
     assert_eq!(world.file(), "100000 100000");
+}
+
+#[test]
+fn whoever_releases_everything_asks_for_all_of_it_itself() {
+    let mut world = World::new();
+    applied(world.ask(2.0, 10.0, 0));
+    let Progress::Waiting(ticket) = world.engine.begin(&Request::ReleaseAll, s(1)) else {
+        panic!()
+    };
+    assert!(world.engine.take_returns().is_empty(), "nobody else is sent");
+    let done = world.owners.run(&ticket.errand);
+    match world.engine.resume(*ticket, done, s(1)) {
+        Progress::Answered(Response::ReleasedAll(tally)) => {
+            assert_eq!((tally.restored, tally.pending), (1, 0));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

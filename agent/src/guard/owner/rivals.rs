@@ -195,7 +195,7 @@ mod tests {
             contests.note(&a, at(second));
         }
         assert_eq!(contests.left_to_others(&a, at(400)), Some(at(600)));
-        assert_eq!(contests.contested(at(500)), [a.clone()]);
+        assert_eq!(contests.contested(at(500)), std::slice::from_ref(&a));
         assert_eq!(contests.left_to_others(&b, at(400)), None);
         assert_eq!(contests.left_to_others(&a, at(1_000)), None);
         // Rare changes are no contest.
