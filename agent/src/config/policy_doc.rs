@@ -82,6 +82,8 @@ fn the_shipped_files_show_every_key() {
     let guard = file("deploy/config/guard.toml");
     let mut of_guard = keys(&GuardConfig::default());
     of_guard.remove("allow");
+    // A table of its own, which the file shows with its keys.
+    assert!(of_guard.remove("owners") && guard.contains("\n[owners]\n"));
     for key in of_guard.iter().chain(&keys(&allowance())) {
         assert!(guard.contains(&format!("{key} = ")), "guard.toml does not show {key}");
     }
