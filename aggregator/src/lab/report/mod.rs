@@ -2,6 +2,7 @@
 
 mod chart;
 mod drill;
+mod frontier;
 
 use std::fmt::Write as _;
 
@@ -84,6 +85,7 @@ fn section(html: &mut String, told: &Told, resource: &ResourceRun) {
     put(html, "</div>");
     keys(html, &resource.runs);
     table(html, resource);
+    frontier::section(html, resource);
     drill::section(html, told, resource);
     outliers(html, own);
 }
