@@ -73,6 +73,25 @@ fn forecasts_are_rows_of_ascending_quantiles_ahead_of_their_origin() {
 }
 
 #[test]
+fn forecasts_do_not_depend_on_the_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("t.csv");
+    trace(&input, |_workload, _at, value| value);
+    let with = |threads: &str| {
+        let out = dir.path().join(format!("{threads}.csv"));
+        let arguments =
+            ["forecast", "--trace", text(&input), "--stride", "7", "--threads", threads];
+        let output = run(&[&arguments[..], &["--out", text(&out)]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read(out).unwrap()
+    };
+    let one = with("1");
+    assert!(one.len() > 10_000);
+    assert_eq!(one, with("2"));
+    assert_eq!(one, with("7"));
+}
+
+#[test]
 fn nothing_after_an_origin_is_known_to_its_forecast() {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("t.csv"), dir.path().join("f.csv"));

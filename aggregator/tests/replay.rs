@@ -63,6 +63,7 @@ fn a_replay_writes_decisions_a_report_and_scores_and_they_are_explained() {
     assert!(decisions.lines().all(|line| line.split(',').count() == 5), "{decisions}");
     assert!(dir.path().join("d.vpa.csv").exists() && dir.path().join("d.oracle.csv").exists());
     let page = fs::read_to_string(dir.path().join("r.html")).unwrap();
+    assert!(page.contains("What can be had at all") && page.contains("<td>7 days</td>"));
     assert!(page.contains("<svg") && !page.contains("http://") && !page.contains("https://"));
 
     let why = ["explain", "--decisions", "d.csv", "--workload", "web-1", "--at", "1700000500"];

@@ -63,6 +63,9 @@ pub struct ForecastArgs {
     /// Rows later than this, seconds since 1970, are not read.
     #[arg(long)]
     until: Option<f64>,
+    /// Threads, at most 16; what is written does not depend on it [default: one per core].
+    #[arg(long)]
+    threads: Option<usize>,
     /// File to write; gzipped when its name ends in .gz, `-` is standard output.
     #[arg(long)]
     out: PathBuf,
@@ -99,6 +102,9 @@ pub fn run(args: &ForecastArgs) -> anyhow::Result<()> {
     let step_s = positive("--step", args.step)?;
     if args.horizon == 0 || args.stride == 0 {
         bail!("--horizon and --stride: at least one step");
+    }
+    if args.threads == Some(0) {
+        bail!("--threads 0: at least one");
     }
     let mut output = Output::create(&args.out)?;
     let levels = LAB_LEVELS.map(|level| format!("q{level}")).join(",");
@@ -152,7 +158,8 @@ fn forecast_trace(
 ) -> anyhow::Result<()> {
     let asked = asked_columns(&trace, &args.resources)?;
     let plan = Plan::new(args, step_s, &trace, asked);
-    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
+    let per_core = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = args.threads.unwrap_or_else(per_core).min(THREADS_MAX);
     let workers = thread::scope(|scope| -> anyhow::Result<Vec<Tally>> {
         let mut senders = Vec::new();
         let mut receivers = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Two views are joined. Each column is held against its own level and its own time of day, which
 //! sees jumps. A random cut forest (Guha et al., ICML 2016) holds the columns against each other,
-//! which sees relations that break. Both are turned into the probability of so much surprise in this
+//! which sees relations that break. Means of both over an hour and half a day see what lasts. All are turned into the probability of so much surprise in this
 //! workload's own past, so columns without a unit and workloads of any noise compare.
 
 use rcf3::Forest;
@@ -22,6 +22,11 @@ const WARM_UP_STEPS: u64 = 200;
 const RELEASE_FACTOR: f64 = 20.0;
 /// ... for so many steps.
 const RELEASE_STEPS: u32 = 3;
+/// Share of a step's surprise in the means that look back on about an hour and half a day of five
+/// minutes: what goes wrong for long is seldom striking at any one step.
+const MEAN_SHARES: [f64; 2] = [1.0 / 12.0, 1.0 / 72.0];
+/// What the rareness of such a mean counts beside that of the step.
+const MEAN_WEIGHT: f64 = 0.5;
 const DAY_S: f64 = 86_400.0;
 
 /// What is looked at.
@@ -53,6 +58,8 @@ pub struct Detector {
     point: Vec<f32>,
     by_column: Tail,
     by_forest: Tail,
+    means: [f64; MEAN_SHARES.len()],
+    by_mean: [Tail; MEAN_SHARES.len()],
     joint: Tail,
     n_steps: u64,
     threshold: f64,
@@ -71,6 +78,8 @@ impl Detector {
             point: Vec::new(),
             by_column: Tail::new(),
             by_forest: Tail::new(),
+            means: [0.0; MEAN_SHARES.len()],
+            by_mean: MEAN_SHARES.map(|_| Tail::new()),
             joint: Tail::new(),
             n_steps: 0,
             threshold: (config.false_alarms_per_day / steps_per_day).clamp(P_MIN, 0.5),
@@ -111,10 +120,22 @@ impl Detector {
             }
             None => -p_column.ln(),
         };
+        let surprise = surprise + MEAN_WEIGHT * self.lasting(surprise);
         let p = self.joint.probability(surprise);
         self.joint.add(surprise);
         self.decide(p);
         Verdict { score: 1.0 - p, is_anomalous: self.is_anomalous }
+    }
+
+    /// How rare it is that steps have been so surprising for so long.
+    fn lasting(&mut self, surprise: f64) -> f64 {
+        let mut lasting = 0.0;
+        for ((mean, tail), share) in self.means.iter_mut().zip(&mut self.by_mean).zip(MEAN_SHARES) {
+            *mean += (surprise - *mean) * share;
+            lasting -= tail.probability(*mean).ln();
+            tail.add(*mean);
+        }
+        lasting
     }
 
     /// How much the step stands apart in the forest; `None` while that knows too little.

@@ -67,6 +67,11 @@ impl Ensemble {
         size_of_val(&*self.regrets)
     }
 
+    /// Leaves `share` of what was learned.
+    pub(crate) fn forget(&mut self, share: f32) {
+        self.regrets.iter_mut().flatten().flatten().for_each(|regret| *regret *= share);
+    }
+
     /// Weights by level of the experts that have `answered`, at horizons of `group`.
     pub(crate) fn weights(&self, group: usize, answered: &[bool; N_EXPERTS]) -> Weights {
         let regrets = &self.regrets[group];

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`answer`] (what a forecast of the live loop is), `series` (one series, streamed),
 //! `history` (what it remembers), `experts` (who answers), `ensemble` (how much each is believed),
-//! `calibration` (what is put right afterwards).
+//! `regime` (since when the series has been as it is), `calibration` (what is put right afterwards),
+//! `young` (what is said while little is known).
 
 pub mod answer;
 mod calibration;
@@ -11,7 +12,9 @@ mod experts;
 mod history;
 mod levels;
 mod prior;
+mod regime;
 mod series;
+mod young;
 
 pub use answer::{Forecast, Grid, HORIZON_STEPS, HORIZONS, LEVELS, QUANTILES, Source, repair};
 pub use experts::{N_EXPERTS, NAMES as EXPERTS};

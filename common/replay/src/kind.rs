@@ -115,7 +115,8 @@ impl Kind {
             Self::Captain => ("throttle target", &[0.3, 0.2, 0.1, 0.06, 0.02, 0.0]),
             Self::Static => ("margin", &[-0.75, -0.5, -0.25, 0.0, 0.25]),
             Self::Peak | Self::Seasonal => ("margin", &[-0.25, 0.0, 0.15, 0.3, 0.6, 1.0, 2.0]),
-            Self::Senpai | Self::Oracle => ("margin", &[-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5]),
+            Self::Senpai => ("margin", &[-0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5]),
+            Self::Oracle => ("hours held", &[0.25, 1.0, 3.0, 6.0, 12.0, 24.0, 72.0, 168.0]),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Every figure comes with its spread and what it is to be compared with.
 
 mod account;
+mod detect;
 mod fingerprint;
 mod forecast;
 mod player;
@@ -59,6 +60,8 @@ pub(crate) struct BenchArgs {
     forecast: forecast::ForecastOptions,
     #[command(flatten)]
     replay: replay::ReplayOptions,
+    #[command(flatten)]
+    detect: detect::DetectOptions,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -87,14 +90,18 @@ enum Subject {
     Forecast,
     /// How long a replay of all policies takes and what it scores; not part of `all`
     Replay,
+    /// How well anomalies that people marked are found, beside a moving mean; not part of `all`
+    Detect,
     /// All the others
     All,
 }
 
 impl Subject {
     fn includes(self, other: Self) -> bool {
-        let is_apart =
-            matches!(other, Self::Fingerprint | Self::Forecast | Self::Replay | Self::Scale);
+        let is_apart = matches!(
+            other,
+            Self::Fingerprint | Self::Forecast | Self::Replay | Self::Detect | Self::Scale
+        );
         self == other || (self == Self::All && !is_apart)
     }
 }
@@ -114,6 +121,10 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if args.subject == Subject::Replay {
         let trace = args.forecast.trace.first().map(PathBuf::as_path);
         replay::run(args.workloads, trace, &args.replay, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.subject == Subject::Detect {
+        detect::run(&args.detect, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     need_root()?;

@@ -44,7 +44,7 @@ enum Then {
     /// Go on with a request, knowing whom to ask.
     Apply(Asked),
     /// Read back what was told.
-    Confirm { key: Key, change: Change, applied: Applied },
+    Confirm { key: Key, change: Box<Change>, applied: Applied },
     /// End the lease.
     Return { key: Key, keep: Option<Setting>, answer: Answer },
 }
@@ -206,7 +206,7 @@ impl<S: Steps> Engine<S> {
         self.parts.steps.reached(Step::BetweenWrites);
         self.busy.insert(key.clone());
         let errand = Errand::Tell { owner, knob: key.knob, limit: change.to.limit() };
-        let then = Then::Confirm { key: key.clone(), change, applied };
+        let then = Then::Confirm { key: key.clone(), change: Box::new(change), applied };
         Ok(Progress::Waiting(Box::new(Ticket { errand, then })))
     }
 

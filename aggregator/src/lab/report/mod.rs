@@ -2,6 +2,7 @@
 
 mod chart;
 mod drill;
+mod frontier;
 
 use std::fmt::Write as _;
 
@@ -26,6 +27,7 @@ pub(super) fn page(told: &Told, resources: &[ResourceRun]) -> String {
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>Replay of {0}</title>\n<style>{1}</style></head><body>\n\
          <h1>Replay of {0}</h1>\n",
         escape(&told.trace),
@@ -84,6 +86,7 @@ fn section(html: &mut String, told: &Told, resource: &ResourceRun) {
     put(html, "</div>");
     keys(html, &resource.runs);
     table(html, resource);
+    frontier::section(html, resource);
     drill::section(html, told, resource);
     outliers(html, own);
 }
@@ -297,4 +300,39 @@ fn notes(html: &mut String, told: &Told) {
     }
     put(html, &format!("<h2>How to read this</h2><ul class=\"notes\">{list}</ul>"));
     put(html, &format!("<p class=\"quiet\">{}</p>", escape(&told.findings.to_string())));
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_replay::Kind;
+
+    /// Relative luminance of `#rrggbb`, as WCAG 2 defines it.
+    fn luminance(colour: &str) -> f64 {
+        let channel = |at: usize| {
+            let share = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if share <= 0.040_45 { share / 12.92 } else { ((share + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
+    }
+
+    /// The light and the dark colour of a name in the style sheet.
+    fn colours(name: &str) -> [&'static str; 2] {
+        let css = include_str!("page.css");
+        let found = css.split(&format!("--{name}: light-dark(")).nth(1);
+        let pair = found.unwrap_or_else(|| panic!("no colour for {name}"));
+        [&pair[..7], &pair[9..16]]
+    }
+
+    #[test]
+    fn every_policy_and_all_text_stand_out_in_light_and_in_dark() {
+        let names = Kind::ALL.map(Kind::name).into_iter().chain(["text", "quiet"]);
+        for name in names {
+            for scheme in 0..2 {
+                let mut two = [name, "ground"].map(|name| luminance(colours(name)[scheme]));
+                two.sort_by(f64::total_cmp);
+                let contrast = (two[1] + 0.05) / (two[0] + 0.05);
+                assert!(contrast >= 4.5, "{name}, scheme {scheme}: {contrast}");
+            }
+        }
+    }
 }

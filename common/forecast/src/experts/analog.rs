@@ -127,6 +127,9 @@ impl Likeness {
                 *slot = std::array::from_fn(|lane| slot[lane] * asks[lane]);
             }
         }
+        for slot in weights.iter_mut().take(ahead + view.start).flatten() {
+            *slot *= view.old_share;
+        }
         Self { weights, ahead }
     }
 

@@ -58,7 +58,9 @@ fn from(view: &View, h: usize, base: &[f32]) -> Option<Quantiles> {
     let mut weight = 1.0;
     while to >= h && keys.len() < N_CHANGES {
         let value = view.values[to];
-        if !value.is_nan() {
+        // The change of regime itself is not what a series does over as many steps.
+        let spans_regimes = (to - h..to).contains(&view.start) && view.start > 0;
+        if !value.is_nan() && !spans_regimes {
             keys.push(key(now + value - base[to - h], weight));
         }
         weight *= KEEP;

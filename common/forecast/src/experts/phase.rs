@@ -8,6 +8,9 @@ use crate::levels::Quantiles;
 
 /// Weight of a period relative to the one after it.
 const KEEP: f32 = 0.85;
+/// Periods before a change of regime are left out once they count less than this: alone they would
+/// say what was, not what comes.
+const OLD_SHARE_MIN: f32 = 0.5;
 /// Periods looked at.
 const N_PERIODS: usize = 8;
 
@@ -26,11 +29,16 @@ pub(super) fn values(view: &View, period: usize, h: usize, reach: usize) -> Opti
             break;
         }
         let centre = target - back;
+        let is_old = centre < view.start;
+        if is_old && view.old_share < OLD_SHARE_MIN {
+            break;
+        }
+        let share = if is_old { view.old_share } else { 1.0 };
         for i in centre.saturating_sub(reach)..=(centre + reach).min(view.origin) {
             let value = view.values[i];
             if !value.is_nan() {
                 let near = 1.0 - centre.abs_diff(i) as f32 / (reach + 1) as f32;
-                keys.push(key(value, weight * near));
+                keys.push(key(value, weight * near * share));
             }
         }
         weight *= KEEP;

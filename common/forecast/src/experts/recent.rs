@@ -34,5 +34,13 @@ const fn weights() -> [[f32; LANES]; CAPACITY] {
 
 /// What each memory says, of any horizon.
 pub(super) fn answer(view: &View) -> [Option<Quantiles>; LANES] {
-    quantiles_in_order(&view.values, &view.order, &WEIGHTS[CAPACITY - 1 - view.origin..])
+    let weights = &WEIGHTS[CAPACITY - 1 - view.origin..];
+    if view.start == 0 {
+        return quantiles_in_order(&view.values, &view.order, weights);
+    }
+    let mut weights = weights.to_vec();
+    for weight in weights.iter_mut().take(view.start).flatten() {
+        *weight *= view.old_share;
+    }
+    quantiles_in_order(&view.values, &view.order, &weights)
 }

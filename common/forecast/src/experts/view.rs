@@ -1,6 +1,6 @@
 //! The past as experts see it: up to some step, sorted once, with a few smoothed states.
 
-use crate::history::History;
+use crate::{history::History, regime::Regime};
 
 /// Share of a new value in the level that `change` starts from: about an hour at five minutes.
 const LEVEL_SHARE: f32 = 0.15;
@@ -22,18 +22,24 @@ pub(crate) struct View {
     pub(crate) filled: Vec<f32>,
     /// Index of the last step an expert may know.
     pub(crate) origin: usize,
+    /// Index of the first step of the present regime.
+    pub(crate) start: usize,
+    /// What a step before `start` counts beside one after it.
+    pub(crate) old_share: f32,
 }
 
 impl View {
-    /// Everything known, as of the last step; `None` when no value is known.
-    pub(crate) fn of(history: &History) -> Option<Self> {
+    /// Everything known, as of the last step, which is number `n_steps`; `None` when no value is known.
+    pub(crate) fn of(history: &History, regime: &Regime, n_steps: u64) -> Option<Self> {
         let values = history.recent();
         let order = history.order();
         let first = *order.first()?;
         let (filled, smooth) = levels(&values, values[usize::from(first)]);
         let states = states(ranks(&values, &order));
         let origin = values.len() - 1;
-        Some(Self { values, order, states, smooth, filled, origin })
+        let start = regime.start(values.len(), n_steps);
+        let old_share = regime.old_share(start, values.len());
+        Some(Self { values, order, states, smooth, filled, origin, start, old_share })
     }
 
     /// Goes back to an earlier `origin`; there is no way forward again.

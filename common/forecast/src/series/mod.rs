@@ -8,6 +8,8 @@ use crate::{
     experts::{self, N_EXPERTS, Seasons, View},
     history::{CAPACITY, History},
     levels::{N_LEVELS, put_in_order},
+    regime::{self, Regime},
+    young,
 };
 
 /// Steps between two lessons of the ensemble: each asks all experts what they would have said.
@@ -15,6 +17,8 @@ const LESSON_STEPS: u64 = 12;
 /// Steps between two searches for a period at first, and once the history is full: a search costs as
 /// much as thousands of steps.
 const PERIOD_SEARCH_STEPS: [u64; 2] = [288, 1152];
+/// Share of what experts are believed for that a change of regime leaves.
+const LEFT_BY_A_CHANGE: f32 = 0.5;
 /// Greatest value that is taken as it is; no demand comes near, and sums of it stay finite.
 const VALUE_MAX: f32 = 1e30;
 /// Seconds in a day.
@@ -53,6 +57,7 @@ pub struct SeriesForecaster {
     /// Which experts are asked.
     asked: [bool; N_EXPERTS],
     n_steps: u64,
+    regime: Regime,
     last_t_s: Option<f64>,
 }
 
@@ -82,6 +87,7 @@ impl SeriesForecaster {
             calibrated,
             asked: experts::NAMES.map(|name| !experts.contains(&name)),
             n_steps: 0,
+            regime: Regime::new(),
             last_t_s: None,
         }
     }
@@ -120,6 +126,9 @@ impl SeriesForecaster {
         };
         self.history.push(value);
         self.n_steps += 1;
+        if self.n_steps.is_multiple_of(regime::LOOK_STEPS) && value.is_some() && !censored {
+            self.look_for_change();
+        }
         // Nothing is learned from a value that only stands for what was not seen.
         if self.n_steps.is_multiple_of(LESSON_STEPS) && value.is_some() && !censored {
             self.lesson();
@@ -135,6 +144,17 @@ impl SeriesForecaster {
     /// Memory held, bytes.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.history.heap_bytes() + self.ensemble.heap_bytes()
+    }
+
+    /// Looks for a change that lasts. Who was right before it says less about who will be.
+    fn look_for_change(&mut self) {
+        if self.regime.look(&self.history.recent(), self.n_steps) {
+            self.ensemble.forget(LEFT_BY_A_CHANGE);
+        }
+    }
+
+    fn view(&self) -> Option<View> {
+        View::of(&self.history, &self.regime, self.n_steps)
     }
 
     /// Looks for a period other than the day.
@@ -153,7 +173,7 @@ impl SeriesForecaster {
 
     /// Asks the experts what they would have said of the present, a few horizons ago.
     fn lesson(&mut self) {
-        let Some(mut view) = View::of(&self.history) else { return };
+        let Some(mut view) = self.view() else { return };
         let end = view.origin;
         let value = view.values[end];
         let turn = self.n_steps / LESSON_STEPS;
@@ -163,7 +183,7 @@ impl SeriesForecaster {
             #[expect(clippy::cast_possible_truncation, reason = "below the group's width")]
             let h = first + (turn / 2 * 5 % first as u64) as usize;
             let h = h.min(self.config.horizon);
-            if h < first || h + 2 > end || value.is_nan() {
+            if h < first || h + 2 > end - view.start || value.is_nan() {
                 continue;
             }
             view.go_back(end - h);
@@ -179,10 +199,10 @@ impl SeriesForecaster {
     /// What each of [`crate::EXPERTS`] would have said, `h` steps ago, of the last step; for
     /// learning how much to believe them. `None` when the last value or the past is missing.
     pub fn hindsight(&self, h: usize) -> Option<([Option<[f32; 12]>; N_EXPERTS], f32)> {
-        let mut view = View::of(&self.history)?;
+        let mut view = self.view()?;
         let end = view.origin;
         let value = view.values[end];
-        if value.is_nan() || h + 2 > end {
+        if value.is_nan() || h + 2 > end - view.start {
             return None;
         }
         view.go_back(end - h);
@@ -193,9 +213,10 @@ impl SeriesForecaster {
     /// never negative, ascending. `None`, with `out` empty, before the first known value.
     pub fn forecast(&self, out: &mut Vec<[f32; 12]>) -> Option<Told> {
         out.clear();
-        let view = View::of(&self.history)?;
+        let view = self.view()?;
         let answers = experts::answer(&view, self.seasons, &self.asked, self.config.horizon);
         let mut weights = [[0.0; N_LEVELS]; N_EXPERTS];
+        let young = young::share(view.order.len());
         for segment in answers.segments() {
             // Within an octave of horizons the same experts answer, but for the few whose past ends
             // there.
@@ -220,10 +241,13 @@ impl SeriesForecaster {
                     about[level] + steady + beside[level]
                 });
                 put_in_order(&mut told);
-                out.push(match self.calibrated {
-                    true => self.calibration.applied(now.0, &told),
-                    false => told,
-                });
+                if self.calibrated {
+                    told = self.calibration.applied(now.0, &told);
+                }
+                if young > 0.0 {
+                    told = young::spread(&told, now.0, MEDIAN, young);
+                }
+                out.push(told);
             }
         }
         let believed = weights.iter().map(|weights| weights[MEDIAN]).zip(experts::NAMES);

@@ -34,7 +34,7 @@ fn noise(i: usize) -> f32 {
 }
 
 #[test]
-fn nothing_is_said_before_the_first_value_and_a_constant_is_said_after_it() {
+fn nothing_is_said_before_the_first_value_and_a_constant_is_believed_once_it_has_lasted() {
     let mut series = SeriesForecaster::new(&config(48));
     let mut out = vec![[1.0; 12]];
     series.push(0.0, None, false);
@@ -43,7 +43,13 @@ fn nothing_is_said_before_the_first_value_and_a_constant_is_said_after_it() {
     for i in 1..700 {
         series.push(f64::from(i) * STEP_S, Some(7.3e9), false);
         assert!(series.forecast(&mut out).is_some());
-        assert!(out.iter().flatten().all(|q| *q == 7.3e9), "{i}: {out:?}");
+        assert!(out.iter().all(|quantiles| quantiles[4] == 7.3e9), "{i}: {out:?}");
+        // Two values do not show how far the third may be.
+        if i < 8 {
+            assert!(out.iter().all(|q| q[0] < 7.3e9 && q[11] > 1.05 * 7.3e9), "{i}: {out:?}");
+        } else if i > 48 {
+            assert!(out.iter().flatten().all(|q| *q == 7.3e9), "{i}: {out:?}");
+        }
     }
     assert_eq!(out.len(), 48);
 }
@@ -66,6 +72,39 @@ fn a_new_level_is_followed_within_an_hour() {
     let (out, _) = forecast(&told(12, values));
     for quantiles in &out[..3] {
         assert!((4.5..=5.5).contains(&quantiles[4]), "{quantiles:?}");
+    }
+}
+
+/// Shares of values not above each level, of forecasts made in `origins` of `value`.
+fn covered(value: impl Fn(usize) -> f32, origins: std::ops::Range<usize>) -> [f32; 12] {
+    let mut series = SeriesForecaster::new(&config(48));
+    let mut out = Vec::new();
+    let (mut covered, mut n) = ([0.0; 12], 0.0);
+    for i in 0..origins.end {
+        series.push(i as f64 * STEP_S, Some(value(i)), false);
+        if !origins.contains(&i) || !i.is_multiple_of(5) {
+            continue;
+        }
+        series.forecast(&mut out).unwrap();
+        for (h, quantiles) in out.iter().enumerate() {
+            for (covered, q) in covered.iter_mut().zip(quantiles) {
+                *covered += f32::from(u8::from(value(i + h + 1) <= *q));
+            }
+            n += 1.0;
+        }
+    }
+    covered.map(|covered| covered / n)
+}
+
+#[test]
+fn half_a_day_after_a_new_level_all_levels_hold_far_ahead() {
+    let at = 288 * 8;
+    for (old, new) in [(1.0, 3.0), (3.0, 1.0)] {
+        let value = |i: usize| if i < at { old } else { new } * (1.0 + 0.4 * noise(i));
+        let shares = covered(value, at + 144..at + 432);
+        assert!((shares[4] - 0.5).abs() < 0.12, "{shares:?}");
+        assert!((shares[8] - 0.9).abs() < 0.12, "{shares:?}");
+        assert!(shares[11] > 0.985, "{shares:?}");
     }
 }
 

@@ -184,20 +184,19 @@ impl Policy for Seasonal {
 }
 
 /// The true peak of the next 24 hours: what nobody can know, and what bounds all others that hold
-/// a limit for a day.
+/// a limit for a day. Swept: the hours for which a limit is to hold.
 pub(super) struct Oracle {
     ahead: Vec<f32>,
     next: usize,
-    factor: f64,
     floor: f64,
 }
 
 impl Oracle {
     pub(super) fn new(series: &Series, setting: &Setting) -> Self {
+        let hold_s = setting.knob.map_or(DAY_S, |hours| hours * 3600.0);
         Self {
-            ahead: maxima_ahead(&series.used, series.steps_in(DAY_S)),
+            ahead: maxima_ahead(&series.used, series.steps_in(hold_s)),
             next: 0,
-            factor: 1.0 + setting.knob.unwrap_or(0.0),
             floor: scale(series.resource).floor,
         }
     }
@@ -209,8 +208,7 @@ impl Policy for Oracle {
         match self.ahead.get(self.next).filter(|peak| !peak.is_nan()) {
             Some(peak) => {
                 let peak = f64::from(*peak);
-                let limit = (peak * self.factor).max(self.floor);
-                Answer { limit, reason: Reason::new(Why::Oracle, peak) }
+                Answer { limit: peak.max(self.floor), reason: Reason::new(Why::Oracle, peak) }
             }
             None => kept(seen),
         }
@@ -289,5 +287,8 @@ mod tests {
         let series = series(vec![1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 2.0], vec![]);
         let limits = play(&mut Oracle::new(&series, &Setting::default()), &series);
         assert_eq!(&limits[..6], &[5.0, 5.0, 2.0, 2.0, 2.0, 2.0]);
+        let six_hours = Setting { knob: Some(6.0), ..Setting::default() };
+        let limits = play(&mut Oracle::new(&series, &six_hours), &series);
+        assert_eq!(&limits[..6], &[1.0, 5.0, 1.0, 1.0, 1.0, 2.0]);
     }
 }

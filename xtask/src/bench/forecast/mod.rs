@@ -1,8 +1,10 @@
-//! How good the base layer's forecasts are: rolling origins over traces, beside seasonal naive and
-//! naive, per trace and resource, with what each part is worth. Nothing later than an origin is
+//! How good the base layer's forecasts are: rolling origins over traces, beside seasonal naive,
+//! naive and exponential smoothing, per trace and resource, with what each part is worth. Nothing later than an origin is
 //! known to its forecast. Without a trace a small synthetic set is scored, so that the command
 //! always has something to say; its figures are no evidence.
 
+mod drift;
+mod ets;
 mod report;
 mod rivals;
 mod score;
@@ -10,7 +12,12 @@ mod synthetic;
 
 use std::{
     collections::BTreeMap,
+    num::NonZero,
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -43,6 +50,10 @@ pub(crate) struct ForecastOptions {
     /// Score again without each expert, and without calibration
     #[arg(long)]
     ablations: bool,
+    /// Score what is said after changes that last, made up and found in the traces, and of young
+    /// series, instead
+    #[arg(long)]
+    drifts: bool,
 }
 
 /// Workloads by the sum of the bytes of their name.
@@ -86,6 +97,9 @@ pub(super) fn run(options: &ForecastOptions, json: bool) -> Result<()> {
         let resources = read(path, options)?;
         traces.push((path.display().to_string(), resources));
     }
+    if options.drifts {
+        return drifts(&traces, options, json);
+    }
     let mut reports = Vec::new();
     for (name, resources) in &traces {
         let mut variants = vec![("all".to_owned(), Without { experts: vec![], calibrated: true })];
@@ -108,16 +122,52 @@ pub(super) fn run(options: &ForecastOptions, json: bool) -> Result<()> {
     report::print(&reports, json)
 }
 
-/// Sums of every workload, by resource.
+/// Sums of every workload, by resource; workloads are shared among the processors.
 fn score_all(
     resources: &Resources,
     options: &ForecastOptions,
     without: &Without,
 ) -> BTreeMap<String, Vec<Sums>> {
-    let scored = |workloads: &BTreeMap<String, Vec<f32>>| {
-        workloads.values().map(|values| score::score(values, options, without)).collect()
+    let scored = |workloads: &BTreeMap<String, Vec<f32>>| -> Vec<Sums> {
+        let values: Vec<&Vec<f32>> = workloads.values().collect();
+        let scored = Mutex::new(vec![Sums::default(); values.len()]);
+        let turn = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+                scope.spawn(|| {
+                    loop {
+                        let place = turn.fetch_add(1, Ordering::Relaxed);
+                        let Some(values) = values.get(place) else { break };
+                        let sums = score::score(values, options, without);
+                        let mut scored = scored.lock().unwrap_or_else(PoisonError::into_inner);
+                        scored[place] = sums;
+                    }
+                });
+            }
+        });
+        scored.into_inner().unwrap_or_else(PoisonError::into_inner)
     };
     resources.iter().map(|(name, workloads)| (name.clone(), scored(workloads))).collect()
+}
+
+/// Scores changes and young series, and prints.
+fn drifts(traces: &[(String, Resources)], options: &ForecastOptions, json: bool) -> Result<()> {
+    let mut parts = vec![("made up".to_owned(), drift::made_up(options))];
+    for (name, resources) in traces {
+        let mut found = drift::found(resources, options);
+        found.push(drift::young(resources, options));
+        parts.push((name.clone(), found));
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&parts)?);
+        return Ok(());
+    }
+    for (place, (name, drifts)) in parts.iter().enumerate() {
+        println!("{name}");
+        let yardstick = if place == 0 { "one that knew nothing else" } else { "the last value" };
+        drifts.iter().for_each(|drift| drift.print(yardstick));
+    }
+    Ok(())
 }
 
 fn read(path: &Path, options: &ForecastOptions) -> Result<Resources> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use headroom_forecast::LAB_LEVELS;
 use serde::Serialize;
 
-use super::score::{LEVELS, Sums};
+use super::score::{LEVELS, Sums, WHO};
 
 /// Levels of the weighted quantile loss, the first nine.
 const LOSS_LEVELS: usize = 9;
@@ -32,14 +32,17 @@ pub(super) struct Report {
 struct Resource {
     name: String,
     workloads: usize,
-    /// Weighted quantile loss at 0.1 to 0.9: ours, seasonal naive's, naive's.
-    wql: [f64; 3],
+    /// Weighted quantile loss at 0.1 to 0.9: ours, seasonal naive's, naive's, exponential smoothing's.
+    wql: [f64; WHO],
     wql_ratio: f64,
     /// 95 % interval of the ratio by paired bootstrap over workloads.
     wql_ratio_interval: [f64; 2],
+    /// Ours to that of exponential smoothing, and its interval.
+    wql_ets_ratio: f64,
+    wql_ets_ratio_interval: [f64; 2],
     /// The same ratio for the levels above 0.9.
     upper_ratio: f64,
-    mase: Option<[f64; 3]>,
+    mase: Option<[f64; WHO]>,
     /// Shares of values below each quantile, and not above it.
     below: [f64; LEVELS],
     not_above: [f64; LEVELS],
@@ -81,9 +84,11 @@ impl Resource {
         Self {
             name: name.to_owned(),
             workloads: sums.len(),
-            wql: [0, 1, 2].map(|who| loss(who) / LOSS_LEVELS as f64 / whole.absolutes),
+            wql: [0, 1, 2, 3].map(|who| loss(who) / LOSS_LEVELS as f64 / whole.absolutes),
             wql_ratio: loss(0) / loss(1),
-            wql_ratio_interval: interval(sums),
+            wql_ratio_interval: interval(sums, 1),
+            wql_ets_ratio: loss(0) / loss(3),
+            wql_ets_ratio_interval: interval(sums, 3),
             upper_ratio: upper(0) / upper(1),
             mase: (whole.n_scaled > 0.0)
                 .then(|| whole.scaled_errors.map(|error| error / whole.n_scaled)),
@@ -108,10 +113,11 @@ fn worst_decile(sums: &[Sums], level: usize) -> f64 {
     misses.get(misses.len() * 9 / 10).copied().unwrap_or(0.0)
 }
 
-fn interval(sums: &[Sums]) -> [f64; 2] {
+/// 95 % interval of the ratio of our loss to that of `rival`, by paired bootstrap over workloads.
+fn interval(sums: &[Sums], rival: usize) -> [f64; 2] {
     let losses: Vec<[f64; 2]> = sums
         .iter()
-        .map(|one| [0, 1].map(|who| one.losses[who][..LOSS_LEVELS].iter().sum::<f64>()))
+        .map(|one| [0, rival].map(|who| one.losses[who][..LOSS_LEVELS].iter().sum::<f64>()))
         .collect();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut ratios: Vec<f64> = (0..DRAWS)
@@ -160,15 +166,23 @@ pub(super) fn print(reports: &[Report], json: bool) -> Result<()> {
 }
 
 fn print_resource(one: &Resource) {
-    let [ours, seasonal, naive] = one.wql;
+    let [ours, seasonal, naive, smoothed] = one.wql;
     let [low, high] = one.wql_ratio_interval;
     println!(
         "  {} ({} workloads): WQL {ours:.4}, seasonal naive {seasonal:.4}, naive {naive:.4}; ratio \
          {:.4} [{low:.4}, {high:.4}], above p90 {:.4}",
         one.name, one.workloads, one.wql_ratio, one.upper_ratio
     );
-    if let Some([ours, seasonal, naive]) = one.mase {
-        println!("    MASE {ours:.3}, seasonal naive {seasonal:.3}, naive {naive:.3}");
+    let [low, high] = one.wql_ets_ratio_interval;
+    println!(
+        "    exponential smoothing {smoothed:.4}; ratio to it {:.4} [{low:.4}, {high:.4}]",
+        one.wql_ets_ratio
+    );
+    if let Some([ours, seasonal, naive, smoothed]) = one.mase {
+        println!(
+            "    MASE {ours:.3}, seasonal naive {seasonal:.3}, naive {naive:.3}, exponential \
+             smoothing {smoothed:.3}"
+        );
     }
     for (level, target) in LAB_LEVELS.iter().enumerate().skip(4) {
         println!(

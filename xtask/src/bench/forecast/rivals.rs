@@ -5,7 +5,7 @@
 use headroom_forecast::LAB_LEVELS;
 
 /// Standard normal quantiles at [`LAB_LEVELS`].
-const Z: [f64; LAB_LEVELS.len()] = [
+pub(super) const Z: [f64; LAB_LEVELS.len()] = [
     -1.281_552, -0.841_621, -0.524_401, -0.253_347, 0.0, 0.253_347, 0.524_401, 0.841_621,
     1.281_552, 1.644_854, 2.053_749, 2.326_348,
 ];

@@ -4,12 +4,15 @@ use std::time::Instant;
 
 use headroom_forecast::{LAB_LEVELS, SeriesConfig, SeriesForecaster, pinball};
 
-use super::{ForecastOptions, rivals::Walk};
+use super::{ForecastOptions, ets::Ets, rivals::Walk};
 
 /// Seconds in a day, the season of seasonal naive.
 const DAY_S: f64 = 86_400.0;
 /// Number of levels.
 pub(super) const LEVELS: usize = LAB_LEVELS.len();
+
+/// Number of those who are scored.
+pub(super) const WHO: usize = 4;
 
 /// What is left out.
 pub(super) struct Without {
@@ -20,10 +23,10 @@ pub(super) struct Without {
 /// Sums over the forecasts of one series.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    /// Twice the pinball loss by level: ours, seasonal naive's, naive's.
-    pub(super) losses: [[f64; LEVELS]; 3],
-    /// Absolute errors of the medians over the seasonal scale: the same three.
-    pub(super) scaled_errors: [f64; 3],
+    /// Twice the pinball loss by level: ours, seasonal naive's, naive's, exponential smoothing's.
+    pub(super) losses: [[f64; LEVELS]; WHO],
+    /// Absolute errors of the medians over the seasonal scale: the same.
+    pub(super) scaled_errors: [f64; WHO],
     pub(super) n_scaled: f64,
     /// Sum of absolute values.
     pub(super) absolutes: f64,
@@ -49,12 +52,14 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
     )]
     let season_steps = (DAY_S / options.step).round().max(1.0) as usize;
     let mut walks = [Walk::new(season_steps), Walk::new(1)];
+    let mut ets = Ets::new(season_steps);
     let mut sums = Sums::default();
     let mut told = Vec::new();
     for (i, &value) in values.iter().enumerate() {
         for walk in &mut walks {
             walk.push(value);
         }
+        ets.push(value);
         let started = Instant::now();
         series.push(i as f64 * options.step, Some(value).filter(|value| !value.is_nan()), false);
         sums.push_s += started.elapsed().as_secs_f64();
@@ -71,7 +76,7 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
         for (h, quantiles) in (1..).zip(&told) {
             let Some(&actual) = values.get(i + h) else { break };
             if !actual.is_nan() {
-                sums.add(actual, h, quantiles, &walks);
+                sums.add(actual, h, quantiles, &walks, &ets);
             }
         }
     }
@@ -80,12 +85,13 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
 }
 
 impl Sums {
-    fn add(&mut self, actual: f32, h: usize, ours: &[f32; LEVELS], walks: &[Walk; 2]) {
+    fn add(&mut self, actual: f32, h: usize, ours: &[f32; LEVELS], walks: &[Walk; 2], ets: &Ets) {
         // Before a season is known its rival repeats the last value.
         let naive = walks[1].quantiles(h);
         let seasonal = if walks[0].is_grown() { walks[0].quantiles(h) } else { naive };
         let (Some(seasonal), Some(naive)) = (seasonal.or(naive), naive) else { return };
-        let answers = [ours.map(f64::from), seasonal, naive];
+        let Some(smoothed) = ets.quantiles(h) else { return };
+        let answers = [ours.map(f64::from), seasonal, naive, smoothed];
         #[expect(clippy::cast_possible_truncation, reason = "series are single precision")]
         for (losses, answer) in self.losses.iter_mut().zip(&answers) {
             for ((loss, level), quantile) in losses.iter_mut().zip(LAB_LEVELS).zip(answer) {

@@ -1,6 +1,7 @@
 //! How long a replay of all policies takes, and what it scores: on workloads that are made up, or
 //! on a trace. Needs no root and starts no program.
 
+mod frontier;
 mod generate;
 
 use std::path::Path;
@@ -27,6 +28,9 @@ pub(super) struct ReplayOptions {
     /// replay: threads; one per core when left out
     #[arg(long)]
     threads: Option<usize>,
+    /// replay: only the clairvoyant oracle, by how long its limits hold: the best that can be had
+    #[arg(long)]
+    frontier: bool,
 }
 
 /// One policy over one resource.
@@ -49,13 +53,13 @@ pub(super) fn run(
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
+    if options.frontier {
+        return frontier::print(workloads, trace, options.days, json);
+    }
     let mut whole_s = 0.0;
     let mut rows = Vec::new();
     for (resource, name) in [(Resource::Cpu, "cpu"), (Resource::Memory, "memory")] {
-        let series = match trace {
-            Some(path) => load(path, resource)?,
-            None => generate::series(resource, workloads.unwrap_or(WORKLOADS), options.days, SEED)?,
-        };
+        let series = series(resource, workloads, trace, options.days)?;
         if series.is_empty() {
             continue;
         }
@@ -99,6 +103,19 @@ pub(super) fn run(
         );
     }
     Ok(())
+}
+
+/// The workloads of the trace, or made-up ones; none where the trace lacks the resource.
+fn series(
+    resource: Resource,
+    workloads: Option<u32>,
+    trace: Option<&Path>,
+    days: u32,
+) -> Result<Vec<Series>> {
+    match trace {
+        Some(path) => load(path, resource),
+        None => generate::series(resource, workloads.unwrap_or(WORKLOADS), days, SEED),
+    }
 }
 
 fn row(resource: &str, run: &Run) -> serde_json::Value {
