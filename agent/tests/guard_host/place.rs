@@ -288,10 +288,10 @@ impl Guard {
         panic!("the guard does not answer")
     }
 
-    /// Its memory, KiB.
+    /// Its memory without that of the program's file, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = text(Path::new(&format!("/proc/{}/status", self.child.id())));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
     }
 
