@@ -288,7 +288,7 @@ impl Guard {
         panic!("the guard does not answer")
     }
 
-    /// Its own memory, KiB; what it maps of the test program is not counted.
+    /// Its memory without that of the program's file, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = text(Path::new(&format!("/proc/{}/status", self.child.id())));
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));

@@ -30,7 +30,12 @@ fn a_client_that_dies_at_any_byte_of_a_request_leaves_a_lease_or_nothing() {
             guard.status();
         }
     }
-    until(10, "the whole request was carried out", || cgroup.quota_us() == "200000");
+    // One connection too many is closed unheard, so that the last word may have to be said again.
+    until(20, "a whole request is carried out", || {
+        let stream = UnixStream::connect(place.file("guard.sock"));
+        drop(stream.and_then(|mut stream| stream.write_all(&frame)));
+        cgroup.quota_us() == "200000"
+    });
     assert_eq!(guard.status().leases_held, 1);
     guard.end(Signal::KILL);
     let guard = place.start();
@@ -66,7 +71,7 @@ fn two_thousand_cgroups_come_and_go_and_the_guard_stays_small() {
     assert_eq!(status.counters.gone as usize, CGROUPS - ALIVE);
     assert_eq!(status.counters.failed, 0);
     let memory_kib = guard.resident_kib();
-    eprintln!("guard after {CGROUPS} cgroups: {memory_kib} KiB resident");
+    eprintln!("guard after {CGROUPS} cgroups: {memory_kib} KiB of its own");
     assert!(memory_kib < 16 * 1024, "{memory_kib} KiB");
     let journal = std::fs::metadata(place.file("state/journal")).unwrap().len();
     assert!(journal < 1 << 20, "{journal} bytes");
