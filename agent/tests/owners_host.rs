@@ -347,7 +347,7 @@ fn restore_works_when_neither_guard_nor_bus_runs() {
 #[test]
 fn a_bus_that_hangs_delays_no_other_lease() {
     in_a_machine_or_skip!();
-    let place = Place::new(&POLICY.replace("10000", "3000"));
+    let place = Place::new(&POLICY.replace("10000", "9000"));
     let mut guard = place.start();
     let unit = Unit::with_file("hangs");
     let plain = Unit::at("hrtest-plain".to_owned(), "/");
@@ -361,8 +361,8 @@ fn a_bus_that_hangs_delays_no_other_lease() {
     }
     // The way back of three leases is asked of the bus that hangs; the plain one runs out meanwhile.
     fs::write(place.file("disable"), "").unwrap();
-    until(30, "the plain limit is back", || plain.quota() == "max");
-    until(60, "the files are back although nobody answers", || unit.quota() == "50000");
+    until(60, "the plain limit is back", || plain.quota() == "max");
+    until(90, "the files are back although nobody answers", || unit.quota() == "50000");
     assert!(guard.status().leases_held > 0, "systemd still has to be told");
     sh(&format!("kill -CONT {pid}"));
     until(90, "systemd was told", || guard.status().leases_held == 0);
