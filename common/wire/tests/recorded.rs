@@ -128,6 +128,23 @@ fn recorded_frames_are_understood() {
     assert!(rest.is_empty());
 }
 
+/// As above: protocol 3 only adds a source of forecasts.
+#[test]
+fn a_batch_of_protocol_2_reads_as_it_did() {
+    let recorded = fs::read(path().with_file_name("frames-v2.bin")).unwrap();
+    let mut rest = recorded.as_slice();
+    let mut batches = 0;
+    while !rest.is_empty() {
+        let (message, length) = frame::split(rest).unwrap();
+        rest = &rest[length..];
+        if let Message::Batch(batch) = message {
+            assert_eq!(format!("{:?}", batch.decode().unwrap()), format!("{:?}", contents()));
+            batches += 1;
+        }
+    }
+    assert_eq!(batches, 1);
+}
+
 /// An agent of this release may have such batches in its spool: they must not end the connection.
 #[test]
 fn a_batch_of_the_older_form_is_unreadable_by_itself() {
