@@ -2,6 +2,7 @@
 //! what could not run is listed with its reason; the last line counts.
 
 mod deploy;
+mod machines;
 mod report;
 mod suites;
 
@@ -13,9 +14,6 @@ use anyhow::{Result, bail};
 use crate::setup::{self, Outcome};
 use crate::{cargo, ebpf, process, vm};
 use report::{Report, Verdict};
-
-/// The kernel under which systemd runs: that of the release its packages come from.
-const OWNERS_KERNEL: &str = "6.1";
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -62,33 +60,12 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         suites::mutants(root)
     });
     deploy::steps(root, &mut report);
-    machines(root, args, &mut report);
+    machines::steps(root, args, &mut report);
     if report.is_empty() {
         bail!("no step is called anything like {:?}", args.only);
     }
     report.print();
     Ok(if report.all_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The kernel suite and the guard under each kernel, then the owners under one: how systemd treats
-/// limits hangs on its version, not on the kernel's.
-fn machines(root: &Path, args: &TestArgs, report: &mut Report) {
-    let left_out = match args {
-        TestArgs { quick: true, .. } => Some("--quick"),
-        TestArgs { no_vm: true, .. } => Some("--no-vm"),
-        _ => None,
-    };
-    let bare = args.kernel.iter().map(|series| (series.as_str(), vm::Userland::Bare));
-    for (series, userland) in bare.chain([(OWNERS_KERNEL, vm::Userland::Systemd)]) {
-        let name = match userland {
-            vm::Userland::Bare => format!("kernel and guard under Linux {series}"),
-            _ => format!("owners under systemd and Linux {series}"),
-        };
-        report.step_with_skips(&name, |skips| match left_out {
-            Some(reason) => Ok(Verdict::skipped(reason)),
-            None => virtual_machine(root, series, userland, skips),
-        });
-    }
 }
 
 /// Sets up and builds the kernel programs; whether there are any.
@@ -109,26 +86,4 @@ fn kernel_programs(root: &Path, report: &mut Report) -> bool {
         ebpf::build(root, false)?;
         Ok(Verdict::Passed)
     })
-}
-
-fn virtual_machine(
-    root: &Path,
-    series: &str,
-    machine: vm::Userland,
-    skips: &mut Vec<String>,
-) -> Result<Verdict> {
-    let booted = match vm::boot(root, series, machine, true)? {
-        vm::Boot::Impossible(reason) => return Ok(Verdict::Skipped(reason)),
-        vm::Boot::Ran(booted) => booted,
-    };
-    skips.extend(booted.skipped.iter().map(|reason| format!("on {}: {reason}", booted.kernel)));
-    if booted.n_frozen > 0 {
-        let times = booted.n_frozen;
-        skips.push(format!("on {}: {times} boots that froze as a whole", booted.kernel));
-    }
-    if booted.faults.is_empty() {
-        eprintln!("     {}: {}", booted.kernel, booted.passed.join(", "));
-        return Ok(Verdict::Passed);
-    }
-    Ok(Verdict::Failed(format!("{}; log: {}", booted.faults.join("; "), booted.log.display())))
 }

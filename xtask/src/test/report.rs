@@ -55,7 +55,7 @@ impl Report {
         name: &str,
         work: impl FnOnce(&mut Vec<String>) -> Result<Verdict>,
     ) -> bool {
-        if self.only.as_ref().is_some_and(|only| !name.contains(only)) {
+        if !self.wants(name) {
             return false;
         }
         eprintln!("\n== {name}");
@@ -69,6 +69,23 @@ impl Report {
         let passed = verdict == Verdict::Passed;
         self.rows.push(Row { name: name.to_owned(), verdict, took: begun.elapsed(), skips });
         passed
+    }
+
+    /// Adds a step that ran elsewhere.
+    pub(super) fn add(
+        &mut self,
+        name: String,
+        verdict: Result<Verdict>,
+        took: Duration,
+        skips: Vec<String>,
+    ) {
+        let verdict = verdict.unwrap_or_else(|error| Verdict::Failed(format!("{error:#}")));
+        self.rows.push(Row { name, verdict, took, skips });
+    }
+
+    /// Whether a step of that name is to run.
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only))
     }
 
     /// Whether no step failed.

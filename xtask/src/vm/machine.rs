@@ -28,9 +28,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const MONITOR_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// A machine that is ready to be switched on.
-pub(super) struct Machine<'a> {
+pub(super) struct Machine {
     pub(super) qemu: PathBuf,
-    pub(super) kernel: &'a kernel::Kernel,
+    pub(super) kernel: kernel::Kernel,
     pub(super) initramfs: PathBuf,
     pub(super) disk: PathBuf,
     /// Where the serial console is written.
@@ -57,7 +57,7 @@ pub(super) fn said_of(end: End) -> &'static str {
     }
 }
 
-impl Machine<'_> {
+impl Machine {
     /// From power on to power off. A machine that takes too long or freezes is switched off, and
     /// its log then lacks the closing markers.
     pub(super) fn run(&self, show_console: bool) -> Result<End> {

@@ -65,14 +65,6 @@ pub(crate) struct VmReport {
     pub(crate) log: PathBuf,
 }
 
-/// Why nothing was booted.
-pub(crate) enum Boot {
-    /// It ran.
-    Ran(VmReport),
-    /// A tool is missing here.
-    Impossible(String),
-}
-
 pub(crate) fn run(root: &Path, args: &VmArgs) -> Result<ExitCode> {
     if args.kernel != "all" {
         return run_on(root, args, &args.kernel);
@@ -88,8 +80,8 @@ pub(crate) fn run(root: &Path, args: &VmArgs) -> Result<ExitCode> {
 }
 
 fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
-    let booted = match &args.program {
-        None => boot(root, series, args.machine, args.show_console)?,
+    let ready = match &args.program {
+        None => prepare(root, series, args.machine)?,
         Some(program) => {
             let program = std::path::absolute(program).context("find the program")?;
             let arguments = args.arguments.clone();
@@ -99,12 +91,12 @@ fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
                 _ => None,
             };
             let load = Load { object, suites: vec![suite], companions: vec![] };
-            boot_with(root, series, args.machine, args.show_console, &load)?
+            prepare_with(root, series, args.machine, &load)?
         }
     };
-    let report = match booted {
-        Boot::Ran(report) => report,
-        Boot::Impossible(reason) => bail!("cannot boot a virtual machine here: {reason}"),
+    let report = match ready {
+        Ok(ready) => ready.run(args.show_console)?,
+        Err(reason) => bail!("cannot boot a virtual machine here: {reason}"),
     };
     println!("kernel {}: passed {}", report.kernel, report.passed.join(", "));
     for reason in &report.skipped {
@@ -120,25 +112,56 @@ fn run_on(root: &Path, args: &VmArgs, series: &str) -> Result<ExitCode> {
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the test programs, boots the kernel and runs them.
-pub(crate) fn boot(
+/// Builds the test programs and everything else a machine starts from; a sentence why not where a
+/// tool is missing here.
+pub(crate) fn prepare(
     root: &Path,
     series: &str,
     machine: Userland,
-    show_console: bool,
-) -> Result<Boot> {
-    if machine != Userland::Bare {
-        let (suites, companions) = suites(root, machine)?;
-        let load = Load { object: None, suites, companions };
-        return boot_with(root, series, machine, show_console, &load);
-    }
-    let object = match kernel_object(root)? {
-        Ok(object) => object,
-        Err(reason) => return Ok(Boot::Impossible(reason)),
+) -> Result<Result<Ready, String>> {
+    let object = if machine == Userland::Bare {
+        match kernel_object(root)? {
+            Ok(object) => Some(object),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    } else {
+        None
     };
     let (suites, companions) = suites(root, machine)?;
-    let load = Load { object: Some(object), suites, companions };
-    boot_with(root, series, machine, show_console, &load)
+    prepare_with(root, series, machine, &Load { object, suites, companions })
+}
+
+/// A machine that is ready to be switched on, with what it will be asked to run.
+pub(crate) struct Ready {
+    machine: Machine,
+    suites: Vec<String>,
+}
+
+impl Ready {
+    /// From power on to power off, and what came of it.
+    pub(crate) fn run(&self, show_console: bool) -> Result<VmReport> {
+        let machine = &self.machine;
+        let what = format!("boot {} and run {}", machine.kernel.release, self.suites.join(", "));
+        let (end, n_frozen) = progress::step(&what, "emulated: minutes, not seconds", || {
+            run_unless_frozen(machine, show_console)
+        })?;
+        let said = std::fs::read(&machine.log).context("read the serial log")?;
+        let transcript = console::read(&String::from_utf8_lossy(&said));
+        let names: Vec<&str> = self.suites.iter().map(String::as_str).collect();
+        let mut faults = console::faults(&transcript, &names);
+        if end != End::Off {
+            faults.push(machine::said_of(end).to_owned());
+        }
+        let passed = transcript.ended.into_iter().filter(|(_, status)| *status == 0);
+        Ok(VmReport {
+            faults,
+            kernel: transcript.kernel.unwrap_or_else(|| machine.kernel.release.clone()),
+            passed: passed.map(|(name, _)| name).collect(),
+            skipped: transcript.skipped,
+            n_frozen,
+            log: machine.log.clone(),
+        })
+    }
 }
 
 /// What a machine is given to run.
@@ -156,37 +179,33 @@ fn kernel_object(root: &Path) -> Result<Result<PathBuf, String>> {
     }
 }
 
-fn boot_with(
+fn prepare_with(
     root: &Path,
     series: &str,
     machine: Userland,
-    show_console: bool,
     load: &Load,
-) -> Result<Boot> {
+) -> Result<Result<Ready, String>> {
     let tools = (checkers::qemu(true), checkers::static_busybox(true), checkers::mke2fs(true));
     let (qemu, busybox, mke2fs) = match tools {
         (Ok(qemu), Ok(busybox), Ok(mke2fs)) => (qemu, busybox, mke2fs),
-        (Err(reason), _, _) | (_, Err(reason), _) | (_, _, Err(reason)) => {
-            return Ok(Boot::Impossible(reason));
-        }
+        (Err(reason), _, _) | (_, Err(reason), _) | (_, _, Err(reason)) => return Ok(Err(reason)),
     };
     if process::find("dpkg-deb").is_none() {
-        return Ok(Boot::Impossible("no dpkg-deb to unpack Debian's kernel with".to_owned()));
+        return Ok(Err("no dpkg-deb to unpack Debian's kernel with".to_owned()));
     }
     let kernel = match kernel::fetch(root, series) {
         Ok(kernel) => kernel,
-        Err(error) => return Ok(Boot::Impossible(format!("{error:#}"))),
+        Err(error) => return Ok(Err(format!("{error:#}"))),
     };
-    let names: Vec<&str> = load.suites.iter().map(|suite| suite.name.as_str()).collect();
     let folder = root.join("target/xtask/vm");
     let name = if machine == Userland::Bare { "" } else { machine.name() };
-    let initramfs = folder.join(format!("initramfs{name}.cpio"));
-    let disk = folder.join(format!("disk{name}.img"));
+    let initramfs = folder.join(format!("initramfs{name}-{series}.cpio"));
+    let disk = folder.join(format!("disk{name}-{series}.img"));
     let tree = match machine {
         Userland::Bare => None,
         machine => match userland::fetch(root, machine) {
             Ok(tree) => Some(tree),
-            Err(error) => return Ok(Boot::Impossible(format!("{error:#}"))),
+            Err(error) => return Ok(Err(format!("{error:#}"))),
         },
     };
     progress::step("write the initramfs and the disk", "the machine starts from them", || {
@@ -194,25 +213,9 @@ fn boot_with(
         write_start(load, &kernel, tools, tree.as_deref(), (&initramfs, &disk))
     })?;
     let log = folder.join(format!("serial{name}-{series}.log"));
-    let machine = Machine { qemu, kernel: &kernel, initramfs, disk, log };
-    let what = format!("boot {} and run {}", kernel.release, names.join(", "));
-    let (end, n_frozen) = progress::step(&what, "emulated: minutes, not seconds", || {
-        run_unless_frozen(&machine, show_console)
-    })?;
-    let said = std::fs::read(&machine.log).context("read the serial log")?;
-    let transcript = console::read(&String::from_utf8_lossy(&said));
-    let mut faults = console::faults(&transcript, &names);
-    if end != End::Off {
-        faults.push(machine::said_of(end).to_owned());
-    }
-    Ok(Boot::Ran(VmReport {
-        faults,
-        kernel: transcript.kernel.unwrap_or_else(|| kernel.release.clone()),
-        passed: transcript.ended.into_iter().filter(|(_, s)| *s == 0).map(|(n, _)| n).collect(),
-        skipped: transcript.skipped,
-        n_frozen,
-        log: machine.log,
-    }))
+    let machine = Machine { qemu, kernel, initramfs, disk, log };
+    let suites = load.suites.iter().map(|suite| suite.name.clone()).collect();
+    Ok(Ok(Ready { machine, suites }))
 }
 
 /// Writes what a machine starts from.
@@ -235,7 +238,7 @@ fn write_start(
 
 /// Runs the machine, again if it freezes as a whole; how the last boot ended, and how many froze
 /// before it.
-fn run_unless_frozen(machine: &Machine<'_>, show_console: bool) -> Result<(End, usize)> {
+fn run_unless_frozen(machine: &Machine, show_console: bool) -> Result<(End, usize)> {
     let mut n_frozen = 0;
     loop {
         let end = machine.run(show_console)?;

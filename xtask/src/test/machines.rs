@@ -1,0 +1,123 @@
+//! The kernel suite and the guard under each kernel, then the owners under one: how systemd treats
+//! limits hangs on its version, not on the kernel's. An emulated machine keeps one CPU busy, so that
+//! several run at a time.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::TestArgs;
+use super::report::{Report, Verdict};
+use crate::vm::{self, Userland};
+
+/// The kernel under which systemd runs.
+const OWNERS_KERNEL: &str = "6.1";
+
+/// The most machines at a time, each with 2 GiB of memory.
+const MACHINES_MAX: usize = 2;
+
+/// Lines shown of the console of a machine with a fault.
+const CONSOLE_LINES: usize = 80;
+
+/// A step and what came of it.
+struct Outcome {
+    name: String,
+    verdict: Result<Verdict>,
+    took: Duration,
+    skips: Vec<String>,
+}
+
+pub(super) fn steps(root: &Path, args: &TestArgs, report: &mut Report) {
+    let bare = args.kernel.iter().map(|series| (series.as_str(), Userland::Bare));
+    let mut ready = VecDeque::new();
+    for (series, userland) in bare.chain([(OWNERS_KERNEL, Userland::Systemd)]) {
+        let name = match userland {
+            Userland::Bare => format!("kernel and guard under Linux {series}"),
+            _ => format!("owners under systemd and Linux {series}"),
+        };
+        if !report.wants(&name) {
+            continue;
+        }
+        let left_out = match args {
+            TestArgs { quick: true, .. } => Some("--quick"),
+            TestArgs { no_vm: true, .. } => Some("--no-vm"),
+            _ => None,
+        };
+        if let Some(reason) = left_out {
+            report.add(name, Ok(Verdict::skipped(reason)), Duration::ZERO, Vec::new());
+            continue;
+        }
+        eprintln!("\n== {name}: preparing");
+        match vm::prepare(root, series, userland) {
+            Ok(Ok(machine)) => ready.push_back((name, machine)),
+            Ok(Err(reason)) => {
+                report.add(name, Ok(Verdict::Skipped(reason)), Duration::ZERO, Vec::new());
+            }
+            Err(error) => report.add(name, Err(error), Duration::ZERO, Vec::new()),
+        }
+    }
+    for outcome in run_all(ready) {
+        report.add(outcome.name, outcome.verdict, outcome.took, outcome.skips);
+    }
+}
+
+/// Runs all machines, as many at a time as there are CPUs to spare; outcomes in their own order.
+fn run_all(machines: VecDeque<(String, vm::Ready)>) -> Vec<Outcome> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let n_workers = cpus.min(MACHINES_MAX).min(machines.len());
+    let queue = Mutex::new(machines);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || {
+        let mut outcomes = Vec::new();
+        while let Some((name, machine)) = next() {
+            eprintln!("\n== {name}");
+            outcomes.push(run_one(name, &machine));
+        }
+        outcomes
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..n_workers).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| match worker.join() {
+                Ok(outcomes) => outcomes,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+fn run_one(name: String, machine: &vm::Ready) -> Outcome {
+    let begun = Instant::now();
+    let mut skips = Vec::new();
+    let verdict = machine.run(false).and_then(|booted| {
+        skips.extend(booted.skipped.iter().map(|reason| format!("on {}: {reason}", booted.kernel)));
+        if booted.n_frozen > 0 {
+            let times = booted.n_frozen;
+            skips.push(format!("on {}: {times} boots that froze as a whole", booted.kernel));
+        }
+        if booted.faults.is_empty() {
+            eprintln!("     {}: {}", booted.kernel, booted.passed.join(", "));
+            return Ok(Verdict::Passed);
+        }
+        let said = std::fs::read(&booted.log).context("read the serial log")?;
+        show_end(&name, &String::from_utf8_lossy(&said));
+        let faults = booted.faults.join("; ");
+        Ok(Verdict::Failed(format!("{faults}; log: {}", booted.log.display())))
+    });
+    Outcome { name, verdict, took: begun.elapsed(), skips }
+}
+
+/// Shows where tests failed, and the end of the console.
+fn show_end(name: &str, said: &str) {
+    let lines: Vec<&str> = said.lines().collect();
+    let is_fault = |line: &&&str| line.contains("panicked at") || line.ends_with("FAILED");
+    eprintln!("   {name} FAILED; of its console:");
+    lines.iter().filter(is_fault).for_each(|line| eprintln!("     {line}"));
+    let end = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+    end.iter().for_each(|line| eprintln!("     | {line}"));
+}
