@@ -151,6 +151,8 @@ impl Loop {
         let probes = probe_reports(&self.sampler);
         self.tell_status(&tick, &planned, &probes, cost);
         self.tell_aggregator(tick, planned, actions, probes, cost);
+        // Sampling took them from the kernel, and nothing wakes the loop for them any more.
+        self.provide_for_starts();
     }
 
     /// Writes down what would otherwise be told later. To be called when no further tick comes.

@@ -11,7 +11,7 @@ pub(super) enum Role {
     Steady,
     /// Waves between about 2 % and 20 % of a core, 10 s each.
     Waves,
-    /// Half a core from the first moment on.
+    /// A fifth of a core from the first moment on.
     Start,
     /// Threads that wake every ten seconds.
     Idle,
@@ -41,7 +41,7 @@ impl Role {
             Self::Idle => Duration::ZERO,
             Self::Waves if high => Duration::from_millis(20),
             Self::Waves => Duration::from_millis(2),
-            Self::Start => Duration::from_millis(50),
+            Self::Start => Duration::from_millis(20),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The fast path: how long after a known program starts its limit is up, measured from outside. A
-//! program that needs half a core starts again and again in cgroups of one model key, each with a
-//! limit of a fifth of a core; the audit trail tells when each limit was written.
+//! program that needs a fifth of a core starts again and again in cgroups of one model key, each with
+//! a limit of half that; the audit trail tells when each limit was written. It needs that little so
+//! that the host has enough for all that run at a time: a raise it has no room for is not made.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -24,7 +25,7 @@ const LIFE: Duration = Duration::from_secs(3);
 const BETWEEN: Duration = Duration::from_millis(1_037);
 
 /// The limit that each finds, cores.
-const LIMIT_CORES: f64 = 0.2;
+const LIMIT_CORES: f64 = 0.1;
 
 /// After these the program is known.
 const N_LEARNING: u32 = 2;
