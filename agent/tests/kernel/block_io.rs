@@ -42,15 +42,24 @@ fn block_io_is_charged_to_the_cgroup_that_asked_for_it() {
 #[test]
 fn requests_are_told_by_size_order_time_and_device() {
     const N_BLOCKS: u64 = 200;
+    /// Now and then the kernel passes over a tracepoint, for every listener alike: at worst while
+    /// others attach to it. One exact agreement shows that nothing is lost by the program.
+    const N_ATTEMPTS: usize = 4;
     let Some(mut world) = World::new(&[Topic::BlockIo]) else { return };
     let file = match DirectFile::create(N_BLOCKS) {
         Ok(file) => file,
         Err(reason) => return skip_unless(false, &reason),
     };
-    let forwards = world.cgroup("forwards");
-    Child::fork(|| (0..N_BLOCKS).for_each(|block| file.read(block))).run_in(&forwards);
-    let backwards = world.cgroup("backwards");
-    Child::fork(|| (0..N_BLOCKS).rev().for_each(|block| file.read(block))).run_in(&backwards);
+    let (mut forwards, mut backwards) = (world.cgroup("forwards"), world.cgroup("backwards"));
+    for attempt in 1..=N_ATTEMPTS {
+        Child::fork(|| (0..N_BLOCKS).for_each(|block| file.read(block))).run_in(&forwards);
+        Child::fork(|| (0..N_BLOCKS).rev().for_each(|block| file.read(block))).run_in(&backwards);
+        let mut is_whole = |group| world.counters(group).block.read_ops == N_BLOCKS;
+        if attempt == N_ATTEMPTS || is_whole(&forwards) && is_whole(&backwards) {
+            break;
+        }
+        (forwards, backwards) = (world.cgroup("forwards-again"), world.cgroup("backwards-again"));
+    }
 
     let in_order = world.counters(&forwards).block;
     assert_well_formed(&in_order, N_BLOCKS);
