@@ -52,10 +52,11 @@ impl Userland {
     }
 
     /// Integration tests of the agent that run in it.
-    pub(super) fn tests(self) -> &'static [&'static str] {
-        match self {
-            Self::Bare => super::AGENT_TESTS,
-            Self::Systemd => &["owners_host"],
+    pub(super) fn tests(self, extent: super::Extent) -> &'static [&'static str] {
+        match (self, extent) {
+            (Self::Bare, super::Extent::Whole) => super::AGENT_TESTS,
+            (Self::Bare, super::Extent::Observing) => super::OBSERVING_TESTS,
+            (Self::Systemd, _) => &["owners_host"],
         }
     }
 }
