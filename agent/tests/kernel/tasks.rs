@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headroom_abi::{CODE_BIN_KERNEL, histogram::BUCKETS, syscall::SyscallClass};
+use headroom_abi::{CODE_BIN_KERNEL, syscall::SyscallClass};
 use headroom_agent::observe::{
     ObserveConfig, Sampler,
     kernel::{DutyHook, KernelCounters, KernelEvent, Topic},
@@ -72,13 +72,16 @@ fn calls_that_wait_by_design_are_timed_and_kept_out_of_the_histogram() {
     Child::fork(|| (0..N_SLEEPS).for_each(|_| workload::sleep_for(100_000))).run_in(&cgroup);
     let counters = world.counters(&cgroup);
     assert!(counters.timed_syscalls > 0, "none of {N_SLEEPS} sleeps was timed to its end");
-    assert_eq!(counters.syscall_hist, [0; BUCKETS]);
+    // The call in which the child waits to be moved ends in the cgroup, and may be the one that is
+    // timed of 64.
+    let others: u32 = counters.syscall_hist.iter().sum();
+    assert!(others <= 1, "{:?}", counters.syscall_hist);
     let id = world.task_id(&cgroup);
     let detail = world.probes.syscall_detail(id).unwrap().unwrap();
     let class = SyscallClass::Time.index();
     let slept = detail.latency.iter().find(|durations| durations.class == class).unwrap();
     let timed: u32 = slept.hist.iter().sum();
-    assert_eq!(u64::from(timed), counters.timed_syscalls);
+    assert_eq!(u64::from(timed + others), counters.timed_syscalls);
     // Buckets below 65,536 ns, which no sleep of 100,000 ns ends in.
     assert_eq!(slept.hist[..9].iter().sum::<u32>(), 0, "{:?}", slept.hist);
 }
