@@ -129,6 +129,8 @@ fn hardware_counters_follow_tasks_that_move_between_cpus() {
 
 #[test]
 fn hardware_counters_in_windows_tell_the_same_per_second_of_running() {
+    /// The share of the running time that windows have to show for their rate to be looked at.
+    const SHARE_MIN: f64 = 0.05;
     let Some(mut world) = world(STAND_INS, &[Topic::HardwareCounters]) else { return };
     let plan = HookPlan { factor: 0.25, cycle_s: 0.02, allowed_ns: 0 };
     world.probes.set_duty(DutyHook::Switches, plan);
@@ -145,16 +147,16 @@ fn hardware_counters_in_windows_tell_the_same_per_second_of_running() {
     child.run_in(&cgroup);
     let events = world.counters(&cgroup).events;
     let (faults, time) = (events[FAULTS], events[TIME]);
-    if faults.running_ns == 0 {
-        return skip_unless(false, "this machine is too slow to open a window within a second");
+    // Windows begin and end within the time of a task: what is before its first tick is lost, which
+    // on a busy or slow host is most of it. Of a few ticks no rate can be told.
+    let share = time.enabled_ns as f64 / told.get(1) as f64;
+    assert!(share < 1.3, "weighted time is {share} of the real one");
+    if share < SHARE_MIN {
+        return skip_unless(false, "this machine is too busy or too slow to see much in windows");
     }
     let seen = faults.count as f64 / faults.running_ns as f64;
     let real = told.get(0) as f64 / told.get(1) as f64;
     assert!((seen / real - 1.0).abs() < 0.5, "{seen} faults per ns of running, really {real}");
-    // Windows begin and end within the time of a task: what is before its first tick is lost, which
-    // on a busy host is most of it.
-    let share = time.enabled_ns as f64 / told.get(1) as f64;
-    assert!(share < 1.3, "weighted time is {share} of the real one");
 }
 
 #[test]

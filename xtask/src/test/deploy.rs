@@ -46,7 +46,7 @@ fn verify_units(root: &Path, analyze: &Path) -> Result<Verdict> {
     let programs = image.join("usr/bin");
     std::fs::create_dir_all(&units).context("make a root to check the units in")?;
     std::fs::create_dir_all(&programs).context("make a root to check the units in")?;
-    for program in ["headroom-agent", "headroom-aggregator"] {
+    for program in ["headroom-agent", "headroom-aggregator", "mkdir"] {
         std::fs::copy("/bin/true", programs.join(program)).context("put a program in place")?;
     }
     copy_files(Path::new("/lib/systemd/system"), &units)?;
