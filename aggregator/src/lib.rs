@@ -8,6 +8,7 @@
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod enrol;
 pub mod fleet;
 pub mod history;
 pub mod ingest;
