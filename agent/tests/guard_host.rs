@@ -26,7 +26,7 @@ use std::{
 
 use headroom_agent::{
     guard::{
-        self, GuardClient, GuardConfig, Request, Response,
+        GuardClient, Request, Response,
         protocol::{Counters, Failure},
     },
     observe::cgroup::Version,
@@ -49,23 +49,7 @@ macro_rules! cgroup_or_skip {
     };
 }
 
-fn config_of_process() -> Option<GuardConfig> {
-    let path = env::var_os("HEADROOM_TEST_CONFIG")?;
-    Some(GuardConfig::from_toml(&text(Path::new(&path))).unwrap())
-}
-
-#[test]
-fn guard_process() {
-    let Some(config) = config_of_process() else { return };
-    guard::run(&config).unwrap();
-}
-
-#[test]
-fn restore_process() {
-    let Some(config) = config_of_process() else { return };
-    let report = guard::restore(&config).unwrap();
-    assert!(report.pending.is_empty(), "{report:?}");
-}
+place::processes!();
 
 /// Raises a limit, says so, and hangs.
 #[test]

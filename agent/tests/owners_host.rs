@@ -17,7 +17,7 @@ use std::{
 };
 
 use headroom_agent::guard::{
-    self, GuardConfig, Request, Response,
+    Request, Response,
     config::OwnersConfig,
     owner::{Systemd, latency},
     protocol::Failure,
@@ -41,23 +41,7 @@ macro_rules! in_a_machine_or_skip {
     };
 }
 
-fn config_of_process() -> Option<GuardConfig> {
-    let path = env::var_os("HEADROOM_TEST_CONFIG")?;
-    Some(GuardConfig::from_toml(&text(Path::new(&path))).unwrap())
-}
-
-#[test]
-fn guard_process() {
-    let Some(config) = config_of_process() else { return };
-    guard::run(&config).unwrap();
-}
-
-#[test]
-fn restore_process() {
-    let Some(config) = config_of_process() else { return };
-    let report = guard::restore(&config).unwrap();
-    assert!(report.pending.is_empty(), "{report:?}");
-}
+place::processes!();
 
 /// Runs a command that has to succeed.
 fn sh(line: &str) -> String {
