@@ -7,6 +7,18 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, and what it stands on is part of it")]
 
+/// A cgroup for the test, or its end where none can be had.
+macro_rules! cgroup_or_skip {
+    () => {
+        match $crate::place::Cgroup::new() {
+            Ok(cgroup) => cgroup,
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                return;
+            }
+        }
+    };
+}
 #[path = "guard_host/knobs.rs"]
 mod knobs;
 #[path = "guard_host/place.rs"]
@@ -35,19 +47,6 @@ use headroom_allocate::{Knob, Limit};
 use rustix::process::Signal;
 
 use place::{Cgroup, Guard, MIB, Place, RAISE, apply, process, text, until};
-
-/// A cgroup for the test, or its end where none can be had.
-macro_rules! cgroup_or_skip {
-    () => {
-        match Cgroup::new() {
-            Ok(cgroup) => cgroup,
-            Err(reason) => {
-                eprintln!("skipped: {reason}");
-                return;
-            }
-        }
-    };
-}
 
 place::processes!();
 
