@@ -126,6 +126,7 @@ impl App {
             ingest: ingest_metrics,
             metrics: Arc::new(registry),
             names: config.listen.http_names.clone().into(),
+            dir: config.dir.as_path().into(),
             stop: stop.subscribe(),
         };
         Ok(Self { config, ingest, http, view, history_thread, stop })
