@@ -36,10 +36,10 @@ pub(super) fn of(feature: Feature) -> RangeInclusive<f64> {
         (_, "bytes") => BYTES_MAX,
         (_, "bytes/s") => BYTES_PER_SECOND_MAX,
         (_, "1/s") => PER_SECOND_MAX,
-        (_, "s/s") => TASKS_MAX,
         (_, "s") => 86_400.0,
         (_, "W") => 1e6,
         (_, "ratio") => 64.0,
+        // Tasks, and times summed over tasks.
         _ => TASKS_MAX,
     };
     0.0..=highest

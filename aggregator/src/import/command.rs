@@ -12,7 +12,7 @@ use headroom_trace::Findings;
 use super::{
     ImportError,
     cursor::{About, Cursor, State},
-    http::{Access, Client},
+    http::{Access, Client, REQUEST_TIME},
     progress::Progress,
     query::{QuerySet, SourceKind},
     tally::Tally,
@@ -151,11 +151,7 @@ fn print_set(source: &str, name: &str, as_file: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn from_remote(
-    remote: &Remote,
-    kind: SourceKind,
-    database: Option<String>,
-) -> anyhow::Result<()> {
+fn from_remote(remote: &Remote, kind: SourceKind, database: Option<String>) -> anyhow::Result<()> {
     let set = QuerySet::find(kind, &remote.query_set, remote.file.as_deref())?;
     let place = match &database {
         Some(database) => format!("{} {database}", remote.url),
@@ -168,6 +164,7 @@ fn from_remote(
         token_scheme: if database.is_some() { "Token" } else { "Bearer" },
         ca: remote.ca.as_deref(),
         tries: remote.tries,
+        answer_time: REQUEST_TIME,
     };
     let client = Client::new(&access)?;
     let mut source = match database {
@@ -204,14 +201,14 @@ fn plan(remote: &Remote, set: QuerySet) -> Result<Plan, ImportError> {
     };
     let now_s = now_s();
     let step_s = time_range::seconds(&remote.step).map_err(wrong("--step", &remote.step))?;
-    let from_s =
-        time_range::moment(&remote.from, now_s).map_err(wrong("--from", &remote.from))?;
+    let from_s = time_range::moment(&remote.from, now_s).map_err(wrong("--from", &remote.from))?;
     let to_s = time_range::moment(&remote.to, now_s).map_err(wrong("--to", &remote.to))?;
     let step = i64::from(step_s);
     // The steps that lie wholly between the two.
     let ticks = (from_s + step - 1).div_euclid(step) + 1..=to_s.min(now_s).div_euclid(step);
     if from_s < 0 || ticks.is_empty() {
-        let problem = format!("there is no whole step of {step_s} s from there to --to {}", remote.to);
+        let problem =
+            format!("there is no whole step of {step_s} s from there to --to {}", remote.to);
         return Err(wrong("--from", &remote.from)(problem));
     }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');

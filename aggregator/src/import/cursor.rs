@@ -30,7 +30,9 @@ pub enum CursorError {
         source: std::io::Error,
     },
     /// The file says nothing that can be understood.
-    #[error("{path} is damaged: {source}; remove it to read the source from the start (what is in history is not written twice)")]
+    #[error(
+        "{path} is damaged: {source}; remove it to read the source from the start (what is in history is not written twice)"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -19,14 +19,15 @@ use ureq::{
 
 /// Bytes of an answer at most; a window of which the answer is larger is asked for in halves.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
-/// Time for one request, the other side's work included.
-const REQUEST_TIME: Duration = Duration::from_secs(120);
+/// Time for one request of an import, the other side's work included.
+pub(super) const REQUEST_TIME: Duration = Duration::from_secs(120);
 /// The first pause before a request is made again.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// The longest pause, also where the other side asks for a longer one.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Certificates of authorities, where nothing else is said: Debian's and Red Hat's place.
-const SYSTEM_CA: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+const SYSTEM_CA: [&str; 2] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 /// Bytes of an error's text that are told.
 const ERROR_BYTES_MAX: u64 = 4_096;
 
@@ -100,6 +101,8 @@ pub struct Access<'a> {
     pub ca: Option<&'a Path>,
     /// How often a request is tried in all.
     pub tries: u32,
+    /// Time for one request, the other side's work included.
+    pub answer_time: Duration,
 }
 
 /// Asks one system.
@@ -131,7 +134,7 @@ impl Client {
         }
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(REQUEST_TIME))
+            .timeout_global(Some(access.answer_time))
             .user_agent(concat!("headroom-aggregator/", env!("CARGO_PKG_VERSION")));
         if is_tls {
             config = config.tls_config(tls(access.ca)?);
@@ -326,8 +329,14 @@ mod tests {
     }
 
     fn client(url: &str, token_file: Option<&std::path::Path>) -> Client {
-        let access =
-            Access { url, token_file, token_scheme: "Bearer", ca: None, tries: 3 };
+        let access = Access {
+            url,
+            token_file,
+            token_scheme: "Bearer",
+            ca: None,
+            tries: 3,
+            answer_time: super::REQUEST_TIME,
+        };
         Client::new(&access).unwrap()
     }
 
@@ -359,8 +368,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let access =
-            Access { url: &url, token_file: None, token_scheme: "Bearer", ca: None, tries: 2 };
+        let access = Access {
+            url: &url,
+            token_file: None,
+            token_scheme: "Bearer",
+            ca: None,
+            tries: 2,
+            answer_time: super::REQUEST_TIME,
+        };
         let error = Client::new(&access).unwrap().get("/", &[]).unwrap_err().to_string();
         assert!(error.contains("tried 2 times"), "{error}");
         let password = Access { url: "http://u:p@h", ..access.clone() };

@@ -55,9 +55,8 @@ pub(super) fn host(labels: &Labels, names: &LabelNames, prefix: &str, missing: &
 ///
 /// The name of a label that is needed and is not there.
 pub(super) fn who(labels: &Labels, names: &LabelNames, level: Level) -> Result<Who, String> {
-    let need = |candidates: &[String]| {
-        first(labels, candidates).ok_or_else(|| candidates.join(" or "))
-    };
+    let need =
+        |candidates: &[String]| first(labels, candidates).ok_or_else(|| candidates.join(" or "));
     match level {
         Level::Host => Ok(Who::Workload(Box::new(Workload::from_path("/")))),
         Level::Pod => Ok(Who::Pod {
@@ -144,7 +143,7 @@ fn first<'a>(labels: &'a Labels, candidates: &[String]) -> Option<&'a str> {
 mod tests {
     use headroom_telemetry::{ContainerNames, Runtime, Workload};
 
-    use super::{Labels, LabelNames, Level, Who, host, who};
+    use super::{LabelNames, Labels, Level, Who, host, who};
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -202,7 +201,10 @@ mod tests {
         let error = who(&labels(&[("pod", "a")]), &LabelNames::default(), Level::Container);
         assert!(error.unwrap_err().contains("namespace"));
         let names = LabelNames::default();
-        assert_eq!(host(&labels(&[("instance", "10.0.0.1:9100")]), &names, "p-", "x"), "p-10.0.0.1");
+        assert_eq!(
+            host(&labels(&[("instance", "10.0.0.1:9100")]), &names, "p-", "x"),
+            "p-10.0.0.1"
+        );
         assert_eq!(host(&labels(&[("node", "a/../b\u{1b}")]), &names, "p-", "x"), "p-a-..-b-");
         assert_eq!(host(&labels(&[]), &names, "p-", "default"), "p-default");
     }

@@ -43,8 +43,11 @@ pub(super) fn statement(checked: &Checked, step_s: u32, ticks: &RangeInclusive<i
     let quoted = |name: &Option<String>| {
         format!("\"{}\"", name.as_deref().unwrap_or_default().replace('"', "\\\""))
     };
-    let condition =
-        query.condition.as_deref().map(|text| format!("({}) AND ", text.trim())).unwrap_or_default();
+    let condition = query
+        .condition
+        .as_deref()
+        .map(|text| format!("({}) AND ", text.trim()))
+        .unwrap_or_default();
     let at = |tick: i64| tick * i64::from(step_s);
     format!(
         "SELECT {} FROM {} WHERE {condition}time > {}s AND time <= {}s GROUP BY *",
@@ -117,7 +120,10 @@ fn in_steps(points: &mut Vec<(i64, f64)>, values: &[(i64, Option<f64>)], step_s:
 
 #[cfg(test)]
 mod tests {
-    use super::{super::query::{QuerySet, SourceKind}, parse, statement};
+    use super::{
+        super::query::{QuerySet, SourceKind},
+        parse, statement,
+    };
 
     #[test]
     fn chunks_are_one_series_and_points_fall_into_the_step_they_end_in() {
@@ -130,9 +136,11 @@ mod tests {
         assert_eq!(series.len(), 2);
         assert_eq!(series[0].points, [(1, 2.0), (2, 4.5)]);
         assert!(!series[0].labels.contains_key("x"));
-        assert!(parse(br#"{"results":[{"error":"database not found: x"}]}"#, 1)
-            .unwrap_err()
-            .contains("database not found"));
+        assert!(
+            parse(br#"{"results":[{"error":"database not found: x"}]}"#, 1)
+                .unwrap_err()
+                .contains("database not found")
+        );
         assert!(parse(b"{\"results\":[{", 1).is_err());
         assert!(parse(br#"{"results":[{"series":[{"values":[[1,"text"]]}]}]}"#, 1).is_err());
     }

@@ -36,6 +36,16 @@ type Place = (String, Workload);
 /// Values per tick of one feature.
 type Column = Vec<Option<f64>>;
 
+/// What is known of a whole pod.
+struct OfPod {
+    host: String,
+    /// Namespace and name.
+    told: (String, String),
+    feature: Feature,
+    query: String,
+    column: Column,
+}
+
 /// What comes together in one window.
 pub(super) struct Join<'a> {
     labels: &'a LabelNames,
@@ -44,7 +54,7 @@ pub(super) struct Join<'a> {
     step_s: u32,
     ticks: RangeInclusive<i64>,
     columns: HashMap<Place, Vec<(Feature, Column)>>,
-    pods: Vec<(String, (String, String), Feature, String, Column)>,
+    pods: Vec<OfPod>,
 }
 
 impl<'a> Join<'a> {
@@ -125,7 +135,13 @@ impl<'a> Join<'a> {
                     self.columns.entry((host, *workload)).or_default().push((*feature, column));
                 }
                 Who::Pod { namespace, pod } => {
-                    self.pods.push((host, (namespace, pod), *feature, query.name(), column));
+                    self.pods.push(OfPod {
+                        host,
+                        told: (namespace, pod),
+                        feature: *feature,
+                        query: query.name(),
+                        column,
+                    });
                 }
             }
         }
@@ -141,8 +157,8 @@ impl<'a> Join<'a> {
         for &(tick, number) in points.iter().filter(|(_, number)| number.is_finite()) {
             let value = match checked.query.kind {
                 Kind::Gauge => {
-                    let is_none = checked.query.zero_is_none
-                        && (number == 0.0 || number >= NO_LIMIT_FROM);
+                    let is_none =
+                        checked.query.zero_is_none && (number == 0.0 || number >= NO_LIMIT_FROM);
                     (!is_none).then_some(number * checked.factor)
                 }
                 Kind::Counter => before.filter(|(t, _)| t + 1 == tick).and_then(|(_, from)| {
@@ -198,7 +214,7 @@ impl<'a> Join<'a> {
                 containers.entry((place.0.clone(), told)).or_default().push(place.clone());
             }
         }
-        for (host, told, feature, query, column) in std::mem::take(&mut self.pods) {
+        for OfPod { host, told, feature, query, column } in std::mem::take(&mut self.pods) {
             let counts = tally.query(&query, feature.name());
             match containers.get(&(host, told)).map(Vec::as_slice) {
                 Some([only]) => {
@@ -273,8 +289,7 @@ mod tests {
         let limit = series(&POD, &[(1, 0.0), (2, 6e8)]);
         join.add(query(Feature::MemoryLimitBytes), vec![limit], &mut tally);
         let samples = join.finish(&mut tally).remove(0).2;
-        let values: Vec<_> =
-            samples.iter().map(|s| (s.t_s, s.get(Feature::CpuCores))).collect();
+        let values: Vec<_> = samples.iter().map(|s| (s.t_s, s.get(Feature::CpuCores))).collect();
         assert_eq!(values, [(10.0, Some(1.0)), (20.0, Some(1.5)), (60.0, Some(0.2))]);
         assert_eq!(samples[0].get(Feature::MemoryBytes), Some(5e8));
         assert_eq!(samples[1].get(Feature::MemoryBytes), None);
@@ -296,8 +311,7 @@ mod tests {
         let b = one("sdb", &[(0, 0.0), (1, 10.0), (2, 5.0), (3, 15.0)]);
         join.add(reads, vec![a, b], &mut tally);
         let samples = join.finish(&mut tally).remove(0).2;
-        let values: Vec<_> =
-            samples.iter().map(|s| (s.t_s, s.get(Feature::DiskReadBps))).collect();
+        let values: Vec<_> = samples.iter().map(|s| (s.t_s, s.get(Feature::DiskReadBps))).collect();
         assert_eq!(values, [(1.0, Some(11.0)), (3.0, Some(11.0)), (4.0, Some(1.0))]);
     }
 
@@ -311,9 +325,7 @@ mod tests {
         let car = [("namespace", "shop"), ("pod", "two"), ("container", "car")];
         let memory = [&POD, &side, &car].map(|labels| series(labels, &[(1, 1e6)])).to_vec();
         join.add(query(Feature::MemoryBytes), memory, &mut tally);
-        let network = |pod| {
-            series(&[("namespace", "shop"), ("pod", pod)], &[(0, 0.0), (1, 7.0)])
-        };
+        let network = |pod| series(&[("namespace", "shop"), ("pod", pod)], &[(0, 0.0), (1, 7.0)]);
         let both = vec![network("web-0"), network("two"), network("gone")];
         join.add(query(Feature::NetRxBps), both, &mut tally);
         let all = join.finish(&mut tally);

@@ -92,7 +92,10 @@ fn parse(bytes: &[u8], step_s: u32) -> Result<Vec<Series>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::query::{QuerySet, SourceKind}, expression, parse};
+    use super::{
+        super::query::{QuerySet, SourceKind},
+        expression, parse,
+    };
 
     #[test]
     fn an_answer_is_read_and_anything_else_is_told() {
@@ -119,7 +122,9 @@ mod tests {
     fn a_metric_is_read_where_it_has_a_sample_in_the_step() {
         let set = QuerySet::find(SourceKind::Prometheus, "kubernetes", None).unwrap();
         let all: Vec<String> = set.queries.iter().map(|one| expression(one, 15)).collect();
-        assert!(all[0].starts_with("last_over_time(container_cpu_usage") && all[0].ends_with("[15s])"));
+        assert!(
+            all[0].starts_with("last_over_time(container_cpu_usage") && all[0].ends_with("[15s])")
+        );
         assert!(all.iter().all(|one| one.contains("[15s]") && !one.contains('$')), "{all:?}");
     }
 }

@@ -56,7 +56,9 @@ pub enum QueryError {
         problem: String,
     },
     /// There is no such set.
-    #[error("there is no query set `{asked}` for {source_name}; there are {known}, and `custom` with --file")]
+    #[error(
+        "there is no query set `{asked}` for {source_name}; there are {known}, and `custom` with --file"
+    )]
     Unknown {
         /// As it was asked for.
         asked: String,
@@ -409,8 +411,7 @@ impl QuerySet {
 
     /// The set as a table in Markdown.
     pub fn table(&self) -> String {
-        let mut table =
-            "| read | as | of | feeds | unit |\n|---|---|---|---|---|\n".to_owned();
+        let mut table = "| read | as | of | feeds | unit |\n|---|---|---|---|---|\n".to_owned();
         for Checked { query, feature, .. } in &self.queries {
             table.push_str(&format!(
                 "| `{}` | {} of {} | {} | `{}` | {} |\n",

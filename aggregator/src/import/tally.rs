@@ -104,7 +104,10 @@ impl Tally {
                         query.nameless_label.as_deref().unwrap_or("that tells whose they are")
                     ),
                 ),
-                (query.shared_pods, "series left out: the pod has not exactly one container".to_owned()),
+                (
+                    query.shared_pods,
+                    "series left out: the pod has not exactly one container".to_owned(),
+                ),
             ] {
                 if count > 0 {
                     say(format!("    {count} {what}"));

@@ -92,8 +92,10 @@ mod tests {
         ] {
             assert_eq!(moment(text, 1_000_000), Ok(expected), "{text}");
         }
-        for wrong in ["", "yesterday", "2026-13-01", "2026-01-31T12:30:05", "1x", "0d", "2026-1-1T1Z"] {
-            assert!(moment(wrong, 0).is_err() , "{wrong}");
+        for wrong in
+            ["", "yesterday", "2026-13-01", "2026-01-31T12:30:05", "1x", "0d", "2026-1-1T1Z"]
+        {
+            assert!(moment(wrong, 0).is_err(), "{wrong}");
         }
         assert_eq!(shown(1_769_862_605.0), "2026-01-31T12:30:05Z");
         assert_eq!(seconds("15"), Ok(15));

@@ -3,12 +3,7 @@
 //! A workload whose name begins with `/` is a cgroup and gets the agent's model key; any other name is
 //! a plain cgroup of that name.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fs::File, io::Read as _, path::Path};
 
 use headroom_telemetry::{Feature, Sample, Workload};
 use headroom_trace::Findings;
@@ -64,7 +59,7 @@ pub(super) fn look(path: &Path, host: &str) -> Result<(Tally, Findings), ImportE
 
 /// Imports what of a file is not in history; nothing when its cursor says that all of it is.
 pub(super) fn run(
-    path: &PathBuf,
+    path: &Path,
     host: &str,
     history: &History,
     cursor: &mut Cursor,

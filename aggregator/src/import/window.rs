@@ -88,9 +88,9 @@ pub(super) fn read(
     let mut values = 0;
     for checked in &set.queries {
         let with_one_before = ticks.start() - 1..=*ticks.end();
-        let series = source.read(checked, *step_s, with_one_before).map_err(|source| {
-            ImportError::Read { query: checked.query.name(), source }
-        })?;
+        let series = source
+            .read(checked, *step_s, with_one_before)
+            .map_err(|source| ImportError::Read { query: checked.query.name(), source })?;
         values += series.iter().map(|one| one.points.len() as u64).sum::<u64>();
         join.add(checked, series, tally);
     }
@@ -147,11 +147,7 @@ pub(super) fn run(
 }
 
 /// Makes what history does not have yet durable.
-pub(super) fn write(
-    history: &History,
-    found: Found,
-    tally: &mut Tally,
-) -> Result<(), ImportError> {
+pub(super) fn write(history: &History, found: Found, tally: &mut Tally) -> Result<(), ImportError> {
     let mut arrivals: Vec<Arrival> = Vec::new();
     let mut waiting = 0;
     for (host, workload, mut samples) in found {

@@ -108,8 +108,7 @@ impl Dataset {
     pub fn build(series: &[Series], config: &TrainConfig) -> Result<Self, TrainError> {
         let series = &*in_order(series, config.step_s);
         // What is kept apart in time is kept apart for the series with the longest steps.
-        let longest_s =
-            series.iter().map(|one| step_s(one, config)).fold(config.step_s, f64::max);
+        let longest_s = series.iter().map(|one| step_s(one, config)).fold(config.step_s, f64::max);
         let origins = origins(series, config);
         let (from_s, to_s) = span(series);
         let too_few = |purpose, found, needed| TrainError::TooFewWindows {
