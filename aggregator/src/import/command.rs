@@ -253,7 +253,7 @@ fn warn_of_retention(from_s: f64, retention_s: f64) {
 }
 
 fn open(dir: &Path) -> Result<History, ImportError> {
-    History::open(&dir.join("history")).map_err(|source| ImportError::Open { source })
+    History::open(&dir.join("history")).map_err(|cause| ImportError::Open { cause })
 }
 
 /// Reads the newest steps and tells what is in them.

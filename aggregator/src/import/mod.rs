@@ -43,23 +43,23 @@ pub enum ImportError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// A query of the source.
-    #[error("query `{query}`: {source}")]
+    #[error("query `{query}`: {cause}")]
     Read {
         /// Which.
         query: String,
         /// What went wrong.
-        source: HttpError,
+        cause: HttpError,
     },
     /// The state of the import.
     #[error(transparent)]
     Cursor(#[from] CursorError),
     /// History cannot be opened.
     #[error(
-        "{source}; a running aggregator holds its history alone: stop it, import, and start it again"
+        "{cause}; a running aggregator holds its history alone: stop it, import, and start it again"
     )]
     Open {
         /// What went wrong.
-        source: HistoryError,
+        cause: HistoryError,
     },
     /// History.
     #[error(transparent)]

@@ -42,9 +42,12 @@ struct Stream<'a> {
 /// The expression that reads a query at a step of `step_s`.
 pub(super) fn expression(checked: &Checked, step_s: u32) -> String {
     let query = &checked.query;
+    // Before version 3 a range has both its ends, and the sample that ends the step before is none of
+    // this one.
+    let range = format!("{}ms", u64::from(step_s) * 1_000 - 1);
     match (&query.metric, &query.expression) {
-        (Some(metric), _) => format!("last_over_time({metric}[{step_s}s])"),
-        (None, Some(expression)) => expression.replace("$range", &format!("{step_s}s")),
+        (Some(metric), _) => format!("last_over_time({metric}[{range}])"),
+        (None, Some(expression)) => expression.replace("$range", &range),
         (None, None) => String::new(),
     }
 }
@@ -123,8 +126,9 @@ mod tests {
         let set = QuerySet::find(SourceKind::Prometheus, "kubernetes", None).unwrap();
         let all: Vec<String> = set.queries.iter().map(|one| expression(one, 15)).collect();
         assert!(
-            all[0].starts_with("last_over_time(container_cpu_usage") && all[0].ends_with("[15s])")
+            all[0].starts_with("last_over_time(container_cpu_usage")
+                && all[0].ends_with("[14999ms])")
         );
-        assert!(all.iter().all(|one| one.contains("[15s]") && !one.contains('$')), "{all:?}");
+        assert!(all.iter().all(|one| one.contains("[14999ms]") && !one.contains('$')), "{all:?}");
     }
 }

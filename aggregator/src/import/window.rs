@@ -90,7 +90,7 @@ pub(super) fn read(
         let with_one_before = ticks.start() - 1..=*ticks.end();
         let series = source
             .read(checked, *step_s, with_one_before)
-            .map_err(|source| ImportError::Read { query: checked.query.name(), source })?;
+            .map_err(|cause| ImportError::Read { query: checked.query.name(), cause })?;
         values += series.iter().map(|one| one.points.len() as u64).sum::<u64>();
         join.add(checked, series, tally);
     }
@@ -117,7 +117,7 @@ pub(super) fn run(
             let (requests, retries) = (source.client().requests, source.client().retries);
             let (found, values) = match read(source, plan, &ticks, &mut tally) {
                 Ok(read) => read,
-                Err(ImportError::Read { source: HttpError::TooMuch { .. }, .. }) if length > 1 => {
+                Err(ImportError::Read { cause: HttpError::TooMuch { .. }, .. }) if length > 1 => {
                     length /= 2;
                     continue;
                 }

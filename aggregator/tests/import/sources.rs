@@ -347,6 +347,7 @@ fn influxdb_is_imported_value_by_value() {
             ],
         );
     }
+    drop(history);
     let missing = import(
         &server,
         "influxdb",
