@@ -14,8 +14,10 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use crate::{
     api::{self, View},
     config::AggregatorConfig,
+    export::{Export, ExportMetrics},
     fleet::Fleet,
     history::{History, HistoryError, Writer},
+    import::HttpError,
     ingest::{IngestConfig, IngestError, IngestServer, Services},
     learn::{LearnError, Learner},
     metrics::{self, IngestMetrics},
@@ -49,6 +51,9 @@ pub enum StartError {
     /// The key that signs models.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A target of summaries.
+    #[error("export: {0}")]
+    Export(#[from] HttpError),
     /// The HTTP server.
     #[error("cannot listen on TCP {address}: {source}")]
     Http {
@@ -70,6 +75,7 @@ pub struct App {
     http: TcpListener,
     view: View,
     history_thread: JoinHandle<()>,
+    export: Export,
     stop: watch::Sender<bool>,
 }
 
@@ -109,13 +115,16 @@ impl App {
         let http = TcpListener::bind(config.listen.http)
             .await
             .map_err(|source| StartError::Http { address: config.listen.http, source })?;
-        let registry = metrics::registry(
+        let mut registry = metrics::registry(
             &ingest_metrics,
             Arc::clone(&fleet),
             Arc::clone(&history),
             writer.clone(),
             Arc::clone(&learner),
         );
+        let export_metrics = ExportMetrics::default();
+        export_metrics.register(&mut registry);
+        let export = Export::start(&config.export, Arc::clone(&fleet), &export_metrics)?;
         let (stop, _) = watch::channel(false);
         let view = View {
             fleet,
@@ -126,9 +135,10 @@ impl App {
             ingest: ingest_metrics,
             metrics: Arc::new(registry),
             names: config.listen.http_names.clone().into(),
+            dir: config.dir.as_path().into(),
             stop: stop.subscribe(),
         };
-        Ok(Self { config, ingest, http, view, history_thread, stop })
+        Ok(Self { config, ingest, http, view, history_thread, export, stop })
     }
 
     /// Where agents connect and where the dashboard is.
@@ -147,7 +157,7 @@ impl App {
 
     /// Runs until `shutdown` resolves, then ends every part and closes history.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { config, ingest, http, view, history_thread, stop } = self;
+        let Self { config, ingest, http, view, history_thread, export, stop } = self;
         let writer = view.writer.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest.run(stop.subscribe()));
@@ -157,6 +167,7 @@ impl App {
         tasks.spawn(api::serve(http, view, stop.subscribe()));
         shutdown.await;
         tracing::info!("stopping");
+        drop(export);
         stop.send_replace(true);
         let drained = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::learn::LearnConfig;
+use crate::{export::ExportConfig, learn::LearnConfig};
 
 /// Configuration of `headroom-aggregator serve`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -25,6 +25,8 @@ pub struct AggregatorConfig {
     pub history: HistoryConfig,
     /// Training.
     pub train: LearnConfig,
+    /// Summaries that are sent to other systems.
+    pub export: ExportConfig,
 }
 
 impl Default for AggregatorConfig {
@@ -35,6 +37,7 @@ impl Default for AggregatorConfig {
             ingest: IngestLimits::default(),
             history: HistoryConfig::default(),
             train: LearnConfig::default(),
+            export: ExportConfig::default(),
         }
     }
 }
@@ -165,6 +168,9 @@ impl AggregatorConfig {
         }
         if !(60.0..=1.0e9).contains(&self.train.window_s) {
             return refuse("train.window_s", &self.train.window_s, "at least a minute");
+        }
+        if !(1.0..=3_600.0).contains(&self.export.every_s) {
+            return refuse("export.every_s", &self.export.every_s, "1 to 3600 seconds");
         }
         if let Err(error) = self.train.model.check() {
             return refuse("train.model", &error, "within its bounds");

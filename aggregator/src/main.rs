@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use headroom_aggregator::{app::App, config::AggregatorConfig, lab, pki};
+use headroom_aggregator::{app::App, config::AggregatorConfig, import, lab, pki};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +44,9 @@ enum Command {
     },
     /// Run.
     Serve(Serve),
+    /// Take in what another system recorded, so that a fleet starts warm.
+    #[command(subcommand)]
+    Import(Box<import::ImportCommand>),
     #[command(flatten)]
     Lab(lab::LabCommand),
 }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIG);
             }
         },
+        Command::Import(command) => import::run(*command),
         Command::Lab(command) => lab::run(command),
     };
     match result {
