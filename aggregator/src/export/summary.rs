@@ -123,11 +123,12 @@ pub(super) mod tests {
     use std::collections::{BTreeMap, VecDeque};
 
     use headroom_allocate::{Knob, Limit};
+    use headroom_fingerprint::SketchAccumulator;
     use headroom_predict::{
         Forecast,
         forecast::{HORIZONS, Source},
     };
-    use headroom_telemetry::{Feature, Resource, Sample, SketchAccumulator, Workload};
+    use headroom_telemetry::{Feature, Resource, Sample, Workload};
 
     use super::{Metric, SENT_MAX, of_workload};
     use crate::fleet::{Live, Past};
