@@ -15,8 +15,10 @@ use crate::{
     api::{self, View},
     config::AggregatorConfig,
     enrol::{Identities, IdentityError},
+    export::{Export, ExportMetrics},
     fleet::Fleet,
     history::{History, HistoryError, Writer},
+    import::HttpError,
     ingest::{IngestConfig, IngestError, IngestServer, Services},
     learn::{LearnError, Learner},
     metrics::{self, IngestMetrics},
@@ -53,6 +55,9 @@ pub enum StartError {
     /// The key that signs models.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A target of summaries.
+    #[error("export: {0}")]
+    Export(#[from] HttpError),
     /// The HTTP server.
     #[error("cannot listen on TCP {address}: {source}")]
     Http {
@@ -75,6 +80,7 @@ pub struct App {
     view: View,
     identities: Identities,
     history_thread: JoinHandle<()>,
+    export: Export,
     stop: watch::Sender<bool>,
 }
 
@@ -117,13 +123,16 @@ impl App {
         let http = TcpListener::bind(config.listen.http)
             .await
             .map_err(|source| StartError::Http { address: config.listen.http, source })?;
-        let registry = metrics::registry(
+        let mut registry = metrics::registry(
             &ingest_metrics,
             Arc::clone(&fleet),
             Arc::clone(&history),
             writer.clone(),
             Arc::clone(&learner),
         );
+        let export_metrics = ExportMetrics::default();
+        export_metrics.register(&mut registry);
+        let export = Export::start(&config.export, Arc::clone(&fleet), &export_metrics)?;
         let (stop, _) = watch::channel(false);
         let view = View {
             fleet,
@@ -134,9 +143,10 @@ impl App {
             ingest: ingest_metrics,
             metrics: Arc::new(registry),
             names: config.listen.http_names.clone().into(),
+            dir: config.dir.as_path().into(),
             stop: stop.subscribe(),
         };
-        Ok(Self { config, ingest, http, view, identities, history_thread, stop })
+        Ok(Self { config, ingest, http, view, identities, history_thread, export, stop })
     }
 
     /// Where agents connect and where the dashboard is.
@@ -155,7 +165,7 @@ impl App {
 
     /// Runs until `shutdown` resolves, then ends every part and closes history.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { config, ingest, http, view, identities, history_thread, stop } = self;
+        let Self { config, ingest, http, view, identities, history_thread, export, stop } = self;
         let writer = view.writer.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest.run(stop.subscribe()));
@@ -166,6 +176,7 @@ impl App {
         tasks.spawn(api::serve(http, view, stop.subscribe()));
         shutdown.await;
         tracing::info!("stopping");
+        drop(export);
         stop.send_replace(true);
         let drained = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {

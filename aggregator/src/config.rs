@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::{
     enrol::{EnrolConfig, TlsConfig},
+    export::ExportConfig,
     learn::LearnConfig,
 };
 
@@ -32,6 +33,8 @@ pub struct AggregatorConfig {
     pub history: HistoryConfig,
     /// Training.
     pub train: LearnConfig,
+    /// Summaries that are sent to other systems.
+    pub export: ExportConfig,
 }
 
 impl Default for AggregatorConfig {
@@ -44,6 +47,7 @@ impl Default for AggregatorConfig {
             ingest: IngestLimits::default(),
             history: HistoryConfig::default(),
             train: LearnConfig::default(),
+            export: ExportConfig::default(),
         }
     }
 }
@@ -195,6 +199,9 @@ impl AggregatorConfig {
         }
         if !(60.0..=1.0e9).contains(&self.train.window_s) {
             return refuse("train.window_s", &self.train.window_s, "at least a minute");
+        }
+        if !(1.0..=3_600.0).contains(&self.export.every_s) {
+            return refuse("export.every_s", &self.export.every_s, "1 to 3600 seconds");
         }
         if let Err(error) = self.train.model.check() {
             return refuse("train.model", &error, "within its bounds");

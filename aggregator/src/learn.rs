@@ -259,10 +259,19 @@ impl Learner {
             return Err(LearnError::TooFewSamples { found, needed: self.config.min_samples });
         }
         let incumbent = self.incumbent();
-        let trained =
-            train::run(&series, incumbent.as_ref(), &self.config.model, &mut |progress| {
+        let run = |series: &[Series]| {
+            train::run(series, incumbent.as_ref(), &self.config.model, &mut |progress| {
                 self.update(|status| status.progress = Some(progress));
-            })?;
+            })
+        };
+        let (measured, imported) = self.by_step(series);
+        let trained = match run(&measured) {
+            // What was imported by longer steps serves until enough was measured.
+            Err(TrainError::TooFewWindows { .. }) if !imported.is_empty() => {
+                run(&[measured, imported].concat())?
+            }
+            ended => ended?,
+        };
         let verdict = gate::decide(&trained.report, &self.config.gate);
         let sentence = verdict.to_string();
         let is_promoted = matches!(verdict, Verdict::Promote { .. });
@@ -275,6 +284,12 @@ impl Learner {
             self.current.send_replace(offer);
         }
         Ok(format!("v{version}: {sentence}"))
+    }
+
+    /// Series at the step the agents measure by, and those of longer steps.
+    fn by_step(&self, series: Vec<Series>) -> (Vec<Series>, Vec<Series>) {
+        let step_s = self.config.model.step_s;
+        series.into_iter().partition(|one| one.own_step_s().is_none_or(|own| own <= 1.5 * step_s))
     }
 
     fn series(&self, from_s: f64, to_s: f64) -> Result<Vec<Series>, LearnError> {

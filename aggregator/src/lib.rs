@@ -3,14 +3,17 @@
 //! Reading order follows the data: [`ingest`] takes in what agents send, [`history`] keeps it,
 //! [`fleet`] holds what is true now, [`neighbours`] says what runs alike, [`train`] and [`rollout`] make and judge models, [`learn`] runs
 //! them, [`api`] shows all of it. [`app`] puts the parts together; [`pki`] says who may talk. [`lab`] is
-//! apart: its commands work on traces.
+//! apart: its commands work on traces. [`import`] brings in what others recorded,
+//! [`export`] tells others what is known.
 
 pub mod api;
 pub mod app;
 pub mod config;
 pub mod enrol;
+pub mod export;
 pub mod fleet;
 pub mod history;
+pub mod import;
 pub mod ingest;
 pub mod lab;
 pub mod learn;

@@ -9,7 +9,7 @@ use headroom_aggregator::{
     app::App,
     config::AggregatorConfig,
     enrol::{command, token::Scope},
-    lab, pki,
+    import, lab, pki,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -64,6 +64,9 @@ enum Command {
     },
     /// Run.
     Serve(Serve),
+    /// Take in what another system recorded, so that a fleet starts warm.
+    #[command(subcommand)]
+    Import(Box<import::ImportCommand>),
     #[command(flatten)]
     Lab(lab::LabCommand),
 }
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(EXIT_CONFIG);
             }
         },
+        Command::Import(command) => import::run(*command),
         Command::Lab(command) => lab::run(command),
     };
     match result {

@@ -3,9 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use headroom_allocate::{Knob, Limit};
-use headroom_predict::forecast::{HORIZONS, QUANTILES};
-use headroom_telemetry::{Feature, Resource, printable};
+use headroom_telemetry::printable;
 use headroom_wire::ProbeReport;
 use prometheus_client::{
     collector::Collector,
@@ -15,15 +13,11 @@ use prometheus_client::{
 };
 
 use crate::{
+    export::{names, summary},
     fleet::Fleet,
     history::{History, Writer},
     learn::Learner,
 };
-
-/// Levels exported per forecast; the others can be had from the API.
-const EXPORTED_LEVELS: [usize; 3] = [1, 2, 4];
-/// Horizons exported per forecast: the nearest and the farthest.
-const EXPORTED_HORIZONS: [usize; 2] = [0, HORIZONS - 1];
 
 /// Most sources of facts exported per host.
 const PROBES_EXPORTED_MAX: usize = 64;
@@ -156,33 +150,16 @@ struct FleetCollector {
 
 type Rows = Vec<(Vec<(&'static str, String)>, f64)>;
 
-/// Gauges per workload, as name, help and rows.
-struct WorkloadRows {
-    demand: [Rows; Resource::COUNT],
-    limit: [Rows; Resource::COUNT],
-    forecast: [Rows; Resource::COUNT],
-    throttled: Rows,
-}
-
 impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.encode_hosts(&mut encoder)?;
-        let rows = self.workload_rows();
-        for resource in Resource::ALL {
-            let i = resource.index();
-            let unit = match resource {
-                Resource::Cpu => "cores",
-                Resource::Memory => "memory_bytes",
-                Resource::Disk => "disk_bytes_per_second",
-                Resource::Network => "network_bytes_per_second",
-            };
-            let name = |kind: &str| format!("{kind}_{unit}");
-            gauges(&mut encoder, &name("demand"), "Use in the last period", &rows.demand[i])?;
-            gauges(&mut encoder, &name("limit"), "Limit in force; +Inf is none", &rows.limit[i])?;
-            gauges(&mut encoder, &name("forecast"), "Forecast demand", &rows.forecast[i])?;
+        let points = self.fleet.read(summary::points);
+        for named in names::TABLE {
+            let of_it = points.iter().filter(|point| point.metric == named.metric);
+            let rows: Rows = of_it.map(|point| (point.labels.clone(), point.value)).collect();
+            gauges(&mut encoder, &named.prometheus_stem(), named.help, &rows)?;
         }
-        let help = "Time with runnable tasks and no quota left, per second";
-        gauges(&mut encoder, "throttled_ratio", help, &rows.throttled)
+        Ok(())
     }
 }
 
@@ -223,54 +200,6 @@ impl FleetCollector {
             .into_iter()
             .collect();
         gauges(encoder, "model_info", "The model the fleet should run", &rows)
-    }
-
-    fn workload_rows(&self) -> WorkloadRows {
-        let mut rows = WorkloadRows {
-            demand: Default::default(),
-            limit: Default::default(),
-            forecast: Default::default(),
-            throttled: Rows::new(),
-        };
-        self.fleet.read(|hosts| {
-            for (name, host) in hosts {
-                for (path, live) in &host.workloads {
-                    let shown = printable(path).into_owned();
-                    let labels = || vec![("host", name.clone()), ("workload", shown.clone())];
-                    let Some(sample) = &live.sample else { continue };
-                    if let Some(ratio) = sample.get(Feature::CpuThrottledRatio) {
-                        rows.throttled.push((labels(), f64::from(ratio)));
-                    }
-                    for resource in Resource::ALL {
-                        let i = resource.index();
-                        rows.demand[i]
-                            .extend(resource.usage(sample).map(|usage| (labels(), usage)));
-                    }
-                    let knobs =
-                        [(Resource::Cpu, Knob::CpuQuota), (Resource::Memory, Knob::MemoryMax)];
-                    for (resource, knob) in knobs {
-                        let amount = live.limit(knob).map(Limit::amount);
-                        rows.limit[resource.index()]
-                            .extend(amount.map(|amount| (labels(), amount)));
-                    }
-                    for (resource, forecast) in &live.forecasts {
-                        for horizon in EXPORTED_HORIZONS {
-                            for level in EXPORTED_LEVELS {
-                                let mut labels = labels();
-                                labels.push(("quantile", QUANTILES[level].to_string()));
-                                labels.push((
-                                    "horizon_seconds",
-                                    forecast.horizon_s(horizon).to_string(),
-                                ));
-                                rows.forecast[resource.index()]
-                                    .push((labels, forecast.quantiles[horizon][level]));
-                            }
-                        }
-                    }
-                }
-            }
-        });
-        rows
     }
 }
 

@@ -52,6 +52,8 @@ pub struct View {
     pub metrics: Arc<Registry>,
     /// Host names the dashboard may be opened by.
     pub names: Arc<[String]>,
+    /// Where certificates, history and models are.
+    pub dir: Arc<std::path::Path>,
     /// Turns true when the aggregator stops.
     pub stop: watch::Receiver<bool>,
 }
@@ -89,6 +91,7 @@ fn router(view: View) -> Router {
         .route("/api/workloads", get(workloads))
         .route("/api/workload", get(workload))
         .route("/api/workload/neighbours", get(near))
+        .route("/api/imports", get(imports))
         .route("/api/models", get(models))
         .route("/api/train", get(train_status).post(train_start))
         .route("/api/live", get(live::stream))
@@ -202,6 +205,14 @@ async fn near(
         Ok(Err(error)) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
         Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
+}
+
+/// What was imported into this history.
+async fn imports(State(view): State<View>) -> Result<Json<Vec<crate::import::State>>, Failure> {
+    let dir = Arc::clone(&view.dir);
+    let read = move || crate::import::all(&dir);
+    let states = tokio::task::spawn_blocking(read).await;
+    states.map(Json).map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 async fn models(State(view): State<View>) -> Json<views::ModelsView> {

@@ -35,6 +35,18 @@ pub struct Series {
     pub samples: Vec<Sample>,
 }
 
+impl Series {
+    /// The usual time between two samples, seconds: the median over the newest; `None` with fewer than
+    /// two.
+    pub fn own_step_s(&self) -> Option<f64> {
+        const PAIRS: usize = 1_000;
+        let newest = &self.samples[self.samples.len().saturating_sub(PAIRS + 1)..];
+        let mut gaps: Vec<f64> = newest.windows(2).map(|pair| pair[1].t_s - pair[0].t_s).collect();
+        gaps.sort_by(f64::total_cmp);
+        gaps.get(gaps.len() / 2).copied().filter(|gap_s| gap_s.is_finite() && *gap_s > 0.0)
+    }
+}
+
 /// What happened after a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
@@ -95,6 +107,8 @@ impl Dataset {
     /// Too few windows to train or to judge on.
     pub fn build(series: &[Series], config: &TrainConfig) -> Result<Self, TrainError> {
         let series = &*in_order(series, config.step_s);
+        // What is kept apart in time is kept apart for the series with the longest steps.
+        let longest_s = series.iter().map(|one| step_s(one, config)).fold(config.step_s, f64::max);
         let origins = origins(series, config);
         let (from_s, to_s) = span(series);
         let too_few = |purpose, found, needed| TrainError::TooFewWindows {
@@ -107,7 +121,7 @@ impl Dataset {
         let Some(cut_s) = time_at_share(&origins, 1.0 - config.held_back_share) else {
             return Err(too_few("train on", 0, config.windows_trained_min));
         };
-        let gap_s = gap_s(to_s - from_s, config.step_s);
+        let gap_s = gap_s(to_s - from_s, longest_s);
         let (before, held_back): (Vec<_>, Vec<_>) =
             origins.into_iter().partition(|origin| origin.t_s < cut_s);
         let before: Vec<_> =
@@ -118,7 +132,7 @@ impl Dataset {
         let before = pick(before, series, config.max_windows - held_back_max);
 
         let stop_s = time_at_share(&before, 1.0 - VALIDATION_SHARE).unwrap_or(cut_s);
-        let reach_s = f64::from(HORIZON_STEPS[HORIZONS - 1]) * config.step_s;
+        let reach_s = f64::from(HORIZON_STEPS[HORIZONS - 1]) * longest_s;
         let (train, validation): (Vec<_>, Vec<_>) =
             before.into_iter().partition(|origin| origin.t_s < stop_s);
         let train: Vec<_> =
@@ -179,6 +193,15 @@ fn in_order(series: &[Series], step_s: f64) -> Cow<'_, [Series]> {
         });
     }
     Cow::Owned(series)
+}
+
+/// The step of a series: the run's, or its own where that is longer, as that of an import is.
+///
+/// A window is so many steps and what a model sees of it is relative, so that a load by the minute is
+/// learnt from like one by the second.
+fn step_s(series: &Series, config: &TrainConfig) -> f64 {
+    let own_s = series.own_step_s().unwrap_or(config.step_s);
+    if own_s > 1.5 * config.step_s { own_s } else { config.step_s }
 }
 
 /// Every index that can end a window: enough samples before it, something known after it.
@@ -294,7 +317,8 @@ fn encode(
         wanted.sort_unstable();
         let Some(&first) = wanted.first() else { continue };
         let lead_in = first.saturating_sub(WINDOW);
-        let mut window = Window::new(config.step_s);
+        let step_s = step_s(one, config);
+        let mut window = Window::new(step_s);
         let mut wanted = wanted.into_iter().peekable();
         for (index, sample) in one.samples.iter().enumerate().skip(lead_in) {
             // What does not follow was left out before.
@@ -307,7 +331,7 @@ fn encode(
                 resource.usage(sample).map(|used| relative(used, encoded.scale[resource.index()]))
             });
             let after = &one.samples[index + 1..];
-            let Some(outcomes) = outcomes(sample, after, &encoded.scale, config.step_s) else {
+            let Some(outcomes) = outcomes(sample, after, &encoded.scale, step_s) else {
                 continue;
             };
             let origin_t_s = sample.t_s;
@@ -433,6 +457,25 @@ mod tests {
         assert!(matches!(at(98.0).outcomes[horizon(8)], Outcome::Exactly(_)));
         assert!(matches!(at(59.0).outcomes[0], Outcome::AtLeast(_)));
         assert_eq!(at(69.0).outcomes[0], Outcome::Exactly(OUTCOME_MAX));
+    }
+
+    #[test]
+    fn a_series_of_longer_steps_gives_the_same_windows_as_one_of_the_runs() {
+        // What an import brings: the same load, a minute instead of a second between samples.
+        let by_second = history(200, &[steady, ramp]);
+        let mut by_minute = by_second.clone();
+        for sample in by_minute.iter_mut().flat_map(|one| &mut one.samples) {
+            sample.t_s = 1.7e9 + (sample.t_s - 1.7e9) * 60.0;
+        }
+        assert_eq!(by_minute[0].own_step_s(), Some(60.0));
+        let (fine, coarse) = (build(&by_second), build(&by_minute));
+        assert_eq!(fine.train.len(), coarse.train.len());
+        assert_eq!(fine.held_back.len(), coarse.held_back.len());
+        for (a, b) in fine.train.iter().zip(&coarse.train) {
+            assert_eq!(a.encoded, b.encoded);
+            assert_eq!(a.outcomes, b.outcomes);
+        }
+        assert!((coarse.gap_s - 60.0 * fine.gap_s).abs() < 1e-6, "no leak at the longer step");
     }
 
     #[test]

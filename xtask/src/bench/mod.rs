@@ -11,6 +11,7 @@ mod rig;
 mod scale;
 mod scenario;
 mod starts;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +63,8 @@ pub(crate) struct BenchArgs {
     replay: replay::ReplayOptions,
     #[command(flatten)]
     detect: detect::DetectOptions,
+    #[command(flatten)]
+    stream: stream::StreamOptions,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -92,6 +95,9 @@ enum Subject {
     Replay,
     /// How well anomalies that people marked are found, beside a moving mean; not part of `all`
     Detect,
+    /// Bytes on the wire, vectors made durable, idle agents and reading of history, beside Prometheus
+    /// and OpenTelemetry; not part of `all`
+    Stream,
     /// All the others
     All,
 }
@@ -100,7 +106,12 @@ impl Subject {
     fn includes(self, other: Self) -> bool {
         let is_apart = matches!(
             other,
-            Self::Fingerprint | Self::Forecast | Self::Replay | Self::Detect | Self::Scale
+            Self::Fingerprint
+                | Self::Forecast
+                | Self::Replay
+                | Self::Detect
+                | Self::Scale
+                | Self::Stream
         );
         self == other || (self == Self::All && !is_apart)
     }
@@ -161,6 +172,11 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
             busy_percent: args.busy_percent,
         };
         figures.extend(scale::run(&programs, crowd, args.watch_s)?);
+    }
+    if subject.includes(Subject::Stream) {
+        let trace = args.forecast.trace.first().map(PathBuf::as_path);
+        let profile = args.profile.name();
+        figures.extend(stream::run(root, &programs, &args.stream, trace, profile)?);
     }
     if subject.includes(Subject::Overhead) {
         for (budget, which) in [("100%", "no governor"), ("2%", "budget 2 %")] {

@@ -51,6 +51,11 @@ impl Programs {
     pub(super) fn agent(&self) -> &Path {
         &self.agent
     }
+
+    /// The aggregator.
+    pub(super) fn aggregator(&self) -> &Path {
+        &self.aggregator
+    }
 }
 
 /// Builds kernel programs, agent and aggregator.

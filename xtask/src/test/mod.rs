@@ -49,6 +49,11 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         process::run(&mut cargo::at(root, &["build", "--workspace", "--bins"]))?;
         Ok(Verdict::Passed)
     });
+    report.step("servers to import from", || match setup::servers::fetch(root) {
+        // The tests of the workspace find them there.
+        Ok(_) => Ok(Verdict::Passed),
+        Err(reason) => Ok(Verdict::Skipped(reason)),
+    });
     report.step_with_skips("tests of the workspace", |skips| suites::workspace(root, skips));
     report.step("deliberately wrong probes", || {
         if args.quick {

@@ -1,0 +1,375 @@
+//! What streaming costs: real senders over QUIC into a real aggregator with durable history, and the
+//! same recording as Prometheus and OpenTelemetry would send it, in the same run.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use headroom_measure::process::{cpu_s, resident_bytes};
+use headroom_measure::{Figure, Value};
+use serde_json::Value as Json;
+
+use super::rig::Programs;
+use crate::demo::processes::Process;
+use crate::setup::servers;
+use crate::{cargo, process, progress};
+
+/// Time for a server to answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Idle agents are watched so long.
+const WATCH: Duration = Duration::from_secs(20);
+/// Times a day is read.
+const READS: usize = 9;
+
+/// Options of `bench stream`.
+#[derive(clap::Args)]
+pub(crate) struct StreamOptions {
+    /// stream: agents with nothing to say
+    #[arg(long, default_value_t = 1_000)]
+    idle: u32,
+    /// stream: hosts that send at once
+    #[arg(long, default_value_t = 16)]
+    senders: u32,
+    /// stream: how long is sent, seconds, in each of the rounds
+    #[arg(long, default_value_t = 10)]
+    send_s: u64,
+    /// stream: rounds of sending
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+}
+
+/// An aggregator in a folder of its own.
+struct Stage {
+    folder: PathBuf,
+    aggregator: PathBuf,
+    quic: String,
+    http: String,
+    server: Option<Process>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.stop();
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            eprintln!("left {} behind: {error}", self.folder.display());
+        }
+    }
+}
+
+impl Stage {
+    fn new(programs: &Programs) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("headroom-stream-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let stage = Self {
+            aggregator: programs.aggregator().to_owned(),
+            quic: UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+            http: TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+            folder,
+            server: None,
+        };
+        let mut init = Command::new(&stage.aggregator);
+        process::capture(init.args(["init", "--dir"]).arg(stage.pki()))?;
+        Ok(stage)
+    }
+
+    fn pki(&self) -> PathBuf {
+        self.folder.join("aggregator")
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.aggregator);
+        command
+            .args(["serve", "--listen-quic", &self.quic, "--listen-http", &self.http, "--dir"])
+            .arg(self.pki());
+        let mut server = Process::start("aggregator", &self.folder, &mut command)?;
+        wait_for("the aggregator", || {
+            server.check()?;
+            Ok(ureq::get(format!("http://{}/healthz", self.http)).call().is_ok())
+        })?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.stop(PATIENCE);
+        }
+    }
+
+    /// CPU time used, seconds, and resident memory, bytes.
+    fn used(&self) -> Result<(f64, u64)> {
+        let id = self.server.as_ref().context("the aggregator does not run")?.id();
+        let read = |file: &str| fs::read_to_string(format!("/proc/{id}/{file}"));
+        let cpu = cpu_s(&read("stat")?).context("no CPU time in /proc")?;
+        Ok((cpu, resident_bytes(&read("status")?).context("no memory in /proc")?))
+    }
+}
+
+fn wait_for(what: &str, mut is_there: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_there()? {
+        if begun.elapsed() > PATIENCE {
+            bail!("{what} does not answer");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Measures everything.
+pub(super) fn run(
+    root: &Path,
+    programs: &Programs,
+    options: &StreamOptions,
+    trace: Option<&Path>,
+    profile: &str,
+) -> Result<Vec<Figure>> {
+    let sender = build_sender(root, programs, profile)?;
+    let mut stage = Stage::new(programs)?;
+    let recorded = stage.folder.join("recorded.csv.gz");
+    let trace = match trace {
+        Some(trace) => trace.to_owned(),
+        None => record(programs, &recorded)?,
+    };
+    let mut figures = Vec::new();
+    day(&mut stage, &mut figures)?;
+    sending(&stage, &sender, &trace, options, &mut figures)?;
+    stage.stop();
+    beside(root, &stage.folder, &sender, &trace, options, &mut figures)?;
+    stage.start()?;
+    idle(&mut stage, &sender, options.idle, &mut figures)?;
+    Ok(figures)
+}
+
+fn build_sender(root: &Path, programs: &Programs, profile: &str) -> Result<PathBuf> {
+    progress::step("build the senders", "real uplinks in one process", || {
+        let mut command = cargo::at(root, &["build", "--workspace", "--example", "stream"]);
+        process::run(command.args(["--profile", profile]))
+    })?;
+    let folder = programs.aggregator().parent().context("the aggregator has no folder")?;
+    Ok(folder.join("examples/stream"))
+}
+
+/// A recording of this machine as it is, with everything the agent measures.
+fn record(programs: &Programs, to: &Path) -> Result<PathBuf> {
+    progress::step("record this machine for 60 s", "what is sent; --trace takes another", || {
+        let mut command = Command::new(programs.agent());
+        command.args(["record", "--duration", "60", "--out"]).arg(to);
+        process::capture(&mut command)
+    })?;
+    Ok(to.to_owned())
+}
+
+fn ask(sender: &Path, words: &[&str]) -> Result<Json> {
+    let said = process::capture(Command::new(sender).args(words))?;
+    serde_json::from_str(said.trim()).with_context(|| format!("the sender says {said:?}"))
+}
+
+fn number(json: &Json, name: &str) -> Result<f64> {
+    json[name].as_f64().with_context(|| format!("the sender does not tell {name}: {json}"))
+}
+
+/// Bytes per vector, and vectors made durable per second.
+fn sending(
+    stage: &Stage,
+    sender: &Path,
+    trace: &Path,
+    options: &StreamOptions,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    let (pki, trace) = (text(&stage.pki())?.to_owned(), text(trace)?);
+    let (hosts, seconds) = (options.senders.to_string(), options.send_s.to_string());
+    let others = ask(sender, &["encodings", trace])?;
+    let (mut rates, mut bytes) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let answer = ask(sender, &["send", &stage.quic, &pki, trace, &hosts, &seconds])?;
+        rates.push(number(&answer, "vectors_acked")? / number(&answer, "seconds")?);
+        bytes.push(number(&answer, "bytes_sent")? / number(&answer, "vectors_sent")?);
+        let lost = number(&answer, "vectors_fed")? - number(&answer, "vectors_acked")?;
+        if lost > 0.0 {
+            let lost = [lost];
+            figures.push(Figure::of("sent and not durable", "vectors", &lost, "must not be"));
+        }
+    }
+    let vectors = number(&others, "vectors")?;
+    let features = number(&others, "values")? / vectors;
+    let note = format!("{features:.1} features measured per vector; batches of 10 s");
+    let per_64: Vec<f64> = bytes.iter().map(|bytes| bytes * 64.0 / features).collect();
+    figures.push(Figure::of("wire", "bytes/vector", &bytes, &note));
+    figures.push(Figure::of(
+        "wire, per 64 measured features",
+        "bytes",
+        &per_64,
+        "goal: at most 60",
+    ));
+    for (name, key) in [
+        ("Prometheus remote write v1 (snappy), the same data", "remote_write_bytes"),
+        ("OTLP (gzip -6), the same data", "otlp_bytes"),
+    ] {
+        let size = number(&others, key)? / vectors;
+        let ours = bytes.iter().sum::<f64>() / bytes.len().max(1) as f64;
+        let compare = format!("{:.1} times ours; goal over remote write: 6", size / ours);
+        figures.push(Figure::of(name, "bytes/vector", &[size], &compare));
+    }
+    let goal = "goal: 200000, or twice VictoriaMetrics below; senders on the same CPUs";
+    figures.push(Figure::of("ingested and durable", "vectors/s", &rates, goal));
+    Ok(())
+}
+
+/// What VictoriaMetrics takes of the same samples.
+fn beside(
+    root: &Path,
+    folder: &Path,
+    sender: &Path,
+    trace: &Path,
+    options: &StreamOptions,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    let name = "VictoriaMetrics, the same samples by remote write";
+    let absent = |reason| Figure::new(name, "vectors/s", Value::Absent(reason), "");
+    let programs = match servers::fetch(root) {
+        Ok(programs) => programs,
+        Err(reason) => {
+            figures.push(absent(reason));
+            return Ok(());
+        }
+    };
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let mut command = Command::new(programs.join("usr/bin/victoria-metrics"));
+    command
+        .arg(format!("-storageDataPath={}", folder.join("victoria-metrics").display()))
+        .arg(format!("-httpListenAddr={address}"));
+    let mut server = Process::start("victoria-metrics", folder, &mut command)?;
+    let url = format!("http://{address}");
+    wait_for("VictoriaMetrics", || {
+        server.check()?;
+        Ok(ureq::get(format!("{url}/health")).call().is_ok())
+    })?;
+    let mut rates = Vec::new();
+    for _ in 0..options.rounds {
+        let seconds = options.send_s.to_string();
+        let answer = ask(sender, &["remote-write", &url, text(trace)?, &seconds])?;
+        rates.push(number(&answer, "vectors")? / number(&answer, "seconds")?);
+    }
+    server.stop(PATIENCE);
+    let compare = "acknowledged, which is not yet synced; senders on the same CPUs";
+    figures.push(Figure::of(name, "vectors/s", &rates, compare));
+    Ok(())
+}
+
+/// Reading a day of one workload, second by second, through the API.
+fn day(stage: &mut Stage, figures: &mut Vec<Figure>) -> Result<()> {
+    const SECONDS: u64 = 86_400;
+    let path = stage.folder.join("day.csv");
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let mut rows = String::from("workload,t,cpu_cores,memory_bytes,net_rx_bps,psi_cpu_some\n");
+    for i in 0..SECONDS {
+        let wave = (i as f64 * 0.01).sin();
+        rows += &format!(
+            "/system.slice/day.service,{},{:.4},{},{:.1},0\n",
+            now_s - SECONDS + i,
+            0.5 + 0.3 * wave,
+            200_000_000 + i * 7,
+            1e5 * (1.0 + wave)
+        );
+    }
+    fs::write(&path, rows).with_context(|| format!("write {}", path.display()))?;
+    let mut import = Command::new(&stage.aggregator);
+    import.args(["import", "trace"]).arg(&path).args(["--host", "day", "--state"]);
+    process::capture(import.arg(stage.pki()))?;
+    stage.start()?;
+    let url = format!(
+        "http://{}/api/workload?host=day&path=/system.slice/day.service&seconds={}",
+        stage.http,
+        SECONDS + 3_600
+    );
+    let mut times_ms = Vec::new();
+    for _ in 0..READS {
+        let begun = Instant::now();
+        let answer = ureq::get(&url).call().context("read a day")?.body_mut().read_to_vec()?;
+        times_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+        let answer: Json = serde_json::from_slice(&answer)?;
+        if answer["t"].as_array().is_none_or(|t| t.len() < 1_000) {
+            bail!("the day is not in the answer");
+        }
+    }
+    figures.push(Figure::of("a day of one workload", "ms", &times_ms, "goal: under 50"));
+    Ok(())
+}
+
+/// Agents with nothing to say: what they cost, and how soon all are back.
+fn idle(stage: &mut Stage, sender: &Path, agents: u32, figures: &mut Vec<Figure>) -> Result<()> {
+    let mut fleet = Idle::start(sender, &stage.quic, &stage.pki(), agents)?;
+    let connected_s = fleet.connected()?;
+    std::thread::sleep(Duration::from_secs(3));
+    let mut cores = Vec::new();
+    for _ in 0..3 {
+        let (before, begun) = (stage.used()?.0, Instant::now());
+        std::thread::sleep(WATCH / 3);
+        cores.push((stage.used()?.0 - before) / begun.elapsed().as_secs_f64() * 100.0);
+    }
+    let memory = stage.used()?.1 as f64 / 1e6;
+    let named = |what: &str| format!("{agents} idle agents: {what}");
+    let goal = "goal with 10000: under 1000";
+    figures.push(Figure::of(&named("memory of the aggregator"), "MB", &[memory], goal));
+    let goal = "goal with 10000: under 3";
+    figures.push(Figure::of(&named("CPU of the aggregator"), "% of a core", &cores, goal));
+    let compare = "the first time, certificates included";
+    figures.push(Figure::of(&named("all connected"), "s", &[connected_s], compare));
+    stage.stop();
+    stage.start()?;
+    let begun = Instant::now();
+    fleet.again()?;
+    fleet.connected()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let goal = "from the restarted aggregator's first answer; goal with 10000: under 30";
+    figures.push(Figure::of(&named("all connected again"), "s", &[seconds], goal));
+    Ok(())
+}
+
+/// The process of the idle agents.
+struct Idle {
+    child: Child,
+    ask: ChildStdin,
+    said: BufReader<ChildStdout>,
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Idle {
+    fn start(sender: &Path, quic: &str, pki: &Path, agents: u32) -> Result<Self> {
+        let mut child = Command::new(sender)
+            .args(["idle", quic, text(pki)?, &agents.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", sender.display()))?;
+        let ask = child.stdin.take().context("the senders have no input")?;
+        let said = BufReader::new(child.stdout.take().context("the senders have no output")?);
+        Ok(Self { child, ask, said })
+    }
+
+    fn again(&mut self) -> Result<()> {
+        writeln!(self.ask, "again").context("ask the senders")
+    }
+
+    fn connected(&mut self) -> Result<f64> {
+        let mut line = String::new();
+        self.said.read_line(&mut line).context("hear from the senders")?;
+        let answer: Json = serde_json::from_str(&line).context("the senders ended")?;
+        number(&answer, "connected_s")
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
