@@ -2,7 +2,7 @@
 //!
 //! Reading order follows the data: [`observe`] reads facts, [`app`] runs the live loop over the pure
 //! crates, [`guard`] is the separate process that alone changes limits, [`uplink`] talks to the
-//! aggregator. [`doctor`], [`snapshot`] and [`record`] show what is observed, [`selfbench`] what
+//! aggregator, [`join`] gets it a certificate. [`doctor`], [`snapshot`] and [`record`] show what is observed, [`selfbench`] what
 //! observing costs, [`policy_check`] what a policy means, [`owners`] who holds limits, [`explain`] what was done and why.
 
 pub mod app;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod guard;
+pub mod join;
 pub mod observe;
 pub mod owners;
 pub mod policy_check;

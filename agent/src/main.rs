@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use headroom_agent::{
     app::{self, App},
     config::{self, AgentConfig, ConfigError},
-    doctor, explain, guard, owners, policy_check, record, selfbench, snapshot,
+    doctor, explain, guard, join, owners, policy_check, record, selfbench, snapshot,
 };
 
 /// Gives every workload of this host the resources it is about to need, just before it needs them.
@@ -32,6 +32,8 @@ enum Command {
     Guard(Configured),
     /// Give every workload its own limits back when no guard runs
     Restore(Configured),
+    /// Get a certificate from the aggregator with a token, once per host
+    Join(join::JoinArgs),
     /// Ask the running agent how it is
     Status(StatusArgs),
     /// Tell what was decided for a workload, why, and what followed
@@ -119,6 +121,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run(args)?,
         Command::Guard(args) => guard::run(&config::load_guard(args.config.as_deref())?)?,
         Command::Restore(args) => return restore(args.config.as_deref()),
+        Command::Join(args) => join::run(args)?,
         Command::Status(args) => status(&args)?,
         Command::Explain(args) => explain::run(&args)?,
         Command::Policy(PolicyCommand::Check(args)) => policy_check::run(&args)?,

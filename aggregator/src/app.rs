@@ -7,13 +7,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use headroom_wire::tls::{self, TlsError, TlsFiles};
+use headroom_wire::tls::TlsError;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
     api::{self, View},
     config::AggregatorConfig,
+    enrol::{Identities, IdentityError},
     export::{Export, ExportMetrics},
     fleet::Fleet,
     history::{History, HistoryError, Writer},
@@ -36,6 +37,9 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Certificates and who holds them.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// History.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -74,6 +78,7 @@ pub struct App {
     ingest: IngestServer,
     http: TcpListener,
     view: View,
+    identities: Identities,
     history_thread: JoinHandle<()>,
     export: Export,
     stop: watch::Sender<bool>,
@@ -88,8 +93,9 @@ impl App {
     pub async fn build(config: AggregatorConfig) -> Result<Self, StartError> {
         let files = PkiFiles::of(&config.dir);
         // Before anything is written: without certificates the directory is left as it is.
-        let tls = tls::server(&TlsFiles { ca: files.ca, cert: files.cert, key: files.key })?;
+        let identities = Identities::open(&config)?;
         let key = SigningKey::open_or_create(&files.model_key)?;
+        let enrolment = Arc::new(identities.enrolment(&config.enrol, key.public()));
         let registry = Registry::open(&config.dir.join("rollout"), &key)?;
         let history = Arc::new(History::open(&config.dir.join("history"))?);
         let (writer, history_thread) =
@@ -104,10 +110,12 @@ impl App {
             fleet: Arc::clone(&fleet),
             metrics: ingest_metrics.clone(),
             model: learner.offers(),
+            admission: Arc::clone(&identities.admission),
+            enrolment,
         };
         let ingest_config = IngestConfig {
             listen: config.listen.quic,
-            tls,
+            tls: identities.tls.server_config()?,
             agents_max: config.ingest.agents_max,
             clock_skew_s_max: config.ingest.clock_skew_s_max,
         };
@@ -138,7 +146,7 @@ impl App {
             dir: config.dir.as_path().into(),
             stop: stop.subscribe(),
         };
-        Ok(Self { config, ingest, http, view, history_thread, export, stop })
+        Ok(Self { config, ingest, http, view, identities, history_thread, export, stop })
     }
 
     /// Where agents connect and where the dashboard is.
@@ -157,13 +165,14 @@ impl App {
 
     /// Runs until `shutdown` resolves, then ends every part and closes history.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { config, ingest, http, view, history_thread, export, stop } = self;
+        let Self { config, ingest, http, view, identities, history_thread, export, stop } = self;
         let writer = view.writer.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest.run(stop.subscribe()));
         tasks.spawn(Arc::clone(&view.learner).run_by_clock(stop.subscribe()));
         let retention_s = config.history.retention_days * 86_400.0;
         tasks.spawn(retain(Arc::clone(&view.history), retention_s, stop.subscribe()));
+        tasks.spawn(identities.keep(stop.subscribe()));
         tasks.spawn(api::serve(http, view, stop.subscribe()));
         shutdown.await;
         tracing::info!("stopping");

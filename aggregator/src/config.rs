@@ -9,7 +9,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{export::ExportConfig, learn::LearnConfig};
+use crate::{
+    enrol::{EnrolConfig, TlsConfig},
+    export::ExportConfig,
+    learn::LearnConfig,
+};
 
 /// Configuration of `headroom-aggregator serve`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -19,6 +23,10 @@ pub struct AggregatorConfig {
     pub dir: PathBuf,
     /// Addresses.
     pub listen: ListenConfig,
+    /// Which certificates are used.
+    pub tls: TlsConfig,
+    /// How certificates are given to agents.
+    pub enrol: EnrolConfig,
     /// What is taken in.
     pub ingest: IngestLimits,
     /// How long history is kept.
@@ -34,6 +42,8 @@ impl Default for AggregatorConfig {
         Self {
             dir: "/var/lib/headroom-aggregator".into(),
             listen: ListenConfig::default(),
+            tls: TlsConfig::default(),
+            enrol: EnrolConfig::default(),
             ingest: IngestLimits::default(),
             history: HistoryConfig::default(),
             train: LearnConfig::default(),
@@ -114,6 +124,12 @@ pub enum ConfigError {
         /// Where and what.
         source: Box<toml::de::Error>,
     },
+    /// Names in certificates.
+    #[error("configuration: {sentence}")]
+    Identity {
+        /// Setting, value and rule.
+        sentence: String,
+    },
     /// A setting makes no sense.
     #[error("configuration: {setting} is {value}, it must be {rule}")]
     Setting {
@@ -159,6 +175,21 @@ impl AggregatorConfig {
         if !(1.0..=86_400.0).contains(&self.ingest.clock_skew_s_max) {
             let skew_s = &self.ingest.clock_skew_s_max;
             return refuse("ingest.clock_skew_s_max", skew_s, "1 second to a day");
+        }
+        if !(2.0..=398.0 * 86_400.0).contains(&self.enrol.life_s) {
+            return refuse("enrol.life_s", &self.enrol.life_s, "2 seconds to 398 days");
+        }
+        if !(0.0..=3_650.0 * 86_400.0).contains(&self.enrol.return_s) {
+            return refuse("enrol.return_s", &self.enrol.return_s, "0 seconds to 3650 days");
+        }
+        if !(1..=4_096).contains(&self.enrol.at_once_max) {
+            return refuse("enrol.at_once_max", &self.enrol.at_once_max, "1 to 4096");
+        }
+        if self.enrol.failures_max == 0 {
+            return refuse("enrol.failures_max", &0, "at least 1");
+        }
+        if let Err(sentence) = self.tls.templates() {
+            return Err(ConfigError::Identity { sentence });
         }
         if self.ingest.agents_max == 0 {
             return refuse("ingest.agents_max", &0, "at least 1");

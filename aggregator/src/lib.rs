@@ -9,6 +9,7 @@
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod enrol;
 pub mod export;
 pub mod fleet;
 pub mod history;

@@ -1,16 +1,23 @@
-//! `headroom-aggregator`: `init` and `issue` make certificates, `serve` runs; the commands of the lab
-//! work on traces.
+//! `headroom-aggregator`: `init` and `issue` make certificates, `token` and `revoke` say who may have
+//! one, `serve` runs; the commands of the lab work on traces.
 
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use headroom_aggregator::{app::App, config::AggregatorConfig, import, lab, pki};
+use headroom_aggregator::{
+    app::App,
+    config::AggregatorConfig,
+    enrol::{command, token::Scope},
+    import, lab, pki,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// A configuration or command line that cannot be used.
 const EXIT_CONFIG: u8 = 64;
+/// Life of the token that `init` shows, seconds.
+const FIRST_TOKEN_S: f64 = 3_600.0;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Gathers fingerprints, trains and rolls out models, shows the fleet")]
@@ -29,8 +36,18 @@ enum Command {
         /// Host names and addresses agents reach the aggregator by.
         #[arg(long, value_delimiter = ',', default_value = "localhost,127.0.0.1")]
         name: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
-    /// Make a certificate for the agent on one host.
+    /// Tokens that hosts join with.
+    #[command(subcommand)]
+    Token(command::TokenCommand),
+    /// Refuse a node or a certificate from now on, or end that.
+    Revoke(command::RevokeArgs),
+    /// List nodes with the end of their newest certificate, and who is revoked.
+    Nodes(command::Place),
+    /// Make key and certificate for the agent on one host by hand; `headroom-agent join` does without.
     Issue {
         /// Directory made by `init`.
         #[arg(long)]
@@ -38,6 +55,9 @@ enum Command {
         /// Name of the host; the agent's `node.name`.
         #[arg(long)]
         node: String,
+        /// Trust domain in its name; `tls.trust_domain` of the aggregator.
+        #[arg(long, default_value = "headroom")]
+        trust_domain: String,
         /// Directory to put the agent's files in.
         #[arg(long)]
         out: PathBuf,
@@ -79,8 +99,11 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Init { dir, name } => init(&dir, &name),
-        Command::Issue { dir, node, out } => issue(&dir, &node, &out),
+        Command::Init { dir, name, json } => init(&dir, &name, json),
+        Command::Token(command) => command::token(command),
+        Command::Revoke(args) => command::revoke(&args),
+        Command::Nodes(place) => command::nodes(&place),
+        Command::Issue { dir, node, trust_domain, out } => issue(&dir, &trust_domain, &node, &out),
         Command::Serve(options) => match configure(&options) {
             Ok(config) => serve(config),
             Err(error) => {
@@ -100,19 +123,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn init(dir: &std::path::Path, names: &[String]) -> anyhow::Result<()> {
+fn init(dir: &std::path::Path, names: &[String], json: bool) -> anyhow::Result<()> {
     let files = pki::init(dir, names)?;
-    println!("certificate authority  {}", files.ca.display());
+    let ca_hash = pki::ca_hash(&files)?;
+    let token = command::make_token(dir, Scope::Any, 1, FIRST_TOKEN_S, None)?;
+    if json {
+        let made = serde_json::json!({
+            "ca": files.ca, "cert": files.cert, "model_key": files.model_key,
+            "ca_hash": ca_hash, "names": names, "token": token,
+        });
+        println!("{}", serde_json::to_string_pretty(&made)?);
+        return Ok(());
+    }
+    println!("certificate authority  {} ({ca_hash})", files.ca.display());
     println!("aggregator certificate {} for {}", files.cert.display(), names.join(", "));
     println!("model key              {}", files.model_key.display());
     println!();
-    println!("next, for each host:");
-    println!("  headroom-aggregator issue --dir {} --node NAME --out DIR", dir.display());
+    println!("next, on a host, within the hour, once `serve` runs:");
+    println!("  {}", token.join);
+    println!("for further hosts:");
+    println!("  headroom-aggregator token create --dir {} --uses N", dir.display());
     Ok(())
 }
 
-fn issue(dir: &std::path::Path, node: &str, out: &std::path::Path) -> anyhow::Result<()> {
-    pki::issue(dir, node, out)?;
+fn issue(
+    dir: &std::path::Path,
+    trust_domain: &str,
+    node: &str,
+    out: &std::path::Path,
+) -> anyhow::Result<()> {
+    pki::issue(dir, trust_domain, node, out)?;
     println!("ca.pem, agent.pem, agent.key and model.pub for `{node}` are in {}", out.display());
     Ok(())
 }

@@ -244,3 +244,46 @@ fn exit_codes_say_whose_fault_it_is() {
     assert!(run(&["init", "--dir", text(&state)]).status.success());
     assert_eq!(run(&["init", "--dir", text(&state)]).status.code(), Some(1));
 }
+
+#[test]
+fn the_operators_commands_say_who_may_join() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = run(&[arguments, &["--dir", text(&state), "--json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let made = json(&["init", "--name", "agg.example"]);
+    let join = made["token"]["join"].as_str().unwrap();
+    assert!(join.starts_with("headroom-agent join --server agg.example:7443 --ca-hash sha256:"));
+    let token = json(&["token", "create", "--uses", "2", "--prefix", "web-", "--ttl", "2h"]);
+    assert_eq!(token["scope"]["prefix"], "web-");
+    let id = token["id"].as_str().unwrap();
+    json(&["token", "revoke", id]);
+    let listed = json(&["token", "list"]);
+    let state_of = |id: &str| {
+        let found = listed.as_array().unwrap().iter().find(|one| one["id"] == id);
+        found.unwrap()["state"].clone()
+    };
+    assert_eq!(state_of(id), "revoked");
+    assert_eq!(state_of(made["token"]["id"].as_str().unwrap()), "usable");
+    let revoked = json(&["revoke", "web-1", "--reason", "stolen"]);
+    assert_eq!(
+        (revoked["state"].as_str(), revoked["known"].as_bool()),
+        (Some("revoked"), Some(false))
+    );
+    assert_eq!(json(&["nodes"])["revoked"][0]["reason"], "stolen");
+    json(&["revoke", "web-1", "--lift"]);
+    assert_eq!(json(&["nodes"])["revoked"].as_array().unwrap().len(), 0);
+    for (arguments, words) in [
+        (vec!["token", "revoke", "0000", "--dir", text(&state)], "token list"),
+        (vec!["revoke", "web-1", "--lift", "--dir", text(&state)], "not revoked"),
+        (vec!["token", "create", "--ttl", "5", "--dir", text(&state)], "12h"),
+        (vec!["token", "create", "--dir", text(dir.path())], "init"),
+    ] {
+        let output = run(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words), "{arguments:?}: {said}");
+    }
+}

@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     let mut hosts = Vec::new();
     for node in ["host-1", "host-2"] {
         let out = dir.join(node);
-        pki::issue(dir, node, &out)?;
+        pki::issue(dir, "headroom", node, &out)?;
         let config = UplinkConfig {
             server: quic.to_string(),
             server_name: "localhost".to_owned(),

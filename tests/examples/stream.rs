@@ -65,7 +65,7 @@ fn ticks(trace: &Path) -> Result<Vec<Tick>> {
 fn connect(quic: &str, pki: &Path, node: &str, batch_s: f64) -> Result<UplinkHandle> {
     let out = pki.join("bench").join(node);
     if !out.join("agent.pem").exists() {
-        pki::issue(pki, node, &out)?;
+        pki::issue(pki, "headroom", node, &out)?;
     }
     let config = UplinkConfig {
         server: quic.to_owned(),

@@ -135,7 +135,7 @@ fn certificates_from_elsewhere_are_refused_and_counted() {
     let elsewhere = world.dir.path().join("elsewhere");
     pki::init(&elsewhere, &["localhost".to_owned()]).unwrap();
     let files = world.dir.path().join("stranger");
-    pki::issue(&elsewhere, "host-1", &files).unwrap();
+    pki::issue(&elsewhere, "headroom", "host-1", &files).unwrap();
     std::fs::copy(world.aggregator_dir().join("ca.pem"), files.join("ca.pem")).unwrap();
     let stranger = world.agent_with("host-1", &files, None);
     stranger.report(world::tick(0, 1));
@@ -148,7 +148,7 @@ fn certificates_from_elsewhere_are_refused_and_counted() {
 
     // The other way round: an agent does not talk to an aggregator it does not know.
     let files = world.dir.path().join("wary");
-    pki::issue(&world.aggregator_dir(), "host-1", &files).unwrap();
+    pki::issue(&world.aggregator_dir(), "headroom", "host-1", &files).unwrap();
     std::fs::copy(elsewhere.join("ca.pem"), files.join("ca.pem")).unwrap();
     let wary = world.agent_with("host-1", &files, None);
     wary.report(world::tick(0, 1));

@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use headroom_aggregator::{
+    config::AggregatorConfig,
+    enrol::{EnrolConfig, Identities},
     fleet::Fleet,
     history::{History, Writer},
     ingest::{IngestConfig, IngestServer, Services},
     metrics::IngestMetrics,
-    pki::PkiFiles,
 };
 use headroom_predict::Bundle;
-use headroom_wire::tls::{self, TlsFiles};
 use tokio::sync::watch;
 
 use crate::world::{self, World, eventually};
@@ -37,7 +37,9 @@ fn next(models: &mut tokio::sync::mpsc::Receiver<Bundle>) -> Bundle {
 #[test]
 fn models_reach_agents_now_and_later_and_verdicts_come_back() {
     let world = World::new();
-    let files = PkiFiles::of(&world.aggregator_dir());
+    let aggregator =
+        AggregatorConfig { dir: world.aggregator_dir(), ..AggregatorConfig::default() };
+    let identities = Identities::open(&aggregator).unwrap();
     let history = Arc::new(History::open(&world.dir.path().join("history")).unwrap());
     let (writer, _thread) = Writer::start(Arc::clone(&history)).unwrap();
     let fleet = Arc::new(Fleet::default());
@@ -48,10 +50,12 @@ fn models_reach_agents_now_and_later_and_verdicts_come_back() {
         fleet: Arc::clone(&fleet),
         metrics: IngestMetrics::default(),
         model: offers,
+        admission: Arc::clone(&identities.admission),
+        enrolment: Arc::new(identities.enrolment(&EnrolConfig::default(), &[0; 32])),
     };
     let config = IngestConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        tls: tls::server(&TlsFiles { ca: files.ca, cert: files.cert, key: files.key }).unwrap(),
+        tls: identities.tls.server_config().unwrap(),
         agents_max: 10,
         clock_skew_s_max: 300.0,
     };

@@ -118,7 +118,7 @@ impl World {
     pub(crate) fn issue(&self, node: &str) -> PathBuf {
         let out = self.dir.path().join(node);
         if !out.exists() {
-            pki::issue(&self.aggregator_dir(), node, &out).unwrap();
+            pki::issue(&self.aggregator_dir(), "headroom", node, &out).unwrap();
         }
         out
     }

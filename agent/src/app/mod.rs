@@ -171,7 +171,11 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-fn node_name(configured: &str) -> anyhow::Result<String> {
+/// The configured name, or the host's.
+///
+/// # Errors
+/// When there is neither.
+pub fn node_name(configured: &str) -> anyhow::Result<String> {
     if !configured.is_empty() {
         return Ok(configured.to_owned());
     }

@@ -14,6 +14,7 @@ use headroom_predict::Source;
 use serde::{Deserialize, Serialize};
 
 use super::latency::DurationSummary;
+use crate::uplink::CertificateState;
 use headroom_wire::ProbeReport;
 
 /// State of the agent after its last tick.
@@ -90,6 +91,9 @@ pub struct UplinkStatus {
     pub dropped: u64,
     /// The last error; empty when none.
     pub last_error: String,
+    /// How the agent's certificate stands.
+    #[serde(default)]
+    pub certificate: CertificateState,
 }
 
 /// One workload as of the last tick.

@@ -55,28 +55,38 @@ impl fmt::Display for Status {
         for (reason, count) in &self.models_refused {
             writeln!(f, "refused   {count} model(s): {reason}")?;
         }
-        match &self.uplink {
-            None => writeln!(f, "uplink    absent (no [uplink] in the configuration)")?,
-            Some(uplink) => {
-                let state = if uplink.connected { "connected" } else { "not connected" };
-                write!(
-                    f,
-                    "uplink    {state}, {} vectors in {} bytes",
-                    uplink.sent_vectors, uplink.sent_bytes
-                )?;
-                if uplink.last_error.is_empty() {
-                    writeln!(f)?;
-                } else {
-                    writeln!(f, "; last error: {}", uplink.last_error)?;
-                }
-            }
-        }
+        uplink_lines(f, self)?;
         writeln!(f, "\nsources of facts")?;
         for probe in &self.probes {
             let text = probe.state.to_string();
             writeln!(f, "  {:<14} {}", printable(&probe.name), printable(&text))?;
         }
         workload_table(f, &self.workloads)
+    }
+}
+
+fn uplink_lines(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
+    let Some(uplink) = &status.uplink else {
+        return writeln!(f, "uplink    absent (no [uplink] in the configuration)");
+    };
+    let state = if uplink.connected { "connected" } else { "not connected" };
+    write!(f, "uplink    {state}, {} vectors in {} bytes", uplink.sent_vectors, uplink.sent_bytes)?;
+    if uplink.last_error.is_empty() {
+        writeln!(f)?;
+    } else {
+        writeln!(f, "; last error: {}", uplink.last_error)?;
+    }
+    let certificate = &uplink.certificate;
+    match certificate.days_left(status.t_s) {
+        Some(days) => {
+            let late = if certificate.is_late(status.t_s) { ", degraded" } else { "" };
+            write!(f, "identity  certificate for {days:.1} more days{late}")?;
+        }
+        None => write!(f, "identity  unknown")?,
+    }
+    match &certificate.fault {
+        Some(fault) => writeln!(f, "; {fault}"),
+        None => writeln!(f),
     }
 }
 

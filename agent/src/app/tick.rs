@@ -367,6 +367,7 @@ impl Loop {
                 sent_vectors: stats.vectors_sent,
                 dropped: stats.vectors_dropped + stats.reports_dropped,
                 last_error: stats.last_error.unwrap_or_default(),
+                certificate: uplink.certificate(),
             }
         });
         // Reading the names of all processes is too dear for every tick.

@@ -2,9 +2,10 @@
 //!
 //! Reading order: [`report`] (what is told, and its rendering), then one module per area that
 //! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`],
-//! [`lead_time`].
+//! [`lead_time`], [`identity`].
 
 mod cgroups;
+mod identity;
 mod kernel;
 mod lead_time;
 mod machine;
@@ -71,6 +72,7 @@ pub fn gather(config: &DoctorConfig) -> Report {
     findings.extend(owners::gather(config));
     findings.extend(machine::gather(config));
     findings.extend(lead_time::gather(config));
+    findings.extend(identity::gather(config));
     Report { findings }
 }
 

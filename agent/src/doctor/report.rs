@@ -21,6 +21,8 @@ pub enum Area {
     Machine,
     /// How quickly limits move.
     Acting,
+    /// What the fleet needs of this host.
+    Aggregator,
 }
 
 impl fmt::Display for Area {
@@ -32,6 +34,7 @@ impl fmt::Display for Area {
             Self::Owners => "owners of workloads",
             Self::Machine => "machine",
             Self::Acting => "acting",
+            Self::Aggregator => "aggregator",
         })
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The live loop hands over reports through [`UplinkHandle::report`], which never waits. A thread of
 //! its own batches them (`session`, pure), keeps what is not yet acknowledged in memory and, when
-//! the aggregator is away, in a bounded spool on disk (`spool`), and speaks QUIC (`quic`).
+//! the aggregator is away, in a bounded spool on disk (`spool`), and speaks QUIC (`quic`) with a
+//! certificate that is renewed meanwhile (`identity`).
 
+mod identity;
 mod outbox;
 mod quic;
 mod session;
@@ -18,7 +20,7 @@ use std::{
 };
 
 use headroom_predict::Bundle;
-use headroom_wire::tls::{self, TlsError, TlsFiles};
+use headroom_wire::tls::TlsError;
 pub use headroom_wire::{
     AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport, message::BootId,
 };
@@ -26,7 +28,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
-use self::{outbox::Outbox, spool::SpoolError};
+pub use self::identity::CertificateState;
+use self::{identity::Credentials, outbox::Outbox, spool::SpoolError};
 
 /// Reports that may wait for the uplink's thread; older ones are dropped and counted.
 const WAITING_MAX: usize = 64;
@@ -47,6 +50,9 @@ pub struct UplinkConfig {
     pub cert: PathBuf,
     /// This agent's private key, PEM.
     pub key: PathBuf,
+    /// Whether the aggregator is asked for a new certificate ahead of this one's end. Off where
+    /// certificates are made elsewhere; changed files are taken in any case.
+    pub renew: bool,
     /// Time gathered before it is sent, seconds.
     pub batch_s: f64,
     /// Unacknowledged batches kept in memory at most, bytes.
@@ -64,9 +70,10 @@ impl Default for UplinkConfig {
         Self {
             server: "127.0.0.1:7443".to_owned(),
             server_name: String::new(),
-            ca: "/etc/headroom/tls/ca.pem".into(),
-            cert: "/etc/headroom/tls/agent.pem".into(),
-            key: "/etc/headroom/tls/agent.key".into(),
+            ca: "/var/lib/headroom/agent/tls/ca.pem".into(),
+            cert: "/var/lib/headroom/agent/tls/agent.pem".into(),
+            key: "/var/lib/headroom/agent/tls/agent.key".into(),
+            renew: true,
             batch_s: 2.0,
             memory_bytes_max: 8 << 20,
             memory_s_max: 600.0,
@@ -187,12 +194,7 @@ impl Uplink {
     /// When a setting makes no sense, a certificate cannot be read, or the spool cannot be opened.
     pub fn start(config: UplinkConfig, identity: Identity) -> Result<UplinkHandle, UplinkError> {
         check(&config)?;
-        let tls = tls::client(&TlsFiles {
-            ca: config.ca.clone(),
-            cert: config.cert.clone(),
-            key: config.key.clone(),
-        })?;
-        let client = quic::client_config(tls)?;
+        let credentials = Arc::new(Credentials::open(&config, &identity.node)?);
         let boot = new_boot_id()?;
         let outbox = Outbox::open(&config, boot)?;
         let shared = Arc::new(Shared::default());
@@ -205,7 +207,7 @@ impl Uplink {
             config,
             identity,
             boot,
-            client,
+            credentials: Arc::clone(&credentials),
             shared: Arc::clone(&shared),
             models: models_in,
         };
@@ -213,7 +215,7 @@ impl Uplink {
             .name("uplink".to_owned())
             .spawn(move || runtime.block_on(link.run(outbox)))
             .map_err(UplinkError::Thread)?;
-        Ok(UplinkHandle { shared, models: Some(models_out), thread: Some(thread) })
+        Ok(UplinkHandle { shared, credentials, models: Some(models_out), thread: Some(thread) })
     }
 }
 
@@ -264,6 +266,7 @@ fn new_boot_id() -> Result<BootId, UplinkError> {
 #[derive(Debug)]
 pub struct UplinkHandle {
     shared: Arc<Shared>,
+    credentials: Arc<Credentials>,
     models: Option<mpsc::Receiver<Bundle>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -306,6 +309,11 @@ impl UplinkHandle {
     /// Tells later connections which model is in use, for instance one found on disk at start.
     pub fn set_model_version(&self, version: Option<u64>) {
         self.shared.inbox().model_version = version;
+    }
+
+    /// How the certificate stands.
+    pub fn certificate(&self) -> CertificateState {
+        self.credentials.state()
     }
 
     /// What the uplink has done so far.

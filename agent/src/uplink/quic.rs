@@ -24,7 +24,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Identity, Shared, UplinkConfig, UplinkError, outbox::Outbox};
+use super::{Identity, Shared, UplinkConfig, UplinkError, identity::Credentials, outbox::Outbox};
 
 /// Below the time after which address translators forget a flow.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -88,7 +88,7 @@ pub(super) struct Link {
     pub(super) config: UplinkConfig,
     pub(super) identity: Identity,
     pub(super) boot: BootId,
-    pub(super) client: ClientConfig,
+    pub(super) credentials: Arc<Credentials>,
     pub(super) shared: Arc<Shared>,
     pub(super) models: mpsc::Sender<Bundle>,
 }
@@ -108,6 +108,7 @@ fn now_s() -> f64 {
 impl Link {
     /// Runs until the handle is dropped.
     pub(super) async fn run(self, mut outbox: Outbox) {
+        let keeping = tokio::spawn(Arc::clone(&self.credentials).keep());
         loop {
             let ended = match self.attempt(&mut outbox).await {
                 Ok(never) => match never {},
@@ -126,6 +127,7 @@ impl Link {
                 break;
             }
         }
+        keeping.abort();
         self.take_in(&mut outbox);
         outbox.close(now_s());
         self.publish(&mut outbox);
@@ -230,6 +232,7 @@ impl Link {
         open: &mut Open,
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut unacked_since_s: Option<f64> = None;
+        let mut changes = self.credentials.changes();
         loop {
             self.work(outbox)?;
             if self.write(outbox, &mut open.send).await? {
@@ -247,9 +250,48 @@ impl Link {
                         unacked_since_s = None;
                     }
                 }
+                Ok(()) = changes.changed() => {
+                    self.swap(outbox, open).await?;
+                    unacked_since_s = None;
+                }
                 () = self.idle(outbox, 5.0) => {}
             }
         }
+    }
+
+    /// Goes on with a new connection, which shows the new certificate; the old one ends when that is
+    /// accepted and what was sent on it is acknowledged.
+    async fn swap(&self, outbox: &mut Outbox, open: &mut Open) -> Result<(), LinkError> {
+        let (next, welcome) = match self.connect().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "no connection with the new certificate yet; the old one stays");
+                return Ok(());
+            }
+        };
+        let settle = async {
+            while outbox.waiting() > 0 {
+                match open.messages.recv().await {
+                    Some(message) => self.handle(outbox, message?)?,
+                    None => break,
+                };
+            }
+            Ok::<(), LinkError>(())
+        };
+        if let Ok(Err(error)) = timeout(STEP, settle).await {
+            tracing::debug!(%error, "what the old connection left is sent again");
+        }
+        let old = std::mem::replace(open, next);
+        let settled = outbox.connected(welcome.durable_seq);
+        {
+            let mut stats = self.shared.stats();
+            stats.connections += 1;
+            stats.vectors_acked += settled;
+        }
+        old.connection.close(VarInt::from_u32(0), b"renewed");
+        tokio::spawn(async move { old.endpoint.wait_idle().await });
+        tracing::info!("goes on with the new certificate");
+        Ok(())
     }
 
     /// Writes all there is to write. Says whether a batch was among it.
@@ -332,7 +374,7 @@ impl Link {
             name => name,
         };
         let connecting = endpoint
-            .connect_with(self.client.clone(), address, name)
+            .connect_with(self.credentials.client(), address, name)
             .map_err(|source| LinkError::Connect { server: server.clone(), source })?;
         let broken = |source| LinkError::Connection { server: server.clone(), source };
         let connection =

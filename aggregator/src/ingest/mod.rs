@@ -3,4 +3,4 @@
 mod quic;
 pub mod session;
 
-pub use quic::{IngestConfig, IngestError, IngestServer, Services, identity_of};
+pub use quic::{IngestConfig, IngestError, IngestServer, Services};

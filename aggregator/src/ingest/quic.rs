@@ -7,28 +7,26 @@ use std::{
 };
 
 use headroom_predict::Bundle;
-use headroom_wire::{BootId, Message, Welcome, frame, limits::PROTOCOL};
+use headroom_wire::{BootId, Message, Welcome, enrol, frame, limits::PROTOCOL};
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream,
     ServerConfig, TransportConfig, VarInt, crypto::rustls::QuicServerConfig,
 };
-use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
-use x509_parser::{
-    extensions::GeneralName,
-    prelude::{FromDer, X509Certificate},
-};
 
 use super::session::{Delivery, Refusal, Session, Step};
 use crate::{
+    enrol::{
+        Admission, Denied, Enrolment, Peer,
+        server::{EnrolEnded, alpn_of, chain_of},
+    },
     fleet::Fleet,
     history::{CommitError, History, Writer},
     metrics::IngestMetrics,
-    pki::AGENT_URI,
 };
 
 const IDLE_MS: u32 = 60_000;
@@ -84,8 +82,12 @@ pub enum IngestError {
 enum Ended {
     #[error("handshake: {0}")]
     Handshake(ConnectionError),
-    #[error("the certificate names no agent ({AGENT_URI}...)")]
-    NoIdentity,
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("no certificate given: {0}")]
+    NotEnrolled(#[from] EnrolEnded),
+    #[error("`{0}` got its certificate")]
+    Enrolled(String),
     #[error("the agent is gone: {0}")]
     Gone(#[from] ConnectionError),
     #[error("the agent is gone in the middle of a frame: {0}")]
@@ -111,7 +113,8 @@ impl Ended {
     fn refused_as(&self) -> Option<&'static str> {
         match self {
             Self::Handshake(ConnectionError::TransportError(_)) => Some("tls"),
-            Self::NoIdentity => Some("identity"),
+            Self::Denied(denied) => Some(denied.kind()),
+            Self::NotEnrolled(ended) => Some(ended.kind()),
             Self::Refused(refusal) => Some(refusal.kind()),
             Self::Frame(error) => Some(error.kind()),
             Self::Read(quinn::ReadExactError::FinishedEarly(_)) => Some("truncated"),
@@ -122,13 +125,14 @@ impl Ended {
             | Self::Write(_)
             | Self::History(_)
             | Self::Stuck
+            | Self::Enrolled(_)
             | Self::Goodbye => None,
         }
     }
 
     fn close_code(&self) -> u32 {
         match self {
-            Self::Refused(_) | Self::NoIdentity => CLOSE_REFUSED,
+            Self::Refused(_) | Self::Denied(_) => CLOSE_REFUSED,
             Self::History(_) => CLOSE_HISTORY,
             _ => CLOSE_FRAME,
         }
@@ -148,6 +152,10 @@ pub struct Services {
     pub metrics: IngestMetrics,
     /// The model every agent should run.
     pub model: watch::Receiver<Option<(u64, Arc<Bundle>)>>,
+    /// Who is let in, and for how long.
+    pub admission: Arc<Admission>,
+    /// Who gives certificates.
+    pub enrolment: Arc<Enrolment>,
 }
 
 /// The listening server.
@@ -254,9 +262,18 @@ async fn serve(
         .await
         .map_err(|_elapsed| Ended::Silent)?
         .map_err(Ended::Handshake)?;
-    let ended = match certified(&connection) {
-        Some(certified) => converse(&connection, services, certified, skew_s).await,
-        None => Err(Ended::NoIdentity),
+    if alpn_of(&connection).as_deref() == Some(enrol::ALPN) {
+        return Err(match services.enrolment.serve(&connection).await {
+            Ok(node) => Ended::Enrolled(node),
+            Err(ended) => ended.into(),
+        });
+    }
+    let ended = match services.admission.admit(&chain_of(&connection)) {
+        Ok(peer) => {
+            let _presence = services.admission.arrived(&peer.node);
+            converse(&connection, services, &peer, skew_s).await
+        }
+        Err(denied) => Err(denied.into()),
     };
     if let Err(ended) = &ended {
         let reason = ended.to_string();
@@ -265,33 +282,15 @@ async fn serve(
     ended
 }
 
-fn certified(connection: &Connection) -> Option<String> {
-    let identity = connection.peer_identity()?;
-    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    identity_of(chain.first()?)
-}
-
-/// The agent a certificate names by its URI; `None` when there is none, or several.
-pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let names = parsed.subject_alternative_name().ok()??;
-    let mut agents = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix(AGENT_URI),
-        _ => None,
-    });
-    let agent = agents.next()?;
-    (agents.next().is_none() && crate::pki::is_node_name(agent)).then(|| agent.to_owned())
-}
-
 async fn converse(
     connection: &Connection,
     services: &Services,
-    certified: String,
+    peer: &Peer,
     skew_s: f64,
 ) -> Result<std::convert::Infallible, Ended> {
     let (mut send, mut receive) =
         timeout(STEP, connection.accept_bi()).await.map_err(|_elapsed| Ended::Silent)??;
-    let mut session = Session::new(certified, skew_s);
+    let mut session = Session::new(peer.node.clone(), skew_s);
     let history = Arc::clone(&services.history);
     let durable = move |host: &str, boot: BootId| history.durable_seq(host, boot);
     let first = timeout(STEP, read_frame(&mut receive, services))
@@ -331,6 +330,7 @@ async fn converse(
         ended = write_all(send, queue, services) => ended,
         ended = acknowledge(unacked, &outgoing, services) => ended,
         ended = offer(&outgoing, services, hello.model_version) => ended,
+        denied = services.admission.ended(peer) => Err(denied.into()),
         error = connection.closed() => Err(Ended::Gone(error)),
     };
     services.fleet.left(&node, visit, now_s());

@@ -1,7 +1,11 @@
 //! The fleet's own certificate authority and the key that signs models.
 //!
-//! `init` makes them once and never overwrites; `issue` makes a client certificate for one agent.
-//! Names and usages in a certificate are written here and never taken from a request.
+//! `init` makes them once and never overwrites; `issue` makes a client certificate for one agent by
+//! hand. [`authority`] signs, [`live`] holds the certificates in use. Who may have one is decided in
+//! [`crate::enrol`].
+
+pub mod authority;
+pub mod live;
 
 use std::{
     fs,
@@ -11,20 +15,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use headroom_wire::certificate::{CertificateFacts, sha256_hex};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 
-use crate::rollout::keys::{KeyError, SigningKey};
+use self::authority::Authority;
+pub use self::live::LiveTls;
+use crate::{
+    enrol::{
+        Journal, JournalError,
+        ledger::{Event, Grounds, Issue},
+        now_s,
+    },
+    rollout::keys::{KeyError, SigningKey},
+};
 
-/// What comes before the node name in a client certificate's URI.
-pub const AGENT_URI: &str = "spiffe://headroom/agent/";
 const CA_NAME: &str = "Headroom certificate authority";
 const CA_DAYS: i64 = 3_650;
-const LEAF_DAYS: i64 = 398;
+/// The aggregator renews its own.
+const SERVER_LIFE_S: f64 = 90.0 * 86_400.0;
+/// By hand nobody wants to do it often.
+const HAND_LIFE_S: f64 = 398.0 * 86_400.0;
 
 /// Why keys or certificates cannot be made or read.
 #[derive(Debug, Error)]
@@ -61,6 +76,28 @@ pub enum PkiError {
     /// The key that signs models.
     #[error(transparent)]
     ModelKey(#[from] KeyError),
+    /// A file holds what does not fit.
+    #[error("cannot use {path}: {reason}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit, and the way out.
+        reason: String,
+    },
+    /// There is no authority here.
+    #[error(
+        "{path} is not there: certificates are made elsewhere, or run `headroom-aggregator init`"
+    )]
+    NoAuthority {
+        /// Where its key would be.
+        path: PathBuf,
+    },
+    /// The ledger of certificates.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    NoRandomness,
 }
 
 /// Where each file is.
@@ -108,11 +145,9 @@ pub fn init(dir: &Path, names: &[String]) -> Result<PkiFiles, PkiError> {
     let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let ca_params = ca_params()?;
     let ca = ca_params.self_signed(&ca_key)?;
-    let issuer = Issuer::from_params(&ca_params, &ca_key);
-    let mut params = leaf_params("headroom-aggregator")?;
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let mut sans = Vec::new();
     for name in names {
-        params.subject_alt_names.push(match name.parse::<IpAddr>() {
+        sans.push(match name.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
             Err(_not_an_address) => SanType::DnsName(
                 name.as_str().try_into().map_err(|_error| refused_name(name, "the aggregator"))?,
@@ -120,23 +155,49 @@ pub fn init(dir: &Path, names: &[String]) -> Result<PkiFiles, PkiError> {
         });
     }
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let cert = params.signed_by(&key, &issuer)?;
-    write(&files.ca_key, ca_key.serialize_pem().as_bytes(), 0o600)?;
+    let ca_key_pem = ca_key.serialize_pem();
+    let authority = Authority::new(ca_key, "headroom")?;
+    let cert = authority.sign_server(sans, &key, now_s(), SERVER_LIFE_S)?;
+    write(&files.ca_key, ca_key_pem.as_bytes(), 0o600)?;
     write(&files.ca, ca.pem().as_bytes(), 0o644)?;
     write(&files.key, key.serialize_pem().as_bytes(), 0o600)?;
-    write(&files.cert, cert.pem().as_bytes(), 0o644)?;
+    write(&files.cert, cert.pem.as_bytes(), 0o644)?;
     SigningKey::open_or_create(&files.model_key)?;
+    Journal::open(dir)?;
     Ok(files)
 }
 
+/// SHA-256 of the authority that signs, as `sha256:` and 64 hexadecimal digits: what an agent that
+/// joins is told to know the aggregator by. That of `openssl x509 -fingerprint -sha256`.
+///
+/// # Errors
+///
+/// When its certificate cannot be read.
+pub fn ca_hash(files: &PkiFiles) -> Result<String, PkiError> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    let certificate = CertificateDer::from_pem_file(&files.ca).map_err(|error| {
+        let reason = format!("{error}; make it with `headroom-aggregator init`");
+        PkiError::Unusable { path: files.ca.clone(), reason }
+    })?;
+    Ok(format!("sha256:{}", sha256_hex(&certificate)))
+}
+
+/// The first name agents reach the aggregator by, as its certificate says.
+pub fn first_name(files: &PkiFiles) -> Option<String> {
+    let facts = CertificateFacts::of_file(&files.cert).ok()?;
+    let address = || facts.addresses.first().map(ToString::to_string);
+    facts.dns_names.first().cloned().or_else(address)
+}
+
 /// Makes `ca.pem`, `agent.pem`, `agent.key` and `model.pub` (32 bytes) in `out` for the agent on
-/// `node`.
+/// `node`, by hand: the key is made here and has to be carried there. `headroom-agent join` does
+/// without.
 ///
 /// # Errors
 ///
 /// When the authority in `dir` cannot be read, the name cannot stand in a certificate, or a file
 /// exists already.
-pub fn issue(dir: &Path, node: &str, out: &Path) -> Result<(), PkiError> {
+pub fn issue(dir: &Path, trust_domain: &str, node: &str, out: &Path) -> Result<(), PkiError> {
     if !is_node_name(node) {
         return Err(refused_name(node, "an agent"));
     }
@@ -147,24 +208,26 @@ pub fn issue(dir: &Path, node: &str, out: &Path) -> Result<(), PkiError> {
             return Err(PkiError::Exists { path: path.clone() });
         }
     }
-    let ca_key = KeyPair::from_pem(&read_text(&files.ca_key)?)?;
-    let ca = read_text(&files.ca)?;
+    let authority = Authority::open(&files, trust_domain)?
+        .ok_or_else(|| PkiError::NoAuthority { path: files.ca_key.clone() })?;
     let model_key = SigningKey::open_or_create(&files.model_key)?;
-    let ca_params = ca_params()?;
-    let issuer = Issuer::from_params(&ca_params, &ca_key);
-    let mut params = leaf_params(node)?;
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let uri = format!("{AGENT_URI}{node}");
-    params.subject_alt_names.push(SanType::URI(
-        uri.as_str().try_into().map_err(|_error| refused_name(node, "an agent"))?,
-    ));
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let cert = params.signed_by(&key, &issuer)?;
+    let at_s = now_s();
+    let signed = authority.sign_agent(node, &key, at_s, HAND_LIFE_S)?;
+    let issue = Issue {
+        node: node.to_owned(),
+        serial: signed.serial,
+        key_sha256: sha256_hex(&key.subject_public_key_info()),
+        not_after_s: signed.not_after_s,
+        at_s,
+        grounds: Grounds::Operator,
+    };
+    Journal::open(dir)?.decide(|_| ((), vec![Event::Issued(issue)]))?;
     make_dir(out)?;
     write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
-    write(&cert_path, cert.pem().as_bytes(), 0o644)?;
-    replace(&out.join("ca.pem"), ca.as_bytes())?;
-    replace(&out.join("model.pub"), model_key.public())
+    write(&cert_path, signed.pem.as_bytes(), 0o644)?;
+    replace(&out.join("ca.pem"), read_text(&files.ca)?.as_bytes(), 0o644)?;
+    replace(&out.join("model.pub"), model_key.public(), 0o644)
 }
 
 /// Whether `node` may name a host in a certificate: letters, digits, dots, dashes, underscores.
@@ -188,25 +251,10 @@ fn ca_params() -> Result<CertificateParams, rcgen::Error> {
     params.distinguished_name.push(DnType::CommonName, CA_NAME);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid_for(&mut params, CA_DAYS);
-    Ok(params)
-}
-
-fn leaf_params(name: &str) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    valid_for(&mut params, LEAF_DAYS);
-    Ok(params)
-}
-
-/// Clocks of hosts differ: validity begins an hour ago.
-fn valid_for(params: &mut CertificateParams, days: i64) {
     let now = OffsetDateTime::now_utc();
     params.not_before = now - Duration::hours(1);
-    params.not_after = now + Duration::days(days);
+    params.not_after = now + Duration::days(CA_DAYS);
+    Ok(params)
 }
 
 fn make_dir(dir: &Path) -> Result<(), PkiError> {
@@ -228,12 +276,16 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
-    fs::write(path, bytes).map_err(|source| PkiError::File {
-        operation: "write",
-        path: path.to_owned(),
-        source,
-    })
+/// Replaces a file as a whole: who reads it sees the old or the new one.
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+    let failed =
+        |operation| move |source| PkiError::File { operation, path: path.to_owned(), source };
+    let next = path.with_extension("next");
+    if next.exists() {
+        fs::remove_file(&next).map_err(failed("replace"))?;
+    }
+    write(&next, bytes, mode)?;
+    fs::rename(&next, path).map_err(failed("replace"))
 }
 
 fn read_text(path: &Path) -> Result<String, PkiError> {
@@ -257,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = init(dir.path(), &["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         let out = dir.path().join("agent");
-        issue(dir.path(), "host-1", &out).unwrap();
+        issue(dir.path(), "headroom", "host-1", &out).unwrap();
         for key in [&files.ca_key, &files.key, &files.model_key, &out.join("agent.key")] {
             let mode = fs::metadata(key).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", key.display());
@@ -285,8 +337,8 @@ mod tests {
         assert!(matches!(init(dir.path(), &[]), Err(PkiError::Exists { .. })));
         assert_eq!(fs::read(dir.path().join("ca.key")).unwrap(), before);
         let out = dir.path().join("agent");
-        issue(dir.path(), "a", &out).unwrap();
-        assert!(matches!(issue(dir.path(), "b", &out), Err(PkiError::Exists { .. })));
+        issue(dir.path(), "headroom", "a", &out).unwrap();
+        assert!(matches!(issue(dir.path(), "headroom", "b", &out), Err(PkiError::Exists { .. })));
     }
 
     #[test]
@@ -294,7 +346,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), &["localhost".to_owned()]).unwrap();
         for name in ["", "a/b", "a b", "..%2f", "é", &"x".repeat(254)] {
-            let refused = issue(dir.path(), name, &dir.path().join("out"));
+            let refused = issue(dir.path(), "headroom", name, &dir.path().join("out"));
             assert!(matches!(refused, Err(PkiError::Name { .. })), "{name}");
         }
     }

@@ -1,0 +1,199 @@
+//! An aggregator on loopback, the operator's commands beside it, and hosts that join.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use headroom_agent::{
+    join::{self, Invitation, Joined, pin::CaHash},
+    uplink::{Identity, TickReport, Uplink, UplinkConfig, UplinkHandle, WorkloadReport},
+};
+use headroom_aggregator::{
+    api::View,
+    app::App,
+    config::AggregatorConfig,
+    enrol::{
+        Journal,
+        command::make_token,
+        ledger::{Event, Revocation, Subject},
+        token::Scope,
+    },
+    pki::{self, PkiFiles},
+};
+use headroom_telemetry::{Feature, Sample, Sketches, Workload};
+use headroom_wire::HostReport;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "not within {} s: {what}", PATIENCE.as_secs());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(crate) fn now_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// One sample of one workload.
+pub(crate) fn report() -> TickReport {
+    let t_s = now_s();
+    let mut sample = Sample::empty(t_s);
+    sample.set(Feature::CpuCores, 1.0);
+    TickReport {
+        t_s,
+        host: HostReport { cpus: 1, ..HostReport::default() },
+        workloads: vec![WorkloadReport {
+            workload: Workload::from_path("/w"),
+            sample,
+            forecasts: Vec::new(),
+            limits: Vec::new(),
+            actions: Vec::new(),
+            sketches: Sketches { order: None, code: None },
+        }],
+        probes: Vec::new(),
+    }
+}
+
+/// An authority and the aggregator of its directory.
+pub(crate) struct World {
+    pub(crate) temporary: TempDir,
+    server: Option<Server>,
+}
+
+struct Server {
+    quic: SocketAddr,
+    view: Option<View>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl World {
+    /// An aggregator whose configuration `change` has changed.
+    pub(crate) fn new(change: impl FnOnce(&Path, &mut AggregatorConfig)) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("aggregator");
+        pki::init(&dir, &["localhost".to_owned()]).unwrap();
+        let mut config = AggregatorConfig { dir: dir.clone(), ..AggregatorConfig::default() };
+        config.listen.quic = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.listen.http = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.train.enabled = false;
+        change(&dir, &mut config);
+        let server = Some(Server::start(config));
+        Self { temporary, server }
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.temporary.path().join("aggregator")
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.as_ref().unwrap().quic
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        self.server.as_ref().unwrap().view.as_ref().unwrap()
+    }
+
+    /// What `token create` prints.
+    pub(crate) fn token(&self, scope: Scope, uses: u32) -> String {
+        make_token(&self.dir(), scope, uses, 60.0, None).unwrap().token
+    }
+
+    pub(crate) fn invitation(&self, node: &str, token: &str) -> Invitation {
+        let hash = pki::ca_hash(&PkiFiles::of(&self.dir())).unwrap();
+        Invitation {
+            server: self.address().to_string(),
+            server_name: "localhost".to_owned(),
+            ca_hash: CaHash::parse(&hash).unwrap(),
+            token: token.to_owned(),
+            node: node.to_owned(),
+        }
+    }
+
+    /// Where a host keeps its identity.
+    pub(crate) fn host(&self, name: &str) -> PathBuf {
+        self.temporary.path().join(name)
+    }
+
+    /// Joins `node` from the directory of `host`.
+    pub(crate) fn join(&self, host: &str, node: &str, token: &str) -> Result<Joined, String> {
+        join::join(&self.invitation(node, token), &self.host(host))
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    /// What `revoke` writes.
+    pub(crate) fn revoke(&self, subject: Subject, reason: &str) {
+        let revocation = Revocation { subject, reason: reason.to_owned(), at_s: now_s() };
+        Journal::open(&self.dir())
+            .unwrap()
+            .decide(|_| ((), vec![Event::Revoked(revocation)]))
+            .unwrap();
+    }
+
+    /// Runs the uplink of `node` with the identity in the directory of `host`.
+    pub(crate) fn agent(&self, host: &str, node: &str, renew: bool) -> UplinkHandle {
+        let dir = self.host(host);
+        let config = UplinkConfig {
+            server: self.address().to_string(),
+            server_name: "localhost".to_owned(),
+            ca: dir.join("ca.pem"),
+            cert: dir.join("agent.pem"),
+            key: dir.join("agent.key"),
+            renew,
+            batch_s: 0.05,
+            ..UplinkConfig::default()
+        };
+        let identity = Identity {
+            node: node.to_owned(),
+            agent_version: "test".to_owned(),
+            kernel: "test".to_owned(),
+        };
+        Uplink::start(config, identity).unwrap()
+    }
+}
+
+impl Server {
+    fn start(config: AggregatorConfig) -> Self {
+        let (ready, started) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let app = App::build(config).await.unwrap();
+                ready.send((app.addresses().unwrap().0, app.view())).unwrap();
+                app.run(async {
+                    drop(stopped.await);
+                })
+                .await;
+            });
+        });
+        let (quic, view) = started.recv().unwrap();
+        Self { quic, view: Some(view), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.view = None;
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).unwrap_or_default();
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
