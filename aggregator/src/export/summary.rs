@@ -119,21 +119,22 @@ fn cpu_error(live: &Live) -> Option<f64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::collections::{BTreeMap, VecDeque};
 
     use headroom_allocate::{Knob, Limit};
+    use headroom_fingerprint::SketchAccumulator;
     use headroom_predict::{
         Forecast,
         forecast::{HORIZONS, Source},
     };
-    use headroom_telemetry::{Feature, Resource, Sample, SketchAccumulator, Workload};
+    use headroom_telemetry::{Feature, Resource, Sample, Workload};
 
     use super::{Metric, SENT_MAX, of_workload};
     use crate::fleet::{Live, Past};
 
     /// A workload of which everything is known.
-    pub(crate) fn live(t_s: f64) -> Live {
+    fn live(t_s: f64) -> Live {
         let workload = Workload::from_path("/system.slice/web.service");
         let mut sample = Sample::empty(t_s);
         for feature in Feature::ALL {
