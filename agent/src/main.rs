@@ -122,7 +122,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status(&args)?,
         Command::Explain(args) => explain::run(&args)?,
         Command::Policy(PolicyCommand::Check(args)) => policy_check::run(&args)?,
-        Command::Owners(command) => owners::run(&command, &config::load_guard(None)?.owners)?,
+        Command::Owners(command) => owners::run(&command)?,
         Command::Snapshot(args) => snapshot::run(args)?,
         Command::Record(args) => record::run(args)?,
         Command::Selfbench(args) => selfbench::run(&args)?,

@@ -1,15 +1,21 @@
 //! `headroom-agent owners`: who holds the limits of a cgroup, and how quick asking them is.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use headroom_allocate::Knob;
 use serde::Serialize;
 
-use crate::guard::{
-    config::OwnersConfig,
-    owner::{NoRoute, Owners, Systemd, decide, latency, rivals},
+use crate::{
+    config,
+    guard::{
+        config::OwnersConfig,
+        owner::{NoRoute, Owners, Systemd, decide, latency, rivals},
+    },
 };
 
 /// What to tell of owners.
@@ -26,17 +32,23 @@ pub enum OwnersCommand {
 pub struct OfArgs {
     /// Path of the cgroup below the hierarchy's root, as in `/system.slice/nginx.service`
     path: String,
+    /// The guard's configuration; what is built in otherwise
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Arguments of `owners bench`.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
     /// Changes each way
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     writes: u16,
+    /// The guard's configuration; what is built in otherwise
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -45,11 +57,14 @@ pub struct BenchArgs {
 /// Carries a command out.
 ///
 /// # Errors
-/// When nobody can be asked, or the answer cannot be printed.
-pub fn run(command: &OwnersCommand, config: &OwnersConfig) -> anyhow::Result<()> {
+/// When the configuration cannot be read, nobody can be asked, or the answer cannot be printed.
+pub fn run(command: &OwnersCommand) -> anyhow::Result<()> {
+    let (OwnersCommand::Of(OfArgs { config, .. }) | OwnersCommand::Bench(BenchArgs { config, .. })) =
+        command;
+    let owners = config::load_guard(config.as_deref())?.owners;
     match command {
-        OwnersCommand::Of(args) => of(args, config),
-        OwnersCommand::Bench(args) => bench(*args, config),
+        OwnersCommand::Of(args) => of(args, &owners),
+        OwnersCommand::Bench(args) => bench(args, &owners),
     }
 }
 
@@ -119,7 +134,7 @@ impl Quantiles {
     }
 }
 
-fn bench(args: BenchArgs, config: &OwnersConfig) -> anyhow::Result<()> {
+fn bench(args: &BenchArgs, config: &OwnersConfig) -> anyhow::Result<()> {
     let mut systemd = Systemd::new(&config.system_bus, &config.systemd_private, Path::new("/"));
     let measured = latency::measure(&mut systemd, usize::from(args.writes))?;
     let through_systemd = Quantiles::of(measured.systemd_us).context("nothing was measured")?;

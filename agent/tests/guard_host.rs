@@ -7,6 +7,18 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, and what it stands on is part of it")]
 
+/// A cgroup for the test, or its end where none can be had.
+macro_rules! cgroup_or_skip {
+    () => {
+        match $crate::place::Cgroup::new() {
+            Ok(cgroup) => cgroup,
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                return;
+            }
+        }
+    };
+}
 #[path = "guard_host/knobs.rs"]
 mod knobs;
 #[path = "guard_host/place.rs"]
@@ -26,7 +38,7 @@ use std::{
 
 use headroom_agent::{
     guard::{
-        self, GuardClient, GuardConfig, Request, Response,
+        GuardClient, Request, Response,
         protocol::{Counters, Failure},
     },
     observe::cgroup::Version,
@@ -36,36 +48,7 @@ use rustix::process::Signal;
 
 use place::{Cgroup, Guard, MIB, Place, RAISE, apply, process, text, until};
 
-/// A cgroup for the test, or its end where none can be had.
-macro_rules! cgroup_or_skip {
-    () => {
-        match Cgroup::new() {
-            Ok(cgroup) => cgroup,
-            Err(reason) => {
-                eprintln!("skipped: {reason}");
-                return;
-            }
-        }
-    };
-}
-
-fn config_of_process() -> Option<GuardConfig> {
-    let path = env::var_os("HEADROOM_TEST_CONFIG")?;
-    Some(GuardConfig::from_toml(&text(Path::new(&path))).unwrap())
-}
-
-#[test]
-fn guard_process() {
-    let Some(config) = config_of_process() else { return };
-    guard::run(&config).unwrap();
-}
-
-#[test]
-fn restore_process() {
-    let Some(config) = config_of_process() else { return };
-    let report = guard::restore(&config).unwrap();
-    assert!(report.pending.is_empty(), "{report:?}");
-}
+place::processes!();
 
 /// Raises a limit, says so, and hangs.
 #[test]

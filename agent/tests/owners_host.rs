@@ -17,7 +17,7 @@ use std::{
 };
 
 use headroom_agent::guard::{
-    self, GuardConfig, Request, Response,
+    Request, Response,
     config::OwnersConfig,
     owner::{Systemd, latency},
     protocol::Failure,
@@ -41,23 +41,7 @@ macro_rules! in_a_machine_or_skip {
     };
 }
 
-fn config_of_process() -> Option<GuardConfig> {
-    let path = env::var_os("HEADROOM_TEST_CONFIG")?;
-    Some(GuardConfig::from_toml(&text(Path::new(&path))).unwrap())
-}
-
-#[test]
-fn guard_process() {
-    let Some(config) = config_of_process() else { return };
-    guard::run(&config).unwrap();
-}
-
-#[test]
-fn restore_process() {
-    let Some(config) = config_of_process() else { return };
-    let report = guard::restore(&config).unwrap();
-    assert!(report.pending.is_empty(), "{report:?}");
-}
+place::processes!();
 
 /// Runs a command that has to succeed.
 fn sh(line: &str) -> String {
@@ -73,6 +57,14 @@ struct Unit {
     name: String,
     path: String,
 }
+
+/// Knobs that systemd has properties for beside the limits, with their files.
+const WEIGHTS: [(Knob, &str, f64); 4] = [
+    (Knob::CpuWeight, "cpu.weight", 300.0),
+    (Knob::MemoryLow, "memory.low", 8.0 * MIB),
+    (Knob::PidsMax, "pids.max", 20_000.0),
+    (Knob::IoWeight, "io.weight", 300.0),
+];
 
 const LIMITS: &str = "-p CPUQuota=50% -p MemoryHigh=64M -p MemoryMax=128M";
 
@@ -235,6 +227,33 @@ fn units_of_every_kind_are_asked_for_and_keep_it_through_a_storm_of_reloads() {
         unit.assert_own_limits();
     }
     assert!(guard.end(Signal::TERM).success());
+}
+
+#[test]
+fn weights_tasks_and_protection_are_told_and_come_back_as_they_were_not_set() {
+    in_a_machine_or_skip!();
+    let place = Place::new(&POLICY.replace(
+        "mode='raise'",
+        "mode='reclaim'\nknobs=['cpu_weight','memory_low','pids_max','io_weight']",
+    ));
+    let mut guard = place.start();
+    let unit = Unit::with_file("weights");
+    let before: Vec<String> = WEIGHTS.iter().map(|(_, file, _)| unit.read(file)).collect();
+    for (knob, _, limit) in WEIGHTS {
+        raise(&mut guard, &unit, knob, limit);
+    }
+    let told = |name: &str| sh(&format!("systemctl show -p {name} --value {}", unit.name));
+    assert_eq!((told("CPUWeight"), told("MemoryLow")), ("300".into(), "8388608".into()));
+    assert_eq!((told("TasksMax"), told("IOWeight")), ("20000".into(), "300".into()));
+    sh("systemctl daemon-reload");
+    assert_eq!(unit.read("cpu.weight"), "300");
+    assert_eq!(unit.read("pids.max"), "20000");
+    release_all(&mut guard);
+    sh("systemctl daemon-reload");
+    let after: Vec<String> = WEIGHTS.iter().map(|(_, file, _)| unit.read(file)).collect();
+    assert_eq!(after, before);
+    assert_eq!(told("CPUWeight"), "[not set]");
+    assert!(unit.drop_ins().is_empty(), "{:?}", unit.drop_ins());
 }
 
 #[test]

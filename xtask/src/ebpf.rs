@@ -13,16 +13,28 @@ use anyhow::{Context, Result, bail};
 use crate::setup::{self, Compiler, KernelToolchain};
 use crate::{cargo, process, progress};
 
-/// Cargo features of `agent-ebpf` that make one program wrong.
-pub(crate) const MUTANTS: &[&str] = &[
-    "mutant-syscall",
-    "mutant-blockio",
-    "mutant-pagecache",
-    "mutant-tcp",
-    "mutant-error",
-    "mutant-switch",
-    "mutant-migration",
-    "mutant-hardware",
+/// Makes one program wrong, and the test that has to notice it.
+pub(crate) struct Mutant {
+    /// Cargo feature of `agent-ebpf`.
+    pub(crate) feature: &'static str,
+    /// A test of the kernel suite, or how its name begins.
+    pub(crate) noticed_by: &'static str,
+}
+
+const fn mutant(feature: &'static str, noticed_by: &'static str) -> Mutant {
+    Mutant { feature, noticed_by }
+}
+
+/// Every program that can be made wrong.
+pub(crate) const MUTANTS: &[Mutant] = &[
+    mutant("mutant-syscall", "system_calls_are_counted_by_class"),
+    mutant("mutant-blockio", "block_io_is_charged_to_the_cgroup"),
+    mutant("mutant-pagecache", "a_cold_read_misses_every_page"),
+    mutant("mutant-tcp", "connections_count_for_who_opens"),
+    mutant("mutant-error", "calls_that_fail_are_told"),
+    mutant("mutant-switch", "switches_are_those_the_scheduler_counts"),
+    mutant("mutant-migration", "moves_between_cpus_are_charged"),
+    mutant("mutant-hardware", "hardware_counters_are_charged"),
 ];
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -48,10 +60,8 @@ pub(crate) fn build(root: &Path, quiet: bool) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`build`].
-pub(crate) fn build_mutant(root: &Path, feature: &str) -> Result<PathBuf> {
-    if !MUTANTS.contains(&feature) {
-        bail!("{feature} is not one of {}", MUTANTS.join(", "));
-    }
+pub(crate) fn build_mutant(root: &Path, mutant: &Mutant) -> Result<PathBuf> {
+    let feature = mutant.feature;
     // Not beside the right object: the agent's build script watches that folder.
     let path = root.join("target/bpf-mutants").join(feature);
     object(root, &Variant { feature: Some(feature), path }, true)
@@ -209,13 +219,13 @@ mod tests {
         let linker = PathBuf::from("/l/bpf-linker");
         let words = |compiler| {
             let toolchain = KernelToolchain { compiler, linker: linker.clone() };
-            let command = command(Path::new("/r"), &toolchain, Some(MUTANTS[0])).unwrap();
+            let command = command(Path::new("/r"), &toolchain, Some(MUTANTS[0].feature)).unwrap();
             let set = |name: &str| command.get_envs().any(|(n, v)| n == name && v.is_some());
             (process::line_of(&command), set("RUSTC"))
         };
         let rustc = PathBuf::from("/usr/bin/rustc");
         let (line, has_rustc) = words(Compiler::Distribution { rustc, llvm: 22 });
-        assert!(has_rustc && line.contains(TARGET) && line.ends_with(MUTANTS[0]), "{line}");
+        assert!(has_rustc && line.contains(TARGET) && line.ends_with(MUTANTS[0].feature), "{line}");
         let (line, has_rustc) = words(Compiler::Nightly { llvm: 22 });
         assert!(!has_rustc && line.contains("-Z build-std=core"), "{line}");
     }

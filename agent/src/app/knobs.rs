@@ -12,7 +12,7 @@ use headroom_allocate::{
     budget::{self, Claim},
     peers,
 };
-use headroom_telemetry::{Sample, Workload};
+use headroom_telemetry::{Resource, Sample, Workload};
 
 use super::{
     audit::{AuditRecord, Outcome},
@@ -169,6 +169,7 @@ fn fit_budget(
     of_host: &HostPolicy,
 ) -> BTreeMap<Knob, f64> {
     let mut all_left = BTreeMap::new();
+    let mut all_in_use: BTreeMap<Resource, f64> = BTreeMap::new();
     for knob in BUDGETED {
         let Some(resource) = knob.resource() else { continue };
         let mut plan = Vec::new();
@@ -191,10 +192,11 @@ fn fit_budget(
             });
             plan.push(decision.clone());
         }
-        let uses = workloads.iter().filter_map(|(workload, sample)| {
-            Some((workload.path.as_str(), resource.usage(sample)?))
+        let in_use = *all_in_use.entry(resource).or_insert_with(|| {
+            budget::in_use(workloads.iter().filter_map(|(workload, sample)| {
+                Some((workload.path.as_str(), resource.usage(sample)?))
+            }))
         });
-        let in_use = budget::in_use(uses);
         let left = budget::fit(&mut plan, &claims, knob, in_use, host, of_host.reserve);
         all_left.insert(knob, left);
         for cut in plan {

@@ -58,7 +58,7 @@ impl Loop {
 
     /// Writes what was learned of starts, now and then or because this is the end.
     pub(super) fn keep_starts(&mut self, is_end: bool) {
-        let Some(file) = &self.starts_file else { return };
+        let Some(file) = &mut self.starts_file else { return };
         if !is_end && !self.counts.ticks.is_multiple_of(WRITE_EVERY_TICKS) {
             return;
         }

@@ -15,6 +15,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct StartsFile {
     path: PathBuf,
+    /// [`Starts::n_learned`] of what it holds.
+    n_written: u64,
 }
 
 impl StartsFile {
@@ -39,14 +41,17 @@ impl StartsFile {
                 "the file of earlier starts is put aside");
             fs::rename(&path, &aside).map(|()| Vec::new())
         })?;
-        Ok((Self { path }, Starts::restore(programs)))
+        Ok((Self { path, n_written: 0 }, Starts::restore(programs)))
     }
 
-    /// Writes what is remembered; the file is whole at every moment.
+    /// Writes what is remembered, if any of it is new; the file is whole at every moment.
     ///
     /// # Errors
     /// What the file system says; the file is then as it was.
-    pub fn write(&self, starts: &Starts) -> io::Result<()> {
+    pub fn write(&mut self, starts: &Starts) -> io::Result<()> {
+        if starts.n_learned() == self.n_written {
+            return Ok(());
+        }
         let programs: Vec<Program> = starts.programs().collect();
         let new = self.path.with_extension("new");
         if let Some(folder) = self.path.parent() {
@@ -55,7 +60,9 @@ impl StartsFile {
         let mut file = fs::File::create(&new)?;
         file.write_all(&serde_json::to_vec(&programs)?)?;
         file.sync_all()?;
-        fs::rename(&new, &self.path)
+        fs::rename(&new, &self.path)?;
+        self.n_written = starts.n_learned();
+        Ok(())
     }
 
     /// Where it is.
@@ -73,17 +80,28 @@ mod tests {
 
     use super::StartsFile;
 
+    fn sample_at(t_s: f64) -> Sample {
+        let mut sample = Sample::empty(t_s);
+        sample.set(Feature::CpuCores, 0.5);
+        sample
+    }
+
     #[test]
     fn what_was_written_is_there_again_and_rubbish_is_put_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lib/starts.json");
-        let (file, mut starts) = StartsFile::open(path.clone()).unwrap();
+        let (mut file, mut starts) = StartsFile::open(path.clone()).unwrap();
         assert!(starts.is_empty());
         let workload = Workload::from_path("/a.service");
         starts.began(&workload, "web", 1.0);
-        let mut sample = Sample::empty(2.0);
-        sample.set(Feature::CpuCores, 0.5);
-        starts.observe("/a.service", &sample);
+        starts.observe("/a.service", &sample_at(2.0));
+        starts.ended("/a.service");
+        file.write(&starts).unwrap();
+        fs::remove_file(&path).unwrap();
+        file.write(&starts).unwrap();
+        assert!(!path.exists(), "nothing new, nothing written");
+        starts.began(&workload, "web", 10.0);
+        starts.observe("/a.service", &sample_at(11.0));
         starts.ended("/a.service");
         file.write(&starts).unwrap();
         let (_file, again) = StartsFile::open(path.clone()).unwrap();

@@ -1,7 +1,7 @@
 //! One period of the loop: facts in, plan out, everything told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{PoisonError, mpsc::Sender},
     time::Instant,
@@ -18,7 +18,7 @@ use super::{
     audit::{AuditRecord, AuditTrail, Outcome, Runs},
     clock,
     knobs::Knobs,
-    latency::Durations,
+    latency::{DurationSummary, Durations},
     models::ModelDoor,
     planning::{Planned, Planner},
     policy_file::PolicyFile,
@@ -67,6 +67,10 @@ pub(super) struct Counts {
     pub(super) starts_known: u64,
     start_to_write: Durations,
     lead: BTreeMap<Knob, Durations>,
+    /// What `lead` comes to, as of the last tick.
+    lead_times: BTreeMap<Knob, DurationSummary>,
+    /// Knobs with new times in `lead` since then.
+    timed: BTreeSet<Knob>,
     late_ticks: u64,
     sample: Durations,
     predict: Durations,
@@ -124,6 +128,7 @@ impl Loop {
     pub(super) fn tick(&mut self, late: bool) {
         self.policy.refresh();
         let actions = self.collect_outcomes();
+        self.sum_up_lead_times();
         self.take_models();
         self.provide_for_starts();
         self.looks = 0;
@@ -287,10 +292,20 @@ impl Loop {
             return;
         }
         self.counts.sample_to_write.push(latency_s);
-        let lead = self.counts.lead.entry(decision.knob).or_default();
-        lead.push(latency_s);
-        if let Some(p99_s) = lead.summary().p99_s {
-            self.planner.set_lead_time(decision.knob, p99_s);
+        self.counts.lead.entry(decision.knob).or_default().push(latency_s);
+        self.counts.timed.insert(decision.knob);
+    }
+
+    /// Lets the planner and the status know how long changes took. Summing up sorts, so it is done
+    /// once a tick and for what has changed.
+    fn sum_up_lead_times(&mut self) {
+        for knob in std::mem::take(&mut self.counts.timed) {
+            let Some(lead) = self.counts.lead.get(&knob) else { continue };
+            let summary = lead.summary();
+            if let Some(p99_s) = summary.p99_s {
+                self.planner.set_lead_time(knob, p99_s);
+            }
+            self.counts.lead_times.insert(knob, summary);
         }
     }
 
@@ -367,8 +382,7 @@ impl Loop {
         status.sample = self.counts.sample.summary();
         status.predict_per_workload = self.counts.predict.summary();
         status.sample_to_write = self.counts.sample_to_write.summary();
-        status.lead_times =
-            self.counts.lead.iter().map(|(knob, lead)| (*knob, lead.summary())).collect();
+        status.lead_times.clone_from(&self.counts.lead_times);
         status.starts = StartsStatus {
             programs: self.planner.starts().len(),
             known: self.counts.starts_known,

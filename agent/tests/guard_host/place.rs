@@ -161,6 +161,32 @@ impl Drop for Cgroup {
     }
 }
 
+/// The processes that tests start out of their own binary where the agent's program is not there:
+/// `guard_process` and `restore_process`.
+macro_rules! processes {
+    () => {
+        fn config_of_process() -> Option<headroom_agent::guard::GuardConfig> {
+            let path = std::env::var_os("HEADROOM_TEST_CONFIG")?;
+            let text = $crate::place::text(std::path::Path::new(&path));
+            Some(headroom_agent::guard::GuardConfig::from_toml(&text).unwrap())
+        }
+
+        #[test]
+        fn guard_process() {
+            let Some(config) = config_of_process() else { return };
+            headroom_agent::guard::run(&config).unwrap();
+        }
+
+        #[test]
+        fn restore_process() {
+            let Some(config) = config_of_process() else { return };
+            let report = headroom_agent::guard::restore(&config).unwrap();
+            assert!(report.pending.is_empty(), "{report:?}");
+        }
+    };
+}
+pub(crate) use processes;
+
 /// This test binary, started again as one of its processes.
 pub(crate) fn process(name: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());

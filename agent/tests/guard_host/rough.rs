@@ -1,6 +1,11 @@
 //! A rough life: clients that die in the middle of a word, and thousands of cgroups that come and go.
 
-use std::{io::Write as _, os::unix::net::UnixStream};
+use std::{
+    io::Write as _,
+    os::unix::net::UnixStream,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use headroom_agent::guard::{Request, Response, protocol};
 use headroom_allocate::{Knob, Limit};
@@ -10,13 +15,7 @@ use crate::place::{Cgroup, Place, apply, text, until};
 
 #[test]
 fn a_client_that_dies_at_any_byte_of_a_request_leaves_a_lease_or_nothing() {
-    let cgroup = match Cgroup::new() {
-        Ok(cgroup) => cgroup,
-        Err(reason) => {
-            eprintln!("skipped: {reason}");
-            return;
-        }
-    };
+    let cgroup = cgroup_or_skip!();
     let place = Place::new("[[allow]]\npath='/headroom-test-guard-*'\nmode='raise'");
     let mut guard = place.start();
     let frame = protocol::encode(&apply(&cgroup.path, Knob::CpuQuota, 2.0, 60.0)).unwrap();
@@ -47,10 +46,7 @@ fn a_client_that_dies_at_any_byte_of_a_request_leaves_a_lease_or_nothing() {
 fn two_thousand_cgroups_come_and_go_and_the_guard_stays_small() {
     const CGROUPS: usize = 2_000;
     const ALIVE: usize = 60;
-    if let Err(reason) = Cgroup::new() {
-        eprintln!("skipped: {reason}");
-        return;
-    }
+    drop(cgroup_or_skip!());
     let place = Place::new(
         "[[allow]]\npath='/headroom-test-guard-*'\nmode='raise'\nchanges_per_minute=1000",
     );
@@ -85,13 +81,7 @@ fn two_thousand_cgroups_come_and_go_and_the_guard_stays_small() {
 
 #[test]
 fn requests_that_make_no_sense_are_answered() {
-    let cgroup = match Cgroup::new() {
-        Ok(cgroup) => cgroup,
-        Err(reason) => {
-            eprintln!("skipped: {reason}");
-            return;
-        }
-    };
+    let cgroup = cgroup_or_skip!();
     let place = Place::new("[[allow]]\npath='/headroom-test-guard-*'\nmode='raise'");
     let mut guard = place.start();
     for amount in [f64::NAN, f64::INFINITY, -1.0, f64::MAX, f64::MIN_POSITIVE] {
@@ -110,4 +100,56 @@ fn requests_that_make_no_sense_are_answered() {
     cgroup.assert_own_limits();
     assert!(guard.status().counters.refused > 0);
     guard.end(Signal::TERM);
+}
+
+/// Sets the clock of the machine forward or back by seconds, and back again when dropped.
+struct ClockSet(i64);
+
+impl ClockSet {
+    fn by(seconds: i64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let to = now.checked_add_signed(seconds).unwrap();
+        let done = Command::new("date").args(["-s", &format!("@{to}")]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Self(seconds)
+    }
+}
+
+impl Drop for ClockSet {
+    fn drop(&mut self) {
+        let seconds = std::mem::take(&mut self.0);
+        if seconds != 0 {
+            // The one that sets it back has nothing to set back itself.
+            Self::by(-seconds).0 = 0;
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_ends_no_lease_and_keeps_none() {
+    // On a host that others use the clock is not ours to set.
+    if std::env::var_os("HEADROOM_IN_VM").is_none() {
+        eprintln!("skipped: needs a virtual machine, whose clock may be set");
+        return;
+    }
+    let (long, short, after) = (cgroup_or_skip!(), cgroup_or_skip!(), cgroup_or_skip!());
+    let place = Place::new(crate::place::RAISE);
+    let mut guard = place.start();
+    guard.apply(&long, Knob::CpuQuota, 2.0, 300.0);
+    guard.apply(&short, Knob::CpuQuota, 2.0, 4.0);
+    {
+        let _ahead = ClockSet::by(3_600);
+        until(30, "a lease of 4 s ends", || short.quota_us() == "100000");
+        assert_eq!(long.quota_us(), "200000", "an hour by the clock is none of the lease's time");
+    }
+    {
+        let _behind = ClockSet::by(-7_200);
+        guard.apply(&after, Knob::CpuQuota, 2.0, 4.0);
+        until(30, "a lease of 4 s ends", || after.quota_us() == "100000");
+        assert_eq!(guard.status().leases_held, 1);
+        guard.end(Signal::KILL);
+        let restored = place.restore();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        long.assert_own_limits();
+    }
 }

@@ -1,7 +1,8 @@
 //! The predictive controller: forecast demand, policy and rails to one decision per knob.
 
+use headroom_fingerprint::{cpu_demand, is_censored};
 use headroom_forecast::{Forecast, Source};
-use headroom_telemetry::{Feature, Resource};
+use headroom_telemetry::Resource;
 
 use crate::{
     beside, cache,
@@ -11,10 +12,6 @@ use crate::{
     reactive,
 };
 
-/// A sample in which at least this share of time was throttled shows less than the demand.
-const CENSORED_RATIO: f32 = 0.05;
-/// What a censored use is multiplied with at least to be a demand.
-const CENSORED_FACTOR: f64 = 1.3;
 /// A limit stays at least this much above what is in use, whatever is forecast.
 const ABOVE_USE: f64 = 1.05;
 /// The share of a lease after which it is renewed.
@@ -120,9 +117,9 @@ fn wanted(
     let mut demand = forecast.peak(policy.level(), policy.look_ahead_s);
     if let Some(usage) = usage
         && knob == Knob::CpuQuota
-        && facts.sample.get(Feature::CpuThrottledRatio).is_some_and(|ratio| ratio > CENSORED_RATIO)
+        && is_censored(facts.sample)
     {
-        demand = demand.max(usage * CENSORED_FACTOR);
+        demand = demand.max(cpu_demand(usage, facts.sample));
     }
     let want = demand * (1.0 + policy.margin);
     let mut reason = predictive_reason(policy, forecast, demand, usage);

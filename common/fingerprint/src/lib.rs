@@ -20,7 +20,7 @@ pub use encode::{Encoded, MISSING};
 pub use period::Period;
 pub use sketches::SketchAccumulator;
 pub use summary::Summary;
-pub use targets::{Targets, is_censored, targets};
+pub use targets::{Targets, cpu_demand, is_censored, targets};
 pub use vector::{Distance, Similarity, Vector, VectorHash};
 pub use window::{PushError, Window};
 

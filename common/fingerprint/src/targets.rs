@@ -12,6 +12,15 @@ pub fn is_censored(sample: &Sample) -> bool {
     sample.get(Feature::CpuThrottledRatio).is_some_and(|ratio| ratio > CENSORED_THROTTLED_RATIO)
 }
 
+/// What a censored CPU use is multiplied with at least to be a demand.
+const CENSORED_FACTOR: f64 = 1.3;
+
+/// The CPU demand that a use of `usage` cores in the period of `sample` shows at least: the use, or
+/// more where it was cut off by the limit.
+pub fn cpu_demand(usage: f64, sample: &Sample) -> f64 {
+    if is_censored(sample) { usage * CENSORED_FACTOR } else { usage }
+}
+
 /// Outcomes of one window, resource-major: `[resource][horizon]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Targets {

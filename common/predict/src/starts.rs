@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use headroom_fingerprint::cpu_demand;
 use headroom_forecast::{Forecast, HORIZONS, LEVELS, QUANTILES, Source};
-use headroom_telemetry::{Feature, Resource, Sample, Workload, printable::printable_within};
+use headroom_telemetry::{Resource, Sample, Workload, printable::printable_within};
 use serde::{Deserialize, Serialize};
 
 /// How long a start is watched, seconds.
@@ -25,10 +26,6 @@ const EXPECTED_S_MIN: f64 = 5.0;
 const EXPECTED_S_SPARE: f64 = 3.0;
 /// A command name is at most 15 bytes in the kernel; printable, it may be longer.
 const COMM_BYTES_MAX: usize = 64;
-/// A sample in which at least this share of time was throttled shows less than the demand.
-const CENSORED_RATIO: f32 = 0.05;
-/// What a throttled use is multiplied with to be a demand.
-const CENSORED_FACTOR: f64 = 1.3;
 /// What is learned, in the order of [`Start::peaks`].
 const LEARNED: [Resource; 2] = [Resource::Cpu, Resource::Memory];
 
@@ -73,6 +70,7 @@ struct Watch {
 pub struct Starts {
     programs: BTreeMap<(String, String), VecDeque<Start>>,
     watches: HashMap<String, Vec<Watch>>,
+    n_learned: u64,
 }
 
 impl Starts {
@@ -101,6 +99,11 @@ impl Starts {
             comm: comm.clone(),
             starts: starts.clone(),
         })
+    }
+
+    /// Starts remembered since this was made; unchanged, there is nothing new to keep.
+    pub fn n_learned(&self) -> u64 {
+        self.n_learned
     }
 
     /// Number of programs remembered.
@@ -133,7 +136,6 @@ impl Starts {
     /// remembered.
     pub fn observe(&mut self, path: &str, sample: &Sample) {
         let Some(watches) = self.watches.get_mut(path) else { return };
-        let throttled = sample.get(Feature::CpuThrottledRatio).unwrap_or(0.0);
         for watch in watches.iter_mut() {
             let after_s = sample.t_s - watch.start.t_s;
             if after_s <= 0.0 {
@@ -141,8 +143,8 @@ impl Starts {
             }
             for (peak, resource) in watch.start.peaks.iter_mut().zip(LEARNED) {
                 let Some(mut amount) = resource.usage(sample) else { continue };
-                if resource == Resource::Cpu && throttled > CENSORED_RATIO {
-                    amount *= CENSORED_FACTOR;
+                if resource == Resource::Cpu {
+                    amount = cpu_demand(amount, sample);
                 }
                 if peak.is_none_or(|peak| amount > peak.amount) {
                     *peak = Some(Peak { amount, after_s });
@@ -195,6 +197,7 @@ impl Starts {
             starts.pop_front();
         }
         starts.push_back(watch.start);
+        self.n_learned += 1;
         self.make_room();
     }
 

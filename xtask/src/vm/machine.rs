@@ -49,11 +49,16 @@ pub(super) enum End {
 }
 
 /// What a person is told of an end.
-pub(super) fn said_of(end: End) -> &'static str {
+pub(super) fn said_of(end: End) -> String {
     match end {
-        End::Off => "the machine switched itself off",
-        End::TooLong => "the machine ran longer than 20 minutes and was switched off",
-        End::Frozen => "the machine froze as a whole, two minutes without a beat",
+        End::Off => "the machine switched itself off".to_owned(),
+        End::TooLong => format!(
+            "the machine ran longer than {} minutes and was switched off",
+            BOOT_TIME_MAX.as_secs() / 60
+        ),
+        End::Frozen => {
+            format!("the machine froze as a whole, {} s without a beat", SILENCE_MAX.as_secs())
+        }
     }
 }
 

@@ -163,7 +163,7 @@ impl Ready {
         let names: Vec<&str> = self.suites.iter().map(String::as_str).collect();
         let mut faults = console::faults(&transcript, &names);
         if end != End::Off {
-            faults.push(machine::said_of(end).to_owned());
+            faults.push(machine::said_of(end));
         }
         let passed = transcript.ended.into_iter().filter(|(_, status)| *status == 0);
         Ok(VmReport {

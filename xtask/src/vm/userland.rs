@@ -31,6 +31,26 @@ const PACKAGES: [&str; 9] = [
     "dbus",
 ];
 
+/// What a machine with containers has beside that.
+const ENGINES: [&str; 7] =
+    ["docker.io", "docker-cli", "containerd", "runc", "podman", "crun", "conmon"];
+
+/// Containers have no network, and their layers are plain folders: what is tried is their limits, and
+/// the kernel's modules for the rest are not in the machine.
+const DOCKER_CONFIG: &str = r#"{
+  "bridge": "none",
+  "iptables": false,
+  "ip6tables": false,
+  "storage-driver": "vfs",
+  "exec-opts": ["native.cgroupdriver=systemd"]
+}
+"#;
+const PODMAN_STORAGE: &str = "[storage]
+driver = \"vfs\"
+runroot = \"/run/containers/storage\"
+graphroot = \"/var/lib/containers/storage\"
+";
+
 /// Room that the image has beside what is in it, bytes.
 const FREE_BYTES: u64 = 1 << 30;
 
@@ -41,6 +61,8 @@ pub(crate) enum Userland {
     Bare,
     /// systemd as process 1, and D-Bus
     Systemd,
+    /// The same with Docker and podman
+    Containers,
 }
 
 impl Userland {
@@ -48,7 +70,13 @@ impl Userland {
         match self {
             Self::Bare => "bare",
             Self::Systemd => "systemd",
+            Self::Containers => "containers",
         }
+    }
+
+    fn packages(self) -> Vec<&'static str> {
+        let engines: &[&str] = if self == Self::Containers { &ENGINES } else { &[] };
+        PACKAGES.iter().chain(engines).copied().collect()
     }
 
     /// Integration tests of the agent that run in it.
@@ -57,6 +85,7 @@ impl Userland {
             (Self::Bare, super::Extent::Whole) => super::AGENT_TESTS,
             (Self::Bare, super::Extent::Observing) => super::OBSERVING_TESTS,
             (Self::Systemd, _) => &["owners_host"],
+            (Self::Containers, _) => &["containers_host"],
         }
     }
 }
@@ -73,15 +102,16 @@ pub(super) fn fetch(root: &Path, userland: Userland) -> Result<PathBuf> {
     }
     let apt = Apt::of_release(&folder.join("lists").join(RELEASE), RELEASE)?;
     let archives = folder.join(format!("archives-{}", userland.name()));
-    let what = format!("fetch {} with all they need", PACKAGES.join(", "));
+    let packages = userland.packages();
+    let what = format!("fetch {} with all they need", packages.join(", "));
     progress::step(&what, "the userland of the machine; kept", || {
-        download(&apt, &archives)?;
+        download(&apt, &archives, &packages)?;
         unpack(&archives, &tree)
     })?;
     Ok(tree)
 }
 
-fn download(apt: &Apt, archives: &Path) -> Result<()> {
+fn download(apt: &Apt, archives: &Path, packages: &[&str]) -> Result<()> {
     fs::create_dir_all(archives.join("partial"))
         .with_context(|| format!("create {}", archives.display()))?;
     // Nothing counts as installed, so that everything is fetched.
@@ -95,7 +125,7 @@ fn download(apt: &Apt, archives: &Path) -> Result<()> {
         .arg(format!("Dir::Cache::archives={}", archives.display()))
         .args(["-o", "APT::Sandbox::User=root", "-y", "-q", "--no-install-recommends"])
         .args(["install", "--download-only"])
-        .args(PACKAGES);
+        .args(packages);
     process::capture(&mut command).map(drop)
 }
 
@@ -129,17 +159,25 @@ fn complete(tree: &Path) -> Result<()> {
     let accounts = tree.join("usr/share/base-passwd");
     let passwd = read(&accounts.join("passwd.master"))?
         + "messagebus:x:101:101::/nonexistent:/usr/sbin/nologin\n";
-    let group = read(&accounts.join("group.master"))? + "messagebus:x:101:\n";
+    let group = read(&accounts.join("group.master"))? + "messagebus:x:101:\ndocker:x:102:\n";
     for (file, text) in [
         ("etc/passwd", passwd.as_str()),
         ("etc/group", group.as_str()),
         ("etc/hosts", "127.0.0.1 localhost\n"),
         ("etc/hostname", "headroom-test\n"),
         ("etc/fstab", ""),
+        ("etc/docker/daemon.json", DOCKER_CONFIG),
+        ("etc/containers/storage.conf", PODMAN_STORAGE),
         ("etc/machine-id", "00112233445566778899aabbccddeeff\n"),
         ("etc/systemd/system/headroom-suites.service", SERVICE),
     ] {
         write(&tree.join(file), text)?;
+    }
+    // Folders in the package; its script turns them into links.
+    for (folder, target) in [("var/run", "/run"), ("var/lock", "/run/lock")] {
+        let folder = tree.join(folder);
+        fs::remove_dir(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        symlink(target, &folder).with_context(|| format!("link {}", folder.display()))?;
     }
     let units = tree.join("etc/systemd/system");
     fs::create_dir_all(units.join("multi-user.target.wants"))

@@ -127,6 +127,10 @@ pub fn route(
     if claim.unit.is_none() || !models(Kind::Systemd, knob) {
         return Ok(None);
     }
+    // Its properties have the scale of v2.
+    if matches!(knob, Knob::CpuWeight | Knob::IoWeight) && !facts.is_unified {
+        return Ok(None);
+    }
     match &facts.unit {
         Fact::Known(unit) | Fact::Degraded(unit, _) if unit.control_group == path => {
             Ok(Some(Owner::Systemd { unit: unit.name.clone() }))
@@ -198,9 +202,13 @@ pub fn returning(knob: Knob, has: Limit, own: Limit, ours: &[Limit]) -> Return {
 }
 
 /// Whether two values are the same but for rounding: a thousandth of a core, a large page's worth
-/// of a kilobyte each.
+/// of a kilobyte each; weights and counts are whole.
 pub fn same(knob: Knob, a: Limit, b: Limit) -> bool {
-    let slack = if knob.resource() == Some(Resource::Cpu) { 1.5e-3 } else { 65_536.0 };
+    let slack = match knob.resource() {
+        Some(Resource::Cpu) => 1.5e-3,
+        Some(Resource::Memory) => 65_536.0,
+        _ => 0.5,
+    };
     match (a, b) {
         (Limit::At(a), Limit::At(b)) => (a - b).abs() <= slack,
         (Limit::Unlimited, Limit::Unlimited) => true,
@@ -221,6 +229,7 @@ mod tests {
 
     fn nobody() -> Facts {
         Facts {
+            is_unified: true,
             unit: Fact::absent("not running"),
             docker: Fact::absent("no socket"),
             podman: Fact::absent("no socket"),
@@ -239,6 +248,21 @@ mod tests {
     fn in_docker(facts: Facts) -> Facts {
         let swarm_task = Some("t".to_owned());
         Facts { docker: Fact::Known(ContainerFacts { id: ID.to_owned(), swarm_task }), ..facts }
+    }
+
+    #[test]
+    fn weights_are_systemds_where_it_has_the_kernels_scale() {
+        let facts = unit("a.service", "/a.service");
+        let v1 = Facts { is_unified: false, ..facts.clone() };
+        for knob in [Knob::CpuWeight, Knob::IoWeight] {
+            assert!(matches!(route("/a.service", &facts, knob, false), Ok(Some(_))));
+            assert_eq!(route("/a.service", &v1, knob, false), Ok(None));
+        }
+        for knob in [Knob::PidsMax, Knob::MemoryLow] {
+            assert!(matches!(route("/a.service", &v1, knob, false), Ok(Some(_))));
+        }
+        let same = |a, b| super::same(Knob::CpuWeight, Limit::At(a), Limit::At(b));
+        assert!(same(100.0, 100.0) && !same(100.0, 200.0));
     }
 
     fn scope() -> (String, Facts) {

@@ -183,8 +183,20 @@ pub(super) fn tell(
 ) -> Result<bool, OwnerError> {
     let Some(found) = inspect(socket, id, deadline)? else { return Ok(false) };
     let body = found.limits.docker_update(knob, limit);
-    let target = format!("/containers/{id}/update");
-    let answer = http::exchange(socket, ("POST", &target), Some(&body), deadline)?;
+    updated(socket, &format!("/containers/{id}/update"), &body, deadline)
+}
+
+/// Posts `body` to an engine's `target`; `false` when it knows no such container.
+///
+/// # Errors
+/// When it refuses or does not answer.
+pub(super) fn updated(
+    socket: &Path,
+    target: &str,
+    body: &str,
+    deadline: Instant,
+) -> Result<bool, OwnerError> {
+    let answer = http::exchange(socket, ("POST", target), Some(body), deadline)?;
     if answer.status == 404 {
         return Ok(false);
     }
@@ -192,7 +204,7 @@ pub(super) fn tell(
 }
 
 /// An error for a status that says no.
-pub(super) fn accepted(answer: &Answer, what: &str) -> Result<(), OwnerError> {
+fn accepted(answer: &Answer, what: &str) -> Result<(), OwnerError> {
     if (200..300).contains(&answer.status) {
         return Ok(());
     }

@@ -39,6 +39,8 @@ pub enum Engine {
 /// What owners answer about one cgroup.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
+    /// Whether the controllers are in the unified hierarchy, v2.
+    pub is_unified: bool,
     /// The unit that systemd says the cgroup belongs to, directly or further up.
     pub unit: Fact<UnitFacts>,
     /// The container as Docker knows it.

@@ -127,6 +127,7 @@ impl Errand {
 #[derive(Debug)]
 pub struct Owners {
     config: OwnersConfig,
+    is_unified: bool,
     systemd: Mutex<Systemd>,
     resting_until: [Mutex<Option<Instant>>; Kind::ALL.len()],
 }
@@ -137,11 +138,12 @@ impl Owners {
         Self::below(config, Path::new("/"))
     }
 
-    /// As [`Self::new`], with systemd's drop-ins below `root`.
+    /// As [`Self::new`], with systemd's drop-ins and the cgroups below `root`.
     fn below(config: &OwnersConfig, root: &Path) -> Self {
         let systemd = Systemd::new(&config.system_bus, &config.systemd_private, root);
         Self {
             config: config.clone(),
+            is_unified: root.join("sys/fs/cgroup/cgroup.controllers").exists(),
             systemd: Mutex::new(systemd),
             resting_until: Default::default(),
         }
@@ -189,6 +191,7 @@ impl Owners {
             _ => Fact::absent("its name is no container's"),
         };
         Facts {
+            is_unified: self.is_unified,
             unit,
             docker: container(Kind::Docker, self.config.docker, Engine::Podman),
             podman: container(Kind::Podman, self.config.podman, Engine::Docker),

@@ -10,7 +10,6 @@ use serde_json::json;
 use super::{
     docker::{self, HostConfig, Inspected},
     error::OwnerError,
-    http,
 };
 
 /// The oldest version of the interface that has an update of containers.
@@ -41,12 +40,7 @@ pub(super) fn tell(
 ) -> Result<bool, OwnerError> {
     let Some(found) = inspect(socket, id, deadline)? else { return Ok(false) };
     let body = update(&found.limits, knob, limit);
-    let target = format!("{API}/{id}/update");
-    let answer = http::exchange(socket, ("POST", &target), Some(&body), deadline)?;
-    if answer.status == 404 {
-        return Ok(false);
-    }
-    docker::accepted(&answer, &format!("{target} {body}")).map(|()| true)
+    docker::updated(socket, &format!("{API}/{id}/update"), &body, deadline)
 }
 
 /// Resources in the form of the OCI runtime specification.

@@ -36,11 +36,21 @@ pub(super) struct Property {
     in_files: &'static str,
 }
 
+impl Property {
+    const fn named(name: &'static str) -> Self {
+        Self { on_bus: name, in_files: name }
+    }
+}
+
 /// What systemd has a property for; the rest it never looks at.
-const PROPERTIES: [(Knob, Property); 3] = [
+const PROPERTIES: [(Knob, Property); 7] = [
     (Knob::CpuQuota, Property { on_bus: "CPUQuotaPerSecUSec", in_files: "CPUQuota" }),
-    (Knob::MemoryMax, Property { on_bus: "MemoryMax", in_files: "MemoryMax" }),
-    (Knob::MemoryHigh, Property { on_bus: "MemoryHigh", in_files: "MemoryHigh" }),
+    (Knob::CpuWeight, Property::named("CPUWeight")),
+    (Knob::MemoryMax, Property::named("MemoryMax")),
+    (Knob::MemoryHigh, Property::named("MemoryHigh")),
+    (Knob::MemoryLow, Property::named("MemoryLow")),
+    (Knob::PidsMax, Property::named("TasksMax")),
+    (Knob::IoWeight, Property::named("IOWeight")),
 ];
 
 /// The property for `knob`; `None` when systemd has none.
@@ -339,7 +349,8 @@ fn object_of(unit: &str) -> String {
     object
 }
 
-/// Microseconds of CPU time per second, or bytes; the largest number is no limit.
+/// Microseconds of CPU time per second, bytes, tasks, or a weight; the largest number is no limit,
+/// and of a weight that nobody has set it.
 fn value_of(knob: Knob, limit: Limit) -> u64 {
     match limit {
         Limit::Unlimited => u64::MAX,
