@@ -119,7 +119,7 @@ fn cpu_error(live: &Live) -> Option<f64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::collections::{BTreeMap, VecDeque};
 
     use headroom_allocate::{Knob, Limit};
@@ -134,7 +134,7 @@ pub(super) mod tests {
     use crate::fleet::{Live, Past};
 
     /// A workload of which everything is known.
-    pub(crate) fn live(t_s: f64) -> Live {
+    fn live(t_s: f64) -> Live {
         let workload = Workload::from_path("/system.slice/web.service");
         let mut sample = Sample::empty(t_s);
         for feature in Feature::ALL {
