@@ -59,6 +59,7 @@ fn fleet() -> Fleet {
         kernel: "6".to_owned(),
         model_version: None,
         now_s: 1.0e6,
+        protocol_oldest: None,
     };
     fleet.arrived(&hello, SocketAddr::from(([127, 0, 0, 1], 1)), 1.0e6);
     fleet

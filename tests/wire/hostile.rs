@@ -4,10 +4,11 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use headroom_aggregator::pki;
-use headroom_telemetry::schema::SchemaHash;
+use headroom_telemetry::{Feature, Sample, Workload, schema::SchemaHash};
 use headroom_wire::{
-    BootId, Hello, Message, frame,
+    BootId, Contents, Hello, Message, frame,
     limits::{FRAME_BYTES_MAX, PROTOCOL},
+    message::Definitions,
     tls::{self, TlsFiles},
 };
 use quinn::{
@@ -43,6 +44,34 @@ impl Raw {
         self.send.write_all(&frame::encode(message).unwrap()).await.unwrap();
     }
 
+    /// Opens a stream of its own and says all of `bytes` on it.
+    async fn stream(&mut self, bytes: &[u8]) {
+        let mut stream = self.connection.open_uni().await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.finish().unwrap();
+    }
+
+    async fn greet(&mut self) -> Option<u64> {
+        self.say(&Message::Hello(hello("host-1"))).await;
+        match self.hear().await {
+            Message::Welcome(welcome) => welcome.durable_seq,
+            other => panic!("{}", other.kind()),
+        }
+    }
+
+    /// The numbers of the next `n` acknowledgements.
+    async fn acks(&mut self, n: usize) -> Vec<u64> {
+        let mut acked = Vec::new();
+        while acked.len() < n {
+            match self.hear().await {
+                Message::Ack { seq, .. } => acked.push(seq),
+                other => panic!("{}", other.kind()),
+            }
+        }
+        acked.sort_unstable();
+        acked
+    }
+
     async fn hear(&mut self) -> Message {
         let mut header = [0; 4];
         self.receive.read_exact(&mut header).await.unwrap();
@@ -67,7 +96,106 @@ fn hello(node: &str) -> Hello {
         kernel: "test".to_owned(),
         model_version: None,
         now_s: now.as_secs_f64(),
+        protocol_oldest: None,
     }
+}
+
+/// The stream of batch `seq`: one sample, and the name of its workload.
+fn batch(seq: u64) -> Vec<u8> {
+    let mut sample = Sample::empty(world::T0_S + seq as f64);
+    sample.set(Feature::CpuCores, 1.0);
+    let contents = Contents { samples: vec![(0, sample)], ..Contents::default() };
+    let boot = BootId(1);
+    let entries = vec![(0, Workload::from_path("/x"))];
+    let messages = [
+        Message::Workloads(Definitions { boot, entries }),
+        Message::Batch(contents.encode(boot, seq).unwrap()),
+    ];
+    messages.iter().flat_map(|message| frame::encode(message).unwrap()).collect()
+}
+
+#[test]
+fn batches_out_of_order_and_replayed_by_another_connection_are_stored_once() {
+    let world = World::new();
+    let server = world.serve();
+    let files = world.issue("host-1");
+    let captured: Vec<Vec<u8>> = [3, 1, 5, 2].map(batch).into();
+    run(async {
+        let mut raw = connect(server.quic, &files).await;
+        assert_eq!(raw.greet().await, None);
+        for bytes in &captured {
+            raw.stream(bytes).await;
+        }
+        assert_eq!(raw.acks(4).await, [1, 2, 3, 5]);
+    });
+    run(async {
+        let mut raw = connect(server.quic, &files).await;
+        assert_eq!(raw.greet().await, Some(3), "four is missing");
+        for bytes in &captured {
+            raw.stream(bytes).await;
+        }
+        assert_eq!(raw.acks(4).await, [1, 2, 3, 5]);
+        raw.stream(&batch(4)).await;
+        assert_eq!(raw.acks(1).await, [4], "a number that comes late is no repeat");
+        raw.say(&Message::Settled { boot: BootId(1), before: 9 }).await;
+        raw.stream(&batch(9)).await;
+        assert_eq!(raw.acks(1).await, [9]);
+    });
+    run(async {
+        let mut raw = connect(server.quic, &files).await;
+        assert_eq!(raw.greet().await, Some(9), "six to eight were given up");
+    });
+    let view = server.view();
+    let window = view.history.window("host-1", "/x", world::T0_S, world::T0_S + 100.0).unwrap();
+    assert_eq!(window.len(), 6);
+    assert_eq!((view.ingest.vectors(), view.ingest.repeats()), (6, 4));
+}
+
+/// An agent of protocol 3 sends everything in order on the stream it opened.
+#[test]
+fn an_agent_of_protocol_3_is_served() {
+    let world = World::new();
+    let server = world.serve();
+    let files = world.issue("host-1");
+    run(async {
+        let mut raw = connect(server.quic, &files).await;
+        raw.say(&Message::Hello(Hello { protocol: 3, ..hello("host-1") })).await;
+        let Message::Welcome(welcome) = raw.hear().await else { panic!("refused") };
+        assert_eq!(welcome.protocol, 3);
+        for seq in 1..=3 {
+            raw.send.write_all(&batch(seq)).await.unwrap();
+            assert_eq!(raw.acks(1).await, [seq]);
+        }
+    });
+    assert_eq!(server.view().ingest.vectors(), 3);
+}
+
+#[test]
+fn lies_on_the_stream_of_a_batch_end_the_connection_and_are_counted() {
+    let world = World::new();
+    let server = world.serve();
+    let files = world.issue("host-1");
+    let too_long = u32::try_from(FRAME_BYTES_MAX + 1).unwrap().to_be_bytes().to_vec();
+    let definitions = Message::Workloads(Definitions { boot: BootId(1), entries: Vec::new() });
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("too_long", too_long),
+        ("truncated", [&1_000_000_u32.to_be_bytes()[..], &[1; 10]].concat()),
+        ("decode", [&4_u32.to_be_bytes()[..], &[0xc1; 4]].concat()),
+        ("out_of_place", frame::encode(&Message::Probes(Vec::new())).unwrap()),
+        ("crowded", frame::encode(&definitions).unwrap().repeat(9)),
+    ];
+    for (kind, bytes) in cases {
+        run(async {
+            let mut raw = connect(server.quic, &files).await;
+            raw.greet().await;
+            raw.stream(&bytes).await;
+            raw.closed().await;
+        });
+        eventually("it is counted", || server.view().ingest.refusals(kind) == 1);
+    }
+    let agent = world.agent("host-1", None);
+    agent.report(world::tick(0, 1));
+    eventually("the next is served", || agent.stats().vectors_acked == 1);
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

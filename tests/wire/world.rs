@@ -37,7 +37,12 @@ pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
 
 /// Period `i` of `n` workloads: steady use, a forecast that equals it, and now and then an action.
 pub(crate) fn tick(i: u32, n: u32) -> TickReport {
-    let t_s = T0_S + f64::from(i);
+    tick_at(T0_S, i, n)
+}
+
+/// As [`tick`], with another beginning.
+pub(crate) fn tick_at(t0_s: f64, i: u32, n: u32) -> TickReport {
+    let t_s = t0_s + f64::from(i);
     let workload = |w: u32| {
         let mut sample = Sample::empty(t_s);
         sample.set(Feature::CpuCores, f64::from(w) + 0.5);
@@ -101,6 +106,16 @@ impl World {
         self.quic = server.quic;
     }
 
+    /// Later servers listen at `address`.
+    pub(crate) fn listen_at(&mut self, address: SocketAddr) {
+        self.quic = address;
+    }
+
+    /// Later agents talk to `address`.
+    pub(crate) fn reach(&self, address: SocketAddr) {
+        std::fs::write(self.dir.path().join("quic"), address.to_string()).unwrap();
+    }
+
     pub(crate) fn serve(&self) -> Server {
         let mut config =
             AggregatorConfig { dir: self.aggregator_dir(), ..AggregatorConfig::default() };
@@ -142,6 +157,7 @@ impl World {
             key: files.join("agent.key"),
             batch_s: 0.05,
             spool_dir,
+            catch_up: 100.0,
             ..UplinkConfig::default()
         };
         let identity = Identity {

@@ -63,6 +63,9 @@ pub struct UplinkConfig {
     pub spool_dir: Option<PathBuf>,
     /// The spool's size at most, bytes; beyond it the oldest are dropped and counted.
     pub spool_bytes_max: u64,
+    /// How many times faster than it was made what waits on disk is sent once the aggregator is back;
+    /// new reports go first.
+    pub catch_up: f64,
 }
 
 impl Default for UplinkConfig {
@@ -79,6 +82,7 @@ impl Default for UplinkConfig {
             memory_s_max: 600.0,
             spool_dir: None,
             spool_bytes_max: 64 << 20,
+            catch_up: 10.0,
         }
     }
 }
@@ -152,6 +156,8 @@ pub struct UplinkStats {
     pub batches_waiting: u64,
     /// Bytes on disk that wait.
     pub spool_bytes: u64,
+    /// Why the aggregator asked to wait, while it does.
+    pub waits_for: Option<String>,
     /// What went wrong last, if anything did.
     pub last_error: Option<String>,
 }
@@ -228,6 +234,9 @@ fn check(config: &UplinkConfig) -> Result<(), UplinkError> {
     }
     if !(1.0..=86_400.0).contains(&config.memory_s_max) {
         return refuse("memory_s_max", &config.memory_s_max, "between 1 second and a day");
+    }
+    if !(1.0..=1_000.0).contains(&config.catch_up) {
+        return refuse("catch_up", &config.catch_up, "between 1 and 1000 times the live rate");
     }
     if config.memory_bytes_max < 1 << 20 {
         return refuse("memory_bytes_max", &config.memory_bytes_max, "at least 1 MiB");

@@ -1,20 +1,25 @@
-//! What is to be sent, in order: verdicts, probe states, the spool, then what is in memory.
+//! What is to be sent: verdicts, probe states, what is in memory, then the spool at a polite pace.
 //!
-//! Everything in the spool is older than everything in memory. While the aggregator is away each
+//! What is new goes first, and what waited on disk beside it, at a multiple of the rate at which it was
+//! made, so that a fleet that comes back does not fall upon the aggregator. While the aggregator is away each
 //! batch goes to the spool at once; without a spool it waits in memory, within its bounds.
 
 use std::collections::VecDeque;
 
-use headroom_wire::{Message, TickReport, frame, message::BootId};
+use headroom_wire::{Message, TickReport, frame, limits, message::BootId};
 
 use super::{
     UplinkConfig,
-    session::{Ready, Session},
-    spool::{Spool, SpoolError},
+    session::{self, Ready, Session},
+    spool::{Record, Spool, SpoolError},
 };
 
-/// Spooled batches sent and not yet acknowledged at most.
-const SPOOL_IN_FLIGHT_MAX: usize = 64;
+/// Spooled batches sent and not yet acknowledged at most; memory has the other half.
+const SPOOL_IN_FLIGHT_MAX: usize = limits::IN_FLIGHT_MAX - session::IN_FLIGHT_MAX;
+/// Time after which a spool that cannot be read is tried again, seconds.
+const SPOOL_RETRY_S: f64 = 5.0;
+/// Time the pace may be behind and make up for, seconds.
+const PACE_BEHIND_S: f64 = 0.25;
 
 /// Frames to write next, and what they carry.
 #[derive(Debug, Default)]
@@ -25,6 +30,18 @@ pub(super) struct Outgoing {
     pub(super) vectors: Option<u64>,
 }
 
+/// When the spool may give its next batch.
+#[derive(Debug)]
+struct Pace {
+    every_s: f64,
+    next_s: f64,
+    /// Definitions of the segment that is read, which its next batch takes along.
+    definitions: Vec<Vec<u8>>,
+    /// Whether the aggregator must have acknowledged everything of the spool before more is sent: what
+    /// was sent last defines workloads that what follows names.
+    waits: bool,
+}
+
 /// The session together with its spool.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -33,6 +50,9 @@ pub(super) struct Outbox {
     memory_bytes_max: usize,
     memory_s_max: f64,
     verdicts: VecDeque<(u64, Option<String>)>,
+    promises: VecDeque<(BootId, u64)>,
+    pace: Pace,
+    held_until_s: Option<f64>,
     connected: bool,
     stalled: bool,
     vectors_dropped: u64,
@@ -51,6 +71,14 @@ impl Outbox {
             memory_bytes_max: config.memory_bytes_max,
             memory_s_max: config.memory_s_max,
             verdicts: VecDeque::new(),
+            promises: VecDeque::new(),
+            pace: Pace {
+                every_s: config.batch_s / config.catch_up,
+                next_s: 0.0,
+                definitions: Vec::new(),
+                waits: false,
+            },
+            held_until_s: None,
             connected: false,
             stalled: false,
             vectors_dropped: 0,
@@ -68,8 +96,41 @@ impl Outbox {
         self.settle(now_s);
     }
 
+    /// When something is to be done next, if nothing else happens.
     pub(super) fn due_s(&self) -> Option<f64> {
-        self.session.due_s()
+        let spool = self.spool_may_send().then_some(self.pace.next_s);
+        let sending = match self.held_until_s {
+            Some(until_s) => self.connected.then_some(until_s),
+            None => spool,
+        };
+        [self.session.due_s(), sending].into_iter().flatten().min_by(f64::total_cmp)
+    }
+
+    fn spool_may_send(&self) -> bool {
+        let Some(spool) = &self.spool else { return false };
+        let in_flight_max = if self.pace.waits { 1 } else { SPOOL_IN_FLIGHT_MAX };
+        self.connected && !spool.is_drained() && spool.in_flight() < in_flight_max
+    }
+
+    /// The aggregator cannot make anything durable until `until_s`: nothing is sent before, and then
+    /// everything that was not acknowledged.
+    pub(super) fn hold(&mut self, until_s: f64) {
+        self.held_until_s = Some(until_s);
+        self.session.rewind();
+        self.rewind_spool();
+    }
+
+    /// Whether the aggregator asked for patience.
+    pub(super) fn is_held(&self) -> bool {
+        self.held_until_s.is_some()
+    }
+
+    fn rewind_spool(&mut self) {
+        if let Some(spool) = &mut self.spool {
+            spool.rewind();
+        }
+        self.pace.definitions.clear();
+        self.pace.waits = false;
     }
 
     pub(super) fn verdict(&mut self, version: u64, refused: Option<String>) {
@@ -106,22 +167,35 @@ impl Outbox {
                 self.last_error = Some(error);
             }
         }
-        if let Some(spool) = &mut self.spool {
-            self.vectors_dropped += spool.take_dropped();
+        let dropped = self.spool.as_mut().map_or(0, Spool::take_dropped);
+        self.vectors_dropped += dropped;
+        if dropped > 0 && self.connected {
+            self.promise();
         }
+    }
+
+    /// Says from which number on batches may still come, so that the aggregator need not remember gaps
+    /// that nothing fills.
+    fn promise(&mut self) {
+        let mut oldest = self.spool.as_ref().map(Spool::oldest).unwrap_or_default();
+        let (boot, seq) = self.session.oldest();
+        oldest.entry(boot).and_modify(|oldest| *oldest = seq.min(*oldest)).or_insert(seq);
+        self.promises = oldest.into_iter().collect();
     }
 
     pub(super) fn connected(&mut self, durable_seq: Option<u64>) -> u64 {
         self.connected = true;
-        if let Some(spool) = &mut self.spool {
-            spool.rewind();
-        }
-        self.session.connected(durable_seq)
+        self.held_until_s = None;
+        self.rewind_spool();
+        let settled = self.session.connected(durable_seq);
+        self.promise();
+        settled
     }
 
     pub(super) fn disconnected(&mut self, refused: bool, now_s: f64) -> f64 {
         self.connected = false;
         self.stalled = false;
+        self.held_until_s = None;
         let wait_s = self.session.disconnected(refused);
         self.settle(now_s);
         wait_s
@@ -155,35 +229,56 @@ impl Outbox {
         spooled + self.session.acked(boot, seq)
     }
 
-    /// The next frames to write; `None` until something new happens.
-    pub(super) fn next(&mut self) -> Option<Outgoing> {
+    /// The next frames to write; `None` until [`Self::due_s`] or until something new happens.
+    pub(super) fn next(&mut self, now_s: f64) -> Option<Outgoing> {
         if let Some((version, refused)) = self.verdicts.pop_front() {
             return self.single(&Message::ModelVerdict { version, refused });
         }
         if let Some(probes) = self.session.next_probes() {
             return self.single(&Message::Probes(probes));
         }
-        if let Some(spool) = &mut self.spool
-            && !spool.is_drained()
-        {
-            if spool.in_flight() >= SPOOL_IN_FLIGHT_MAX {
-                return None;
-            }
-            match spool.next() {
-                Ok(Some(record)) => {
-                    return Some(Outgoing { frames: vec![record.frame], vectors: record.vectors });
-                }
-                Ok(None) => {}
-                Err(error) => self.last_error = Some(error.to_string()),
-            }
+        if let Some((boot, before)) = self.promises.pop_front() {
+            return self.single(&Message::Settled { boot, before });
         }
-        let (definitions, ready) = self.session.next_batch()?;
+        if self.held_until_s.is_some_and(|until_s| now_s < until_s) {
+            return None;
+        }
+        self.held_until_s = None;
+        let Some((definitions, ready)) = self.session.next_batch() else {
+            return self.next_spooled(now_s);
+        };
         let mut frames = Vec::new();
         if let Some(definitions) = definitions {
             frames.extend(self.single(&Message::Workloads(definitions))?.frames);
         }
         frames.push(ready.frame.to_vec());
         Some(Outgoing { frames, vectors: Some(ready.vectors) })
+    }
+
+    fn next_spooled(&mut self, now_s: f64) -> Option<Outgoing> {
+        if now_s < self.pace.next_s || !self.spool_may_send() {
+            return None;
+        }
+        let spool = self.spool.as_mut()?;
+        loop {
+            match spool.next() {
+                Ok(Some(Record { frame, vectors: None })) => self.pace.definitions.push(frame),
+                Ok(Some(Record { frame, vectors })) => {
+                    self.pace.waits = !self.pace.definitions.is_empty();
+                    let mut frames = std::mem::take(&mut self.pace.definitions);
+                    frames.push(frame);
+                    let behind_s = now_s - PACE_BEHIND_S;
+                    self.pace.next_s = self.pace.next_s.max(behind_s) + self.pace.every_s;
+                    return Some(Outgoing { frames, vectors });
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    self.last_error = Some(error.to_string());
+                    self.pace.next_s = now_s + SPOOL_RETRY_S;
+                    return None;
+                }
+            }
+        }
     }
 
     fn single(&mut self, message: &Message) -> Option<Outgoing> {
@@ -221,3 +316,7 @@ impl Outbox {
         self.last_error.take()
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -121,6 +121,7 @@ impl Link {
             {
                 let mut stats = self.shared.stats();
                 stats.connected = false;
+                stats.waits_for = None;
                 stats.last_error = Some(ended.to_string());
             }
             if self.pause(&mut outbox, wait_s).await.is_err() {
@@ -235,11 +236,11 @@ impl Link {
         let mut changes = self.credentials.changes();
         loop {
             self.work(outbox)?;
-            if self.write(outbox, &mut open.send).await? {
+            if self.write(outbox, open).await? {
                 unacked_since_s.get_or_insert_with(now_s);
             }
-            let is_late =
-                unacked_since_s.is_some_and(|since_s| now_s() - since_s > ACK.as_secs_f64());
+            let is_late = !outbox.is_held()
+                && unacked_since_s.is_some_and(|since_s| now_s() - since_s > ACK.as_secs_f64());
             if is_late || outbox.is_stalled() {
                 return Err(LinkError::NoAck);
             }
@@ -295,15 +296,16 @@ impl Link {
     }
 
     /// Writes all there is to write. Says whether a batch was among it.
-    async fn write(&self, outbox: &mut Outbox, send: &mut SendStream) -> Result<bool, LinkError> {
+    async fn write(&self, outbox: &mut Outbox, open: &mut Open) -> Result<bool, LinkError> {
         let mut any_batch = false;
-        while let Some(outgoing) = outbox.next() {
-            let mut bytes = 0;
-            for frame in &outgoing.frames {
-                timeout(STEP, send.write_all(frame))
+        while let Some(outgoing) = outbox.next(now_s()) {
+            let bytes = outgoing.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+            if outgoing.vectors.is_some() {
+                spawn_batch(open.connection.clone(), outgoing.frames);
+            } else {
+                timeout(STEP, open.send.write_all(&outgoing.frames.concat()))
                     .await
                     .map_err(|_elapsed| LinkError::Silent { doing: "writing" })??;
-                bytes += frame.len() as u64;
             }
             let mut stats = self.shared.stats();
             stats.bytes_sent += bytes;
@@ -321,7 +323,11 @@ impl Link {
         match message {
             Message::Ack { boot, seq } => {
                 let vectors = outbox.acked(boot, seq);
-                self.shared.stats().vectors_acked += vectors;
+                {
+                    let mut stats = self.shared.stats();
+                    stats.vectors_acked += vectors;
+                    stats.waits_for = None;
+                }
                 self.publish(outbox);
                 Ok(true)
             }
@@ -330,6 +336,12 @@ impl Link {
                     tracing::warn!("a model was offered and nobody takes it");
                 }
                 Ok(false)
+            }
+            Message::Wait { for_s, reason } => {
+                tracing::warn!(for_s, reason, "the aggregator asks to wait");
+                outbox.hold(now_s() + f64::from(for_s));
+                self.shared.stats().waits_for = Some(reason);
+                Ok(true)
             }
             Message::Refused { reason } => Err(LinkError::Refused(reason)),
             other => Err(LinkError::Unexpected(other.kind())),
@@ -340,8 +352,8 @@ impl Link {
     async fn farewell(&self, outbox: &mut Outbox, open: &mut Open) {
         outbox.flush(now_s());
         let last_words = async {
-            self.write(outbox, &mut open.send).await?;
-            while outbox.waiting() > 0 {
+            self.write(outbox, open).await?;
+            while outbox.waiting() > 0 && !outbox.is_held() {
                 match open.messages.recv().await {
                     Some(message) => self.handle(outbox, message?)?,
                     None => break,
@@ -410,8 +422,29 @@ impl Link {
             kernel: self.identity.kernel.clone(),
             model_version: self.shared.inbox().model_version,
             now_s: now_s(),
+            protocol_oldest: Some(PROTOCOL),
         }
     }
+}
+
+/// Writes a batch to a stream of its own. A batch that does not get through lacks its acknowledgement,
+/// or ends with the connection, and is sent again then.
+fn spawn_batch(connection: Connection, frames: Vec<Vec<u8>>) {
+    tokio::spawn(async move {
+        let written = async {
+            let mut stream = connection.open_uni().await?;
+            for frame in &frames {
+                stream.write_all(frame).await?;
+            }
+            stream.finish().unwrap_or_default();
+            Ok::<(), quinn::WriteError>(())
+        };
+        match timeout(ACK, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a batch was not sent"),
+            Err(_elapsed) => tracing::debug!("a batch was not sent in time"),
+        }
+    });
 }
 
 /// Reading is not safe to interrupt, so it has a task of its own.

@@ -1,8 +1,8 @@
 //! Batching, acknowledgement and resending, as a state machine without clock, file or socket.
 //!
-//! Reports are gathered into batches; a batch stays here until the aggregator says it is durable.
-//! On each new connection everything not acknowledged is sent again, in order; the aggregator tells
-//! repeats by life and number.
+//! Reports are gathered into batches; a batch stays here until the aggregator says it is durable, in
+//! whatever order it does. On each new connection everything not acknowledged is sent again; the
+//! aggregator tells repeats by life and number.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -22,8 +22,8 @@ use headroom_wire::{
 const SKETCH_EVERY_S: f64 = 10.0;
 /// Samples after which a batch is cut early; keeps every frame well below its limit.
 const CUT_SAMPLES: usize = 2_048;
-/// Batches sent and not yet acknowledged at most.
-const IN_FLIGHT_MAX: usize = 64;
+/// Batches from memory sent and not yet acknowledged at most; the spool has the other half.
+pub(super) const IN_FLIGHT_MAX: usize = limits::IN_FLIGHT_MAX / 2;
 /// Workloads remembered by number before those long gone are forgotten.
 const REMEMBERED_MAX: usize = 8_192;
 /// Time after which a workload that is not reported may be forgotten, seconds.
@@ -91,6 +91,7 @@ pub(super) struct Session {
 /// What is only true of one connection.
 #[derive(Debug, Default)]
 struct Link {
+    /// Workloads that the aggregator has by a batch that it acknowledged.
     defined: HashSet<u32>,
     n_sent: usize,
     probes_sent: bool,
@@ -280,7 +281,21 @@ impl Session {
     /// A connection was accepted; `durable_seq` is what the aggregator has of this life.
     pub(super) fn connected(&mut self, durable_seq: Option<u64>) -> u64 {
         self.link = Some(Link::default());
-        durable_seq.map_or(0, |seq| self.acked(self.boot, seq))
+        let first = self.ring.front().map_or(self.next_seq, |ready| ready.seq);
+        let durable = durable_seq.map_or(0, |seq| seq.saturating_add(1).min(self.next_seq));
+        (first..durable).map(|seq| self.acked(self.boot, seq)).sum()
+    }
+
+    /// What was sent and not acknowledged is sent again.
+    pub(super) fn rewind(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.n_sent = 0;
+        }
+    }
+
+    /// The lowest number that this life may still send from memory.
+    pub(super) fn oldest(&self) -> (BootId, u64) {
+        (self.boot, self.ring.front().map_or(self.next_seq, |ready| ready.seq))
     }
 
     /// The connection ended. Returns the time to wait before the next attempt, seconds.
@@ -289,26 +304,31 @@ impl Session {
         self.backoff.next(refused)
     }
 
-    /// Batches of `boot` up to `seq` are durable. Returns how many samples that settled.
+    /// The batch `seq` of `boot` is durable. Returns how many samples that settled.
     pub(super) fn acked(&mut self, boot: BootId, seq: u64) -> u64 {
         if boot != self.boot || seq >= self.next_seq {
             return 0;
         }
         self.backoff.attempts = 0;
-        let mut vectors = 0;
-        while self.ring.front().is_some_and(|ready| ready.seq <= seq) {
-            if let Some(ready) = self.pop() {
-                vectors += ready.vectors;
-            }
+        let Ok(at) = self.ring.binary_search_by_key(&seq, |ready| ready.seq) else { return 0 };
+        let Some(ready) = self.take(at) else { return 0 };
+        if let Some(link) = &mut self.link {
+            link.defined.extend(ready.workloads.iter().map(|(index, _)| *index));
         }
-        vectors
+        ready.vectors
     }
 
     fn pop(&mut self) -> Option<Ready> {
-        let ready = self.ring.pop_front()?;
+        self.take(0)
+    }
+
+    fn take(&mut self, at: usize) -> Option<Ready> {
+        let ready = self.ring.remove(at)?;
         self.ring_bytes -= ready.frame.len();
-        if let Some(link) = &mut self.link {
-            link.n_sent = link.n_sent.saturating_sub(1);
+        if let Some(link) = &mut self.link
+            && at < link.n_sent
+        {
+            link.n_sent -= 1;
         }
         Some(ready)
     }
@@ -328,7 +348,7 @@ impl Session {
         Some(self.probes.clone())
     }
 
-    /// The next batch to send, after the workloads it names that this connection has not heard of.
+    /// The next batch to send, with the workloads it names that the aggregator is not known to have.
     pub(super) fn next_batch(&mut self) -> Option<(Option<Definitions>, Ready)> {
         let link = self.link.as_mut()?;
         if link.n_sent >= IN_FLIGHT_MAX {
@@ -339,7 +359,7 @@ impl Session {
         let entries: Vec<_> = ready
             .workloads
             .iter()
-            .filter(|(index, _)| link.defined.insert(*index))
+            .filter(|(index, _)| !link.defined.contains(index))
             .map(|(index, workload)| (*index, workload.as_ref().clone()))
             .collect();
         let definitions =
@@ -436,4 +456,4 @@ fn shorten(text: &mut String) {
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -80,30 +80,38 @@ fn a_batch_is_cut_when_its_time_is_up() {
 }
 
 #[test]
-fn what_is_not_acknowledged_is_sent_again_in_order() {
+fn what_is_not_acknowledged_is_sent_again() {
     let mut session = session();
     session.connected(None);
     gather(&mut session, 0.0, 9);
     let first = sent(&mut session);
     assert_eq!(first, [1, 2, 3, 4]);
-    assert_eq!(session.acked(BootId(9), 2), 8, "two batches of four samples");
+    assert_eq!(session.acked(BootId(9), 2), 4, "one batch of four samples, not those before it");
+    assert_eq!(session.acked(BootId(9), 2), 0, "once");
     session.disconnected(false);
     assert!(session.next_batch().is_none(), "nothing is sent without a connection");
     session.connected(None);
-    assert_eq!(sent(&mut session), [3, 4]);
+    assert_eq!(sent(&mut session), [1, 3, 4]);
     session.disconnected(false);
-    assert_eq!(session.connected(Some(3)), 4, "the aggregator already had it");
+    assert_eq!(session.connected(Some(3)), 8, "the aggregator already had them");
     assert_eq!(sent(&mut session), [4]);
+    session.rewind();
+    assert_eq!(sent(&mut session), [4]);
+    assert_eq!(session.oldest(), (BootId(9), 4));
 }
 
 #[test]
-fn workloads_are_defined_once_per_connection() {
+fn workloads_are_defined_until_a_batch_with_them_is_acknowledged() {
     let mut session = session();
     session.connected(None);
     gather(&mut session, 0.0, 5);
-    let defined: Vec<bool> =
-        std::iter::from_fn(|| session.next_batch()).map(|(d, _)| d.is_some()).collect();
-    assert_eq!(defined, [true, false]);
+    let defined = |session: &mut Session| -> Vec<bool> {
+        std::iter::from_fn(|| session.next_batch()).map(|(d, _)| d.is_some()).collect()
+    };
+    assert_eq!(defined(&mut session), [true, true], "whichever stream arrives first");
+    session.acked(BootId(9), 2);
+    gather(&mut session, 10.0, 5);
+    assert_eq!(defined(&mut session), [false, false]);
     session.disconnected(false);
     session.connected(None);
     assert!(session.next_batch().unwrap().0.is_some());
@@ -126,7 +134,7 @@ fn only_so_much_is_in_flight() {
     session.connected(None);
     gather(&mut session, 0.0, 2 * IN_FLIGHT_MAX as u32 + 21);
     assert_eq!(sent(&mut session).len(), IN_FLIGHT_MAX);
-    session.acked(BootId(9), 5);
+    (1..=5).for_each(|seq| assert_eq!(session.acked(BootId(9), seq), 4));
     assert_eq!(sent(&mut session).len(), 5);
 }
 

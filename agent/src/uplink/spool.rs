@@ -13,7 +13,7 @@ use std::{
 };
 
 use headroom_wire::{
-    Message, frame,
+    Message, Numbering, frame,
     message::{BootId, Definitions},
 };
 use thiserror::Error;
@@ -63,7 +63,7 @@ pub(super) struct Spool {
     writer: Option<Writer>,
     reader: Option<Reader>,
     unacked: VecDeque<Unacked>,
-    acked: HashMap<BootId, u64>,
+    acked: HashMap<BootId, Numbering>,
     vectors_dropped: u64,
 }
 
@@ -73,6 +73,8 @@ struct Segment {
     bytes: u64,
     vectors: u64,
     read: bool,
+    /// The lowest number of each life.
+    oldest: HashMap<BootId, u64>,
 }
 
 #[derive(Debug)]
@@ -139,9 +141,13 @@ impl Spool {
             let path = spool.path(id);
             let bytes = fs::read(&path).map_err(failed("read", &path))?;
             let (mut offset, mut vectors) = (0, 0);
+            let mut oldest = HashMap::new();
             while let Some(record) = parse(&bytes[offset..]) {
                 offset += record.bytes;
                 vectors += record.vectors;
+                if record.kind == BATCH {
+                    note(&mut oldest, record.boot, record.seq);
+                }
             }
             spool.next_id = id + 1;
             spool.segments.push_back(Segment {
@@ -149,6 +155,7 @@ impl Spool {
                 bytes: bytes.len() as u64,
                 vectors,
                 read: false,
+                oldest,
             });
         }
         Ok(spool)
@@ -185,6 +192,7 @@ impl Spool {
         if let Some(segment) = self.segments.back_mut() {
             segment.bytes += bytes.len() as u64;
             segment.vectors += ready.vectors;
+            note(&mut segment.oldest, ready.boot, ready.seq);
         }
         while self.bytes() > self.bytes_max && self.segments.len() > 1 {
             self.drop_oldest()?;
@@ -202,7 +210,8 @@ impl Spool {
             .open(&path)
             .map_err(failed("create", &path))?;
         self.next_id += 1;
-        self.segments.push_back(Segment { id, bytes: 0, vectors: 0, read: false });
+        let oldest = HashMap::new();
+        self.segments.push_back(Segment { id, bytes: 0, vectors: 0, read: false, oldest });
         Ok(Writer { file, defined: HashSet::new() })
     }
 
@@ -253,7 +262,7 @@ impl Spool {
             if kind == DEFINITIONS {
                 return Ok(Some(Record { frame, vectors: None }));
             }
-            if self.acked.get(&boot).is_none_or(|&acked| seq > acked) {
+            if self.acked.get(&boot).is_none_or(|acked| !acked.contains(seq)) {
                 self.unacked.push_back(Unacked { id, boot, seq, vectors });
                 return Ok(Some(Record { frame, vectors: Some(vectors) }));
             }
@@ -282,19 +291,19 @@ impl Spool {
         Ok(())
     }
 
-    /// Batches of `boot` up to `seq` are durable. Returns how many samples that settled.
+    /// The batch `seq` of `boot` is durable. Returns how many samples that settled.
     pub(super) fn acked(&mut self, boot: BootId, seq: u64) -> Result<u64, SpoolError> {
         let mut vectors = 0;
         self.unacked.retain(|unacked| {
-            let settled = unacked.boot == boot && unacked.seq <= seq;
+            let settled = unacked.boot == boot && unacked.seq == seq;
             if settled {
                 vectors += unacked.vectors;
             }
             !settled
         });
         if !self.segments.is_empty() {
-            let known = self.acked.entry(boot).or_insert(seq);
-            *known = seq.max(*known);
+            // One that is not remembered is sent again after a rewind, and told to be a repeat.
+            let _remembered = self.acked.entry(boot).or_default().insert(seq);
         }
         self.remove_settled()?;
         Ok(vectors)
@@ -307,6 +316,15 @@ impl Spool {
         for segment in &mut self.segments {
             segment.read = false;
         }
+    }
+
+    /// The lowest number of each life that may still be sent.
+    pub(super) fn oldest(&self) -> HashMap<BootId, u64> {
+        let mut oldest = HashMap::new();
+        for (boot, seq) in self.segments.iter().flat_map(|segment| &segment.oldest) {
+            note(&mut oldest, *boot, *seq);
+        }
+        oldest
     }
 
     /// Whether everything was read; it may still wait for acknowledgement.
@@ -332,6 +350,10 @@ impl Spool {
     fn path(&self, id: u64) -> PathBuf {
         self.dir.join(format!("{id:012}.{SUFFIX}"))
     }
+}
+
+fn note(oldest: &mut HashMap<BootId, u64>, boot: BootId, seq: u64) {
+    oldest.entry(boot).and_modify(|oldest| *oldest = seq.min(*oldest)).or_insert(seq);
 }
 
 fn record(into: &mut Vec<u8>, kind: u8, boot: BootId, seq: u64, vectors: u64, frame: &[u8]) {

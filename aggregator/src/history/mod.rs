@@ -15,7 +15,7 @@ use std::{
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use headroom_telemetry::{ModelKey, Sample, Workload, schema::SchemaHash};
-use headroom_wire::{AppliedAction, BootId};
+use headroom_wire::{AppliedAction, BootId, Numbering};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -95,7 +95,7 @@ struct Catalogue {
     ids: HashMap<Owner, u32>,
     by_path: BTreeMap<(String, String), Vec<u32>>,
     owners: BTreeMap<u32, Owner>,
-    durable: HashMap<(String, BootId), u64>,
+    durable: HashMap<(String, BootId), Numbering>,
 }
 
 impl Catalogue {
@@ -170,8 +170,9 @@ impl History {
             let (key, value) = pair.into_inner().map_err(self.failed("read numbering"))?;
             let (host, boot) =
                 keys::durable_from(&key).ok_or_else(|| self.damaged("durable", "key"))?;
-            let seq = keys::number(&value).ok_or_else(|| self.damaged("durable", "value"))?;
-            catalogue.durable.insert((host, boot), seq);
+            let numbering =
+                Numbering::from_bytes(&value).ok_or_else(|| self.damaged("durable", "value"))?;
+            catalogue.durable.insert((host, boot), numbering);
         }
         Ok(())
     }
@@ -197,7 +198,8 @@ impl History {
         }])
     }
 
-    /// Makes all of `arrivals` durable at once, or none of them. Repeating one changes nothing.
+    /// Makes all of `arrivals` durable at once, or none of them. One whose number is durable already, or
+    /// comes twice, changes nothing; so does one whose number cannot be remembered.
     ///
     /// # Errors
     ///
@@ -206,7 +208,7 @@ impl History {
         let _alone = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
         let mut made: HashMap<Owner, u32> = HashMap::new();
-        let mut numbered: Vec<((String, BootId), u64)> = Vec::new();
+        let mut numbered: HashMap<(String, BootId), Numbering> = HashMap::new();
         {
             let catalogue = self.catalogue.read().unwrap_or_else(PoisonError::into_inner);
             let mut next_id = catalogue.owners.last_key_value().map_or(0, |(id, _)| id + 1);
@@ -220,6 +222,15 @@ impl History {
                 })
             };
             for arrival in arrivals {
+                if let Some((boot, seq)) = arrival.number {
+                    let place = (arrival.host.clone(), boot);
+                    let numbering = numbered.entry(place).or_insert_with_key(|place| {
+                        catalogue.durable.get(place).cloned().unwrap_or_default()
+                    });
+                    if numbering.contains(seq) || !numbering.insert(seq) {
+                        continue;
+                    }
+                }
                 for (workload, sample) in &arrival.samples {
                     let id = id_of(&arrival.host, workload);
                     batch.insert(&self.samples, keys::sample(id, sample.t_s), keys::values(sample));
@@ -228,12 +239,10 @@ impl History {
                     let id = id_of(&arrival.host, workload);
                     batch.insert(&self.actions, keys::action(id, action), self.encode(action)?);
                 }
-                if let Some((boot, seq)) = arrival.number {
-                    let key = keys::durable(&arrival.host, boot);
-                    batch.insert(&self.durable, key, seq.to_be_bytes());
-                    numbered.push(((arrival.host.clone(), boot), seq));
-                }
             }
+        }
+        for ((host, boot), numbering) in &numbered {
+            batch.insert(&self.durable, keys::durable(host, *boot), numbering.to_bytes());
         }
         for (owner, id) in &made {
             batch.insert(&self.series, id.to_be_bytes(), self.encode(owner)?);
@@ -243,9 +252,11 @@ impl History {
         for (owner, id) in made {
             catalogue.insert(id, owner);
         }
-        for (place, seq) in numbered {
-            let known = catalogue.durable.entry(place).or_insert(seq);
-            *known = seq.max(*known);
+        for (place, mut numbering) in numbered {
+            // What was settled meanwhile stays so.
+            let known = catalogue.durable.entry(place).or_default();
+            numbering.settle(known.watermark().map_or(0, |seq| seq.saturating_add(1)));
+            *known = numbering;
         }
         Ok(())
     }
@@ -255,10 +266,22 @@ impl History {
             .map_err(|source| HistoryError::Encode { dir: self.dir.clone(), source })
     }
 
-    /// The last number of `boot` on `host` that is durable.
+    /// The number of `boot` on `host` up to and with which everything is durable or was given up.
     pub fn durable_seq(&self, host: &str, boot: BootId) -> Option<u64> {
+        self.numbering(host, boot).watermark()
+    }
+
+    /// The numbers of `boot` on `host` that are durable.
+    pub fn numbering(&self, host: &str, boot: BootId) -> Numbering {
         let catalogue = self.catalogue.read().unwrap_or_else(PoisonError::into_inner);
-        catalogue.durable.get(&(host.to_owned(), boot)).copied()
+        catalogue.durable.get(&(host.to_owned(), boot)).cloned().unwrap_or_default()
+    }
+
+    /// Numbers of `boot` on `host` below `before` will never come. Durable with the next batch of that
+    /// life; the agent says it again on each connection.
+    pub fn settle(&self, host: &str, boot: BootId, before: u64) {
+        let mut catalogue = self.catalogue.write().unwrap_or_else(PoisonError::into_inner);
+        catalogue.durable.entry((host.to_owned(), boot)).or_default().settle(before);
     }
 
     /// Every series with samples in `from_s..=to_s`, seconds since the Unix epoch.

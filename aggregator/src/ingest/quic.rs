@@ -3,14 +3,17 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use headroom_predict::Bundle;
-use headroom_wire::{BootId, Message, Welcome, enrol, frame, limits::PROTOCOL};
+use headroom_wire::{
+    BootId, Message, Numbering, Welcome, enrol, frame,
+    limits::{IN_FLIGHT_MAX, TEXT_BYTES_MAX, WAIT_S_MAX},
+};
 use quinn::{
-    Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, RecvStream, SendStream,
-    ServerConfig, TransportConfig, VarInt, crypto::rustls::QuicServerConfig,
+    Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ServerConfig, TransportConfig,
+    VarInt, crypto::rustls::QuicServerConfig,
 };
 use thiserror::Error;
 use tokio::{
@@ -18,28 +21,36 @@ use tokio::{
     time::timeout,
 };
 
-use super::session::{Delivery, Refusal, Session, Step};
+use super::{
+    session::{Delivery, Refusal, Session, Step},
+    streams::{self, read_batches, read_control, read_frame, write, write_all},
+};
 use crate::{
     enrol::{
         Admission, Denied, Enrolment, Peer,
         server::{EnrolEnded, alpn_of, chain_of},
     },
     fleet::Fleet,
-    history::{CommitError, History, Writer},
+    history::{Arrival, CommitError, History, Writer},
     metrics::IngestMetrics,
 };
 
 const IDLE_MS: u32 = 60_000;
 /// How long an agent may take for its hello, and a write to it may take.
-const STEP: Duration = Duration::from_secs(10);
-/// Flow control: all data of a connection, and of its stream, not yet read.
+pub(super) const STEP: Duration = Duration::from_secs(10);
+/// Flow control: all data of a connection, and of one stream, not yet read.
 const WINDOW_BYTES: u32 = 2 << 20;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// How long an agent is asked to wait when history cannot be written, seconds.
+const RETRY_S: u32 = 10;
+/// The first protocol version whose agents know to wait.
+const PROTOCOL_WAIT: u32 = 4;
 /// Connections that may be half open.
 const INCOMING_MAX: usize = 1_024;
 /// Half-open connections beyond which addresses must prove themselves.
 const UNPROVEN_MAX: usize = 64;
-/// Batches of one agent that may be on their way to disk.
-const IN_FLIGHT_MAX: usize = 64;
+/// Batches of one agent that may be on their way to disk; agents of protocol 3 send up to 64.
+const PENDING_MAX: usize = 64;
 /// Messages to one agent that may wait.
 const OUTGOING_MAX: usize = 128;
 /// Close codes.
@@ -79,7 +90,7 @@ pub enum IngestError {
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
-enum Ended {
+pub(super) enum Ended {
     #[error("handshake: {0}")]
     Handshake(ConnectionError),
     #[error(transparent)]
@@ -102,6 +113,8 @@ enum Ended {
     Frame(#[from] frame::FrameError),
     #[error("not acknowledged: {0}")]
     History(#[from] CommitError),
+    #[error("{frames} frames on the stream of one batch, at most {max} are allowed", max = streams::FRAMES_MAX)]
+    Crowded { frames: usize },
     #[error("the agent does not read")]
     Stuck,
     #[error("the agent said goodbye")]
@@ -118,6 +131,7 @@ impl Ended {
             Self::Refused(refusal) => Some(refusal.kind()),
             Self::Frame(error) => Some(error.kind()),
             Self::Read(quinn::ReadExactError::FinishedEarly(_)) => Some("truncated"),
+            Self::Crowded { .. } => Some("crowded"),
             Self::Silent => Some("silent"),
             Self::Handshake(_)
             | Self::Gone(_)
@@ -184,9 +198,9 @@ impl IngestServer {
         transport
             .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
             .receive_window(VarInt::from_u32(WINDOW_BYTES))
-            .stream_receive_window(VarInt::from_u32(WINDOW_BYTES))
+            .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
             .max_concurrent_bidi_streams(VarInt::from_u32(1))
-            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::try_from(IN_FLIGHT_MAX).unwrap_or(VarInt::MAX))
             .datagram_receive_buffer_size(None);
         server.transport_config(Arc::new(transport)).max_incoming(INCOMING_MAX);
         let endpoint = Endpoint::server(server, config.listen)
@@ -292,17 +306,17 @@ async fn converse(
         timeout(STEP, connection.accept_bi()).await.map_err(|_elapsed| Ended::Silent)??;
     let mut session = Session::new(peer.node.clone(), skew_s);
     let history = Arc::clone(&services.history);
-    let durable = move |host: &str, boot: BootId| history.durable_seq(host, boot);
+    let numbering = move |host: &str, boot: BootId| history.numbering(host, boot);
     let first = timeout(STEP, read_frame(&mut receive, services))
         .await
         .map_err(|_elapsed| Ended::Silent)
         .and_then(|message| message);
     let greeted = match first {
-        Ok(message) => session.on_message(message, now_s(), &durable).map_err(Ended::from),
+        Ok(message) => session.on_message(message, now_s(), &numbering).map_err(Ended::from),
         Err(ended) => Err(ended),
     };
-    let hello = match greeted {
-        Ok(Step::Welcome(hello)) => hello,
+    let (hello, protocol) = match greeted {
+        Ok(Step::Welcome(hello, protocol)) => (hello, protocol),
         Ok(_) => return Err(Refusal::OutOfPlace { kind: "something" }.into()),
         Err(ended) => {
             let reason = ended.to_string();
@@ -314,9 +328,9 @@ async fn converse(
         }
     };
     let welcome = Welcome {
-        protocol: PROTOCOL,
+        protocol,
         aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
-        durable_seq: durable(&hello.node, hello.boot),
+        durable_seq: numbering(&hello.node, hello.boot).watermark(),
         now_s: now_s(),
     };
     write(&mut send, &Message::Welcome(welcome), services).await?;
@@ -324,11 +338,14 @@ async fn converse(
     let visit = services.fleet.arrived(&hello, connection.remote_address(), now_s());
     tracing::info!(node, agent = hello.agent_version, "agent connected");
     let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
-    let (pending, unacked) = mpsc::channel(IN_FLIGHT_MAX);
+    let (pending, unacked) = mpsc::channel(PENDING_MAX);
+    let (arrivals, arrived) = mpsc::channel(IN_FLIGHT_MAX);
     let ended = tokio::select! {
-        ended = read_all(&mut session, &mut receive, services, &node, &pending, durable) => ended,
+        ended = read_control(&mut receive, services, &arrivals) => ended,
+        ended = read_batches(connection, services, &arrivals) => ended,
+        ended = take_all(&mut session, arrived, services, &node, &pending, numbering) => ended,
         ended = write_all(send, queue, services) => ended,
-        ended = acknowledge(unacked, &outgoing, services) => ended,
+        ended = acknowledge(unacked, &outgoing, services, protocol >= PROTOCOL_WAIT) => ended,
         ended = offer(&outgoing, services, hello.model_version) => ended,
         denied = services.admission.ended(peer) => Err(denied.into()),
         error = connection.closed() => Err(Ended::Gone(error)),
@@ -340,71 +357,114 @@ async fn converse(
 /// Resolves when a batch is on disk.
 type Durable = oneshot::Receiver<Result<(), CommitError>>;
 
-/// A batch that will be acknowledged after those before it: one on its way to disk, or one that
-/// needs no writing.
+/// A batch that will be acknowledged after those that came before it: one on its way to disk, or one
+/// that needs no writing.
 struct Pending {
     boot: BootId,
     seq: u64,
-    writing: Option<(Box<Delivery>, Durable)>,
+    delivery: Option<Box<Delivery>>,
+    writing: Option<Durable>,
 }
 
-async fn read_all(
+async fn take_all(
     session: &mut Session,
-    receive: &mut RecvStream,
+    mut arrived: mpsc::Receiver<Vec<Message>>,
     services: &Services,
     node: &str,
     pending: &mpsc::Sender<Pending>,
-    durable: impl Fn(&str, BootId) -> Option<u64>,
+    numbering: impl Fn(&str, BootId) -> Numbering,
 ) -> Result<std::convert::Infallible, Ended> {
-    loop {
-        let message = read_frame(receive, services).await?;
-        let next = match session.on_message(message, now_s(), &durable)? {
-            Step::Arrival(delivery) => {
-                services.metrics.dropped(delivery.n_dropped);
-                let (boot, seq) = (delivery.boot, delivery.seq);
-                let committed = services.writer.submit(delivery.arrival.clone()).await?;
-                Pending { boot, seq, writing: Some((delivery, committed)) }
+    while let Some(messages) = arrived.recv().await {
+        if messages.is_empty() {
+            return Err(Ended::Goodbye);
+        }
+        for message in messages {
+            let step = session.on_message(message, now_s(), &numbering)?;
+            if let Some(next) = take(step, services, node).await? {
+                pending.send(next).await.map_err(|_ended| Ended::Stuck)?;
             }
-            Step::Repeat { boot, seq } => {
-                services.metrics.repeated();
-                Pending { boot, seq, writing: None }
-            }
-            Step::Unreadable { boot, seq, samples, error } => {
-                tracing::warn!(node, seq, samples, %error, "batch unreadable");
-                services.metrics.refused("batch");
-                services.metrics.dropped(samples);
-                Pending { boot, seq, writing: None }
-            }
-            Step::Probes(probes) => {
-                services.fleet.probes(node, probes);
-                continue;
-            }
-            Step::Verdict { version, refused } => {
-                tracing::info!(node, version, ?refused, "model verdict");
-                services.fleet.verdict(node, version, refused, now_s());
-                continue;
-            }
-            Step::Welcome(_) | Step::Nothing => continue,
-        };
-        pending.send(next).await.map_err(|_ended| Ended::Stuck)?;
+        }
     }
+    Err(Ended::Stuck)
 }
 
-/// Shows and acknowledges batches once they are durable, in order.
+/// Does what a message asks for; returns the batch to acknowledge, if it is one.
+async fn take(step: Step, services: &Services, node: &str) -> Result<Option<Pending>, Ended> {
+    Ok(match step {
+        Step::Arrival(delivery) => {
+            services.metrics.dropped(delivery.n_dropped);
+            let (boot, seq) = (delivery.boot, delivery.seq);
+            let writing = Some(services.writer.submit(delivery.arrival.clone()).await?);
+            Some(Pending { boot, seq, delivery: Some(delivery), writing })
+        }
+        Step::Repeat { boot, seq } => {
+            services.metrics.repeated();
+            Some(Pending { boot, seq, delivery: None, writing: None })
+        }
+        Step::Unreadable { boot, seq, samples, error } => {
+            tracing::warn!(node, seq, samples, %error, "batch unreadable");
+            services.metrics.refused("batch");
+            services.metrics.dropped(samples);
+            let number = Some((boot, seq));
+            let empty = Arrival { host: node.to_owned(), number, ..Arrival::default() };
+            let writing = Some(services.writer.submit(empty).await?);
+            Some(Pending { boot, seq, delivery: None, writing })
+        }
+        Step::Probes(probes) => {
+            services.fleet.probes(node, probes);
+            None
+        }
+        Step::Verdict { version, refused } => {
+            tracing::info!(node, version, ?refused, "model verdict");
+            services.fleet.verdict(node, version, refused, now_s());
+            None
+        }
+        Step::Settled { boot, before } => {
+            services.history.settle(node, boot, before);
+            None
+        }
+        Step::Welcome(..) | Step::Nothing => None,
+    })
+}
+
+/// Shows and acknowledges batches once they are durable. Where history cannot be written, agents that
+/// know how are asked to wait and to send again; the connection of others ends, which they take for the
+/// same.
 async fn acknowledge(
     mut unacked: mpsc::Receiver<Pending>,
     outgoing: &mpsc::Sender<Message>,
     services: &Services,
+    can_wait: bool,
 ) -> Result<std::convert::Infallible, Ended> {
-    while let Some(Pending { boot, seq, writing }) = unacked.recv().await {
-        if let Some((delivery, committed)) = writing {
-            committed.await.map_err(|_dropped| CommitError::Closed)??;
+    let mut asked: Option<Instant> = None;
+    while let Some(Pending { boot, seq, delivery, writing }) = unacked.recv().await {
+        if let Some(committed) = writing {
+            match committed.await.map_err(|_dropped| CommitError::Closed)? {
+                Ok(()) => {}
+                Err(CommitError::Journal(reason)) if can_wait => {
+                    let again = Duration::from_secs(u64::from(RETRY_S) / 2);
+                    if asked.is_none_or(|asked| asked.elapsed() > again) {
+                        asked = Some(Instant::now());
+                        let message = waiting(&reason);
+                        outgoing.send(message).await.map_err(|_ended| Ended::Stuck)?;
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(delivery) = delivery {
             services.metrics.ingested(delivery.arrival.samples.len());
             services.fleet.delivered(*delivery, now_s());
         }
         outgoing.send(Message::Ack { boot, seq }).await.map_err(|_ended| Ended::Stuck)?;
     }
     Err(Ended::Stuck)
+}
+
+fn waiting(reason: &str) -> Message {
+    let reason: String = reason.chars().take(TEXT_BYTES_MAX / 4).collect();
+    Message::Wait { for_s: RETRY_S.min(WAIT_S_MAX), reason }
 }
 
 /// Offers the current model, and every later one.
@@ -428,40 +488,4 @@ async fn offer(
             std::future::pending::<()>().await;
         }
     }
-}
-
-async fn write_all(
-    mut send: SendStream,
-    mut queue: mpsc::Receiver<Message>,
-    services: &Services,
-) -> Result<std::convert::Infallible, Ended> {
-    while let Some(message) = queue.recv().await {
-        match write(&mut send, &message, services).await {
-            // A message that cannot be written is a fault of ours, not of the agent.
-            Err(Ended::Frame(error)) => {
-                tracing::error!(kind = message.kind(), %error, "cannot send");
-            }
-            other => other?,
-        }
-    }
-    Err(Ended::Stuck)
-}
-
-async fn write(send: &mut SendStream, message: &Message, services: &Services) -> Result<(), Ended> {
-    let bytes = frame::encode(message)?;
-    timeout(STEP, send.write_all(&bytes)).await.map_err(|_elapsed| Ended::Stuck)??;
-    services.metrics.sent(bytes.len());
-    Ok(())
-}
-
-async fn read_frame(receive: &mut RecvStream, services: &Services) -> Result<Message, Ended> {
-    let mut header = [0; frame::HEADER_BYTES];
-    receive.read_exact(&mut header).await.map_err(|error| match error {
-        quinn::ReadExactError::FinishedEarly(0) => Ended::Goodbye,
-        other => Ended::Read(other),
-    })?;
-    let mut body = vec![0; frame::body_bytes(header)?];
-    receive.read_exact(&mut body).await?;
-    services.metrics.received(frame::HEADER_BYTES + body.len());
-    Ok(frame::decode(&body)?)
 }

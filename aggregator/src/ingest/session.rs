@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use headroom_telemetry::{Workload, schema::SchemaHash};
 use headroom_wire::{
-    AppliedAction, Batch, BatchError, BootId, Contents, Hello, Message, ProbeReport,
-    limits::{PROTOCOL, WORKLOADS_MAX},
+    AppliedAction, Batch, BatchError, BootId, Contents, Hello, Message, Numbering, ProbeReport,
+    limits::{PROTOCOL, PROTOCOL_OLDEST, WORKLOADS_MAX},
     message::Definitions,
 };
 use thiserror::Error;
@@ -16,9 +16,12 @@ use crate::history::Arrival;
 #[derive(Debug, Error, PartialEq)]
 pub enum Refusal {
     /// Other protocol version.
-    #[error("protocol {theirs} is not {PROTOCOL}: use agent and aggregator of the same release")]
+    #[error(
+        "the agent speaks protocol {theirs}, this aggregator {PROTOCOL_OLDEST} to {PROTOCOL}: install \
+         agent and aggregator of the same release"
+    )]
     Protocol {
-        /// The agent's.
+        /// The agent's newest.
         theirs: u32,
     },
     /// Other feature schema.
@@ -45,6 +48,12 @@ pub enum Refusal {
         /// How much may be, seconds.
         max_s: f64,
     },
+    /// More gaps in the numbers of batches than an agent that keeps the protocol leaves.
+    #[error("batch {seq} leaves more gaps than are remembered: connect again")]
+    Gaps {
+        /// The batch's number.
+        seq: u64,
+    },
     /// More workloads than a connection may define.
     #[error("more than {WORKLOADS_MAX} workloads on one connection: connect again")]
     Workloads,
@@ -64,6 +73,7 @@ impl Refusal {
             Self::Schema { .. } => "schema",
             Self::Identity { .. } => "identity",
             Self::Clock { .. } => "clock",
+            Self::Gaps { .. } => "gaps",
             Self::Workloads => "workloads",
             Self::OutOfPlace { .. } => "out_of_place",
         }
@@ -73,8 +83,8 @@ impl Refusal {
 /// What to do about a message.
 #[derive(Debug)]
 pub enum Step {
-    /// Accept the agent.
-    Welcome(Hello),
+    /// Accept the agent, in this version of the protocol.
+    Welcome(Hello, u32),
     /// Make `arrival` durable, then acknowledge.
     Arrival(Box<Delivery>),
     /// Acknowledge again; it is durable already.
@@ -84,7 +94,8 @@ pub enum Step {
         /// The batch's number.
         seq: u64,
     },
-    /// Cannot be read now or ever: count it and acknowledge, so that the queue behind it moves.
+    /// Cannot be read now or ever: count it, make its number durable and acknowledge, so that it does not
+    /// come again.
     Unreadable {
         /// The agent's life.
         boot: BootId,
@@ -103,6 +114,13 @@ pub enum Step {
         version: u64,
         /// Why it was refused; `None` when it is in use.
         refused: Option<String>,
+    },
+    /// Remember that batches of `boot` below `before` will never come.
+    Settled {
+        /// The agent's life.
+        boot: BootId,
+        /// The lowest number that may still come.
+        before: u64,
     },
     /// Nothing.
     Nothing,
@@ -140,7 +158,7 @@ impl Session {
         Self { certified, clock_skew_s_max, node: None, workloads: HashMap::new() }
     }
 
-    /// What `message` asks for. `durable_seq` says what is durable of a host and life.
+    /// What `message` asks for. `numbering` says what is durable of a host and life.
     ///
     /// # Errors
     ///
@@ -149,25 +167,27 @@ impl Session {
         &mut self,
         message: Message,
         now_s: f64,
-        durable_seq: impl Fn(&str, BootId) -> Option<u64>,
+        numbering: impl Fn(&str, BootId) -> Numbering,
     ) -> Result<Step, Refusal> {
         match (self.node.clone(), message) {
             (None, Message::Hello(hello)) => self.greet(hello, now_s),
             (Some(_), Message::Workloads(definitions)) => self.define(definitions),
-            (Some(node), Message::Batch(batch)) => {
-                Ok(self.take_batch(node, &batch, now_s, durable_seq))
-            }
+            (Some(node), Message::Batch(batch)) => self.take_batch(node, &batch, now_s, numbering),
             (Some(_), Message::Probes(probes)) => Ok(Step::Probes(probes)),
             (Some(_), Message::ModelVerdict { version, refused }) => {
                 Ok(Step::Verdict { version, refused })
             }
+            (Some(_), Message::Settled { boot, before }) => Ok(Step::Settled { boot, before }),
             (_, other) => Err(Refusal::OutOfPlace { kind: other.kind() }),
         }
     }
 
     fn greet(&mut self, hello: Hello, now_s: f64) -> Result<Step, Refusal> {
-        if hello.protocol != PROTOCOL {
-            return Err(Refusal::Protocol { theirs: hello.protocol });
+        let theirs = hello.protocol;
+        let oldest = hello.protocol_oldest.unwrap_or(theirs);
+        let spoken = theirs.min(PROTOCOL);
+        if spoken < oldest.max(PROTOCOL_OLDEST) {
+            return Err(Refusal::Protocol { theirs });
         }
         let ours = SchemaHash::current();
         if hello.schema != ours {
@@ -185,7 +205,7 @@ impl Session {
             return Err(Refusal::Clock { off_s, max_s: self.clock_skew_s_max });
         }
         self.node = Some(hello.node.clone());
-        Ok(Step::Welcome(hello))
+        Ok(Step::Welcome(hello, spoken))
     }
 
     fn define(&mut self, definitions: Definitions) -> Result<Step, Refusal> {
@@ -204,15 +224,21 @@ impl Session {
         node: String,
         batch: &Batch,
         now_s: f64,
-        durable_seq: impl Fn(&str, BootId) -> Option<u64>,
-    ) -> Step {
+        numbering: impl Fn(&str, BootId) -> Numbering,
+    ) -> Result<Step, Refusal> {
         let (boot, seq) = (batch.boot, batch.seq);
-        if durable_seq(&node, boot).is_some_and(|durable| seq <= durable) {
-            return Step::Repeat { boot, seq };
+        let mut durable = numbering(&node, boot);
+        if durable.contains(seq) {
+            return Ok(Step::Repeat { boot, seq });
+        }
+        if !durable.insert(seq) {
+            return Err(Refusal::Gaps { seq });
         }
         let mut contents = match batch.decode() {
             Ok(contents) => contents,
-            Err(error) => return Step::Unreadable { boot, seq, samples: batch.samples(), error },
+            Err(error) => {
+                return Ok(Step::Unreadable { boot, seq, samples: batch.samples(), error });
+            }
         };
         let latest_s = now_s + self.clock_skew_s_max;
         let mut workloads: HashMap<u32, Workload> = HashMap::new();
@@ -243,18 +269,27 @@ impl Session {
         contents.forecasts.retain(|(_, forecast)| forecast.origin_t_s <= latest_s);
         let n_dropped = n_samples - samples.len();
         let arrival = Arrival { host: node, number: Some((boot, seq)), samples, actions };
-        Step::Arrival(Box::new(Delivery { arrival, boot, seq, contents, workloads, n_dropped }))
+        let delivery = Delivery { arrival, boot, seq, contents, workloads, n_dropped };
+        Ok(Step::Arrival(Box::new(delivery)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use headroom_telemetry::{Feature, Sample, Workload, schema::SchemaHash};
-    use headroom_wire::{BootId, Contents, Hello, Message, limits::PROTOCOL, message::Definitions};
+    use headroom_wire::{
+        BootId, Contents, Hello, Message, Numbering,
+        limits::{NUMBER_RANGES_MAX, PROTOCOL, PROTOCOL_OLDEST},
+        message::Definitions,
+    };
 
     use super::{Refusal, Session, Step};
 
     const NOW_S: f64 = 1_000_000.0;
+
+    fn none(_: &str, _: BootId) -> Numbering {
+        Numbering::default()
+    }
 
     fn hello() -> Hello {
         Hello {
@@ -266,18 +301,19 @@ mod tests {
             kernel: "6".to_owned(),
             model_version: None,
             now_s: NOW_S,
+            protocol_oldest: Some(PROTOCOL_OLDEST),
         }
     }
 
     fn refused(hello: Hello) -> Refusal {
         Session::new("n".to_owned(), 300.0)
-            .on_message(Message::Hello(hello), NOW_S, |_, _| None)
+            .on_message(Message::Hello(hello), NOW_S, none)
             .unwrap_err()
     }
 
     fn greeted() -> Session {
         let mut session = Session::new("n".to_owned(), 300.0);
-        session.on_message(Message::Hello(hello()), NOW_S, |_, _| None).unwrap();
+        session.on_message(Message::Hello(hello()), NOW_S, none).unwrap();
         session
     }
 
@@ -291,13 +327,11 @@ mod tests {
     fn define(session: &mut Session) {
         let entries = vec![(0, Workload::from_path("/x"))];
         let message = Message::Workloads(Definitions { boot: BootId(1), entries });
-        session.on_message(message, NOW_S, |_, _| None).unwrap();
+        session.on_message(message, NOW_S, none).unwrap();
     }
 
     #[test]
     fn strangers_are_refused_with_the_reason() {
-        let protocol = PROTOCOL + 1;
-        assert_eq!(refused(Hello { protocol, ..hello() }), Refusal::Protocol { theirs: protocol });
         let schema = SchemaHash([0; 16]);
         assert!(matches!(refused(Hello { schema, ..hello() }), Refusal::Schema { .. }));
         let node = "other".to_owned();
@@ -305,12 +339,34 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_protocol_that_both_speak_is_spoken() {
+        let cases = [
+            (PROTOCOL, Some(PROTOCOL_OLDEST), Some(PROTOCOL)),
+            (3, None, Some(3)),
+            (2, None, None),
+            (PROTOCOL + 2, Some(PROTOCOL), Some(PROTOCOL)),
+            (PROTOCOL + 2, Some(PROTOCOL + 1), None),
+            (PROTOCOL + 2, None, None),
+        ];
+        for (protocol, protocol_oldest, expected) in cases {
+            let message = Message::Hello(Hello { protocol, protocol_oldest, ..hello() });
+            let step = Session::new("n".to_owned(), 300.0).on_message(message, NOW_S, none);
+            match (step, expected) {
+                (Ok(Step::Welcome(_, spoken)), Some(expected)) => assert_eq!(spoken, expected),
+                (Err(refusal), None) => {
+                    assert_eq!(refusal, Refusal::Protocol { theirs: protocol });
+                    assert!(refusal.to_string().contains("of the same release"), "{refusal}");
+                }
+                (other, _) => panic!("{protocol}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn clocks_may_differ_up_to_the_bound() {
         for off_s in [-300.0, 0.0, 300.0] {
             let message = Message::Hello(Hello { now_s: NOW_S + off_s, ..hello() });
-            assert!(
-                Session::new("n".to_owned(), 300.0).on_message(message, NOW_S, |_, _| None).is_ok()
-            );
+            assert!(Session::new("n".to_owned(), 300.0).on_message(message, NOW_S, none).is_ok());
         }
         for off_s in [-301.0, 301.0, f64::NAN, f64::INFINITY] {
             let refusal = refused(Hello { now_s: NOW_S + off_s, ..hello() });
@@ -321,9 +377,9 @@ mod tests {
     #[test]
     fn nothing_is_taken_before_the_hello_and_no_second_hello() {
         let mut session = Session::new("n".to_owned(), 300.0);
-        let early = session.on_message(batch(1, NOW_S), NOW_S, |_, _| None);
+        let early = session.on_message(batch(1, NOW_S), NOW_S, none);
         assert_eq!(early.unwrap_err(), Refusal::OutOfPlace { kind: "batch" });
-        let again = greeted().on_message(Message::Hello(hello()), NOW_S, |_, _| None);
+        let again = greeted().on_message(Message::Hello(hello()), NOW_S, none);
         assert_eq!(again.unwrap_err(), Refusal::OutOfPlace { kind: "hello" });
     }
 
@@ -331,11 +387,25 @@ mod tests {
     fn repeats_are_told_by_life_and_number() {
         let mut session = greeted();
         define(&mut session);
-        let durable = |_: &str, boot| (boot == BootId(1)).then_some(4);
-        for (seq, repeat) in [(3, true), (4, true), (5, false)] {
+        let mut numbering = Numbering::up_to(4);
+        assert!(numbering.insert(6));
+        let durable = |_: &str, boot| {
+            if boot == BootId(1) { numbering.clone() } else { Numbering::default() }
+        };
+        for (seq, repeat) in [(3, true), (4, true), (5, false), (6, true), (7, false)] {
             let step = session.on_message(batch(seq, NOW_S), NOW_S, durable).unwrap();
             assert_eq!(matches!(step, Step::Repeat { .. }), repeat, "{seq}");
         }
+    }
+
+    #[test]
+    fn gaps_without_bound_end_the_connection() {
+        let mut session = greeted();
+        let mut numbering = Numbering::default();
+        assert!((1..=NUMBER_RANGES_MAX as u64).all(|i| numbering.insert(3 * i)));
+        let seq = 1_000_000;
+        let step = session.on_message(batch(seq, NOW_S), NOW_S, |_, _| numbering.clone());
+        assert_eq!(step.unwrap_err(), Refusal::Gaps { seq });
     }
 
     #[test]
@@ -347,8 +417,7 @@ mod tests {
             if define_first {
                 define(&mut session);
             }
-            let Step::Arrival(delivery) =
-                session.on_message(batch(1, t_s), NOW_S, |_, _| None).unwrap()
+            let Step::Arrival(delivery) = session.on_message(batch(1, t_s), NOW_S, none).unwrap()
             else {
                 panic!("not an arrival")
             };

@@ -29,6 +29,7 @@ fn fleet(t_s: f64) -> Arc<Fleet> {
     let fleet = Arc::new(Fleet::default());
     let hello = Hello {
         protocol: 1,
+        protocol_oldest: None,
         schema: SchemaHash::current(),
         node: "node-1".to_owned(),
         boot: BootId(1),

@@ -5,9 +5,11 @@
 //! [`tls`] (who may talk), [`enrol`] (how an agent comes by a certificate), [`certificate`] (what one
 //! says). Decoding never panics and never allocates by an unchecked number.
 //!
-//! One bidirectional QUIC stream carries everything in order. The agent speaks first with
-//! [`message::Hello`]; a workload is defined once per connection before a batch names it by index;
-//! the aggregator acknowledges a batch once it is durable.
+//! One bidirectional QUIC stream, opened by the agent, carries control messages in order; the agent
+//! speaks first with [`message::Hello`]. Each batch has a unidirectional stream of its own, so that a
+//! lost packet delays no other batch; the definitions of workloads that a batch names and the
+//! aggregator is not known to have go before it on the same stream. The aggregator acknowledges each
+//! batch once it is durable and tells repeats by [`numbering`].
 
 pub mod batch;
 pub mod certificate;
@@ -16,6 +18,7 @@ pub mod enrol;
 pub mod frame;
 pub mod limits;
 pub mod message;
+pub mod numbering;
 pub mod report;
 mod sketches;
 pub mod tls;
@@ -23,4 +26,5 @@ pub mod tls;
 pub use batch::{Batch, BatchError, Contents};
 pub use frame::FrameError;
 pub use message::{BootId, Hello, Message, Welcome};
+pub use numbering::Numbering;
 pub use report::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};

@@ -1,7 +1,11 @@
 //! Every bound of the protocol in one place; both sides refuse what exceeds them.
 
 /// Protocol version of this program; raised with every change of a message.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+/// The oldest protocol version an aggregator of this program serves. Version 3 sends batches in order on
+/// the control stream, knows neither [`crate::Message::Wait`] nor [`crate::Message::Settled`], and takes
+/// an acknowledgement for one of everything before it, which it is where order is kept.
+pub const PROTOCOL_OLDEST: u32 = 3;
 /// Application protocol named in the TLS handshake.
 pub const ALPN: &[u8] = b"headroom/1";
 /// Longest frame body, bytes.
@@ -24,5 +28,11 @@ pub const WORKLOADS_MAX: usize = 65_536;
 pub const PROBES_MAX: usize = 256;
 /// Longest text in any field, bytes: paths, names and reasons.
 pub const TEXT_BYTES_MAX: usize = 4_096;
+/// Batches of one agent sent and not yet acknowledged at most; each has a stream of its own.
+pub const IN_FLIGHT_MAX: usize = 16;
+/// Ranges of numbers above a watermark that are remembered of one life.
+pub const NUMBER_RANGES_MAX: usize = 1_024;
+/// Longest wait an aggregator may ask for, seconds.
+pub const WAIT_S_MAX: u32 = 300;
 /// Longest node name, bytes.
 pub const NODE_BYTES_MAX: usize = 253;

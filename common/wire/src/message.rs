@@ -1,4 +1,4 @@
-//! What travels on the stream.
+//! What travels on the streams.
 
 use std::fmt;
 
@@ -37,11 +37,11 @@ pub enum Message {
     Batch(Batch),
     /// Agent: the state of its sources of facts, complete.
     Probes(Vec<ProbeReport>),
-    /// Aggregator: everything of `boot` up to and with `seq` is durable.
+    /// Aggregator: the batch `seq` of `boot` is durable. Says nothing of others.
     Ack {
         /// The life of the agent that numbered it.
         boot: BootId,
-        /// Last durable sequence number.
+        /// Its number.
         seq: u64,
     },
     /// Aggregator: a newer model.
@@ -52,6 +52,22 @@ pub enum Message {
         version: u64,
         /// Why it was refused; `None` when it is in use.
         refused: Option<String>,
+    },
+    /// Agent: batches of `boot` numbered below `before` that are not acknowledged were given up and
+    /// will never come.
+    Settled {
+        /// The life of the agent that numbered them.
+        boot: BootId,
+        /// The lowest number that may still come.
+        before: u64,
+    },
+    /// Aggregator: nothing more can be made durable now. What is not acknowledged is sent again after
+    /// the wait.
+    Wait {
+        /// How long, seconds; at most [`limits::WAIT_S_MAX`].
+        for_s: u32,
+        /// Why, for people.
+        reason: String,
     },
 }
 
@@ -74,16 +90,21 @@ pub struct Hello {
     pub model_version: Option<u64>,
     /// The agent's clock, seconds since the Unix epoch.
     pub now_s: f64,
+    /// The oldest protocol version the agent speaks; `None` where it speaks `protocol` alone, as all
+    /// before version 4.
+    #[serde(default)]
+    pub protocol_oldest: Option<u32>,
 }
 
 /// The answer to an accepted hello.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Welcome {
-    /// [`limits::PROTOCOL`] of the aggregator.
+    /// The version spoken from here on: the newest that both sides speak.
     pub protocol: u32,
     /// Version of the aggregator program.
     pub aggregator_version: String,
-    /// The last durable sequence number of the agent's current life, if any.
+    /// The number of the agent's current life up to and with which everything is durable, if any.
+    /// Batches above it may be durable too; those come again and are told to be repeats.
     pub durable_seq: Option<u64>,
     /// The aggregator's clock, seconds since the Unix epoch.
     pub now_s: f64,
@@ -111,6 +132,8 @@ impl Message {
             Self::Ack { .. } => "ack",
             Self::ModelOffer(_) => "model_offer",
             Self::ModelVerdict { .. } => "model_verdict",
+            Self::Settled { .. } => "settled",
+            Self::Wait { .. } => "wait",
         }
     }
 
@@ -174,7 +197,11 @@ impl Message {
             Self::ModelVerdict { refused, .. } => {
                 refused.as_deref().and_then(|reason| text("bytes in the reason", reason))
             }
-            Self::Ack { .. } | Self::ModelOffer(_) => None,
+            Self::Wait { for_s, reason } => text("bytes in the reason", reason).or_else(|| {
+                let seconds = |s: u32| usize::try_from(s).unwrap_or(usize::MAX);
+                count("seconds to wait", seconds(*for_s), seconds(limits::WAIT_S_MAX))
+            }),
+            Self::Ack { .. } | Self::Settled { .. } | Self::ModelOffer(_) => None,
         }
     }
 }

@@ -104,6 +104,7 @@ fn every_message() -> Vec<Message> {
             kernel: "6.1.0-13-amd64".to_owned(),
             model_version: Some(4),
             now_s: T_S,
+            protocol_oldest: Some(3),
         }),
         Message::Welcome(Welcome {
             protocol: limits::PROTOCOL,
@@ -129,6 +130,8 @@ fn every_message() -> Vec<Message> {
             },
         ]),
         Message::Ack { boot: BootId(0xfeed), seq: 17 },
+        Message::Settled { boot: BootId(0xfeed), before: 17 },
+        Message::Wait { for_s: 30, reason: "full".to_owned() },
         Message::ModelOffer(bundle()),
         Message::ModelVerdict { version: 4, refused: Some("other schema".to_owned()) },
     ]

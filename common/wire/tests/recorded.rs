@@ -73,6 +73,7 @@ fn messages() -> Vec<Message> {
             kernel: "6.1.0".to_owned(),
             model_version: None,
             now_s: T_S,
+            protocol_oldest: Some(3),
         }),
         Message::Welcome(Welcome {
             protocol: PROTOCOL,
@@ -101,6 +102,8 @@ fn messages() -> Vec<Message> {
             signature: vec![7; 64],
         }),
         Message::ModelVerdict { version: 7, refused: None },
+        Message::Settled { boot, before: 3 },
+        Message::Wait { for_s: 30, reason: "the disk is full".to_owned() },
     ]
 }
 
@@ -144,11 +147,23 @@ fn batch_of(name: &str) -> Result<Contents, BatchError> {
     batches[0].decode()
 }
 
-/// As above: protocol 3 only adds a source of forecasts.
+/// Protocol 3 only adds a source of forecasts; 4 changes how batches travel, not what they are.
 #[test]
-fn a_batch_of_protocol_2_reads_as_it_did() {
-    let read = batch_of("frames-v2.bin").unwrap();
-    assert_eq!(format!("{read:?}"), format!("{:?}", contents()));
+fn batches_of_protocols_2_and_3_read_as_they_did() {
+    for file in ["frames-v2.bin", "frames-v3.bin"] {
+        let read = batch_of(file).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{:?}", contents()), "{file}");
+    }
+}
+
+/// The hello of an agent of protocol 3 still is one, so that it can be served or told why not.
+#[test]
+fn the_hello_of_protocol_3_reads_as_it_did() {
+    let recorded = fs::read(path().with_file_name("frames-v3.bin")).unwrap();
+    let (message, _) = frame::split(&recorded).unwrap();
+    let Message::Hello(hello) = message else { panic!("{}", message.kind()) };
+    assert_eq!((hello.protocol, hello.protocol_oldest), (3, None));
+    assert_eq!(hello.node, "host-1");
 }
 
 /// An agent of this release may have such batches in its spool: they must not end the connection.
