@@ -83,14 +83,16 @@ fn back(server: SocketAddr) -> UdpSocket {
     socket
 }
 
+/// When it is due, which it is, whether it goes to the server, and its bytes.
+type Packet = (Instant, u64, bool, Vec<u8>);
+
 struct Carrier {
     front: UdpSocket,
     back: UdpSocket,
     client: Option<SocketAddr>,
     weather: Weather,
     random: u64,
-    /// When, which, whether to the server, and what.
-    waiting: BinaryHeap<Reverse<(Instant, u64, bool, Vec<u8>)>>,
+    waiting: BinaryHeap<Reverse<Packet>>,
     n: u64,
     harmed: u64,
 }
