@@ -17,7 +17,9 @@ mod kernel {
     pub(crate) mod world;
 
     mod block_io;
+    mod fields;
     mod hardware;
+    mod idle;
     mod names;
     mod page_cache;
     mod sockets;

@@ -1,23 +1,21 @@
 //! What a workload says of itself: `X-Headroom-` keys of its systemd unit and `headroom.` labels of
 //! its container, as text. What becomes of them is the policy's to say.
 //!
-//! Only files are read, at most [`FILE_BYTES_MAX`] of each; no service is asked.
+//! Only files are read, none beyond [`bounded::FILE_BYTES_MAX`]; no service is asked.
 
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use headroom_telemetry::{identity, printable_within};
-use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
-use super::cgroup::layout::below;
-
-/// The largest file that is read.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+use super::{
+    bounded::{self, Links},
+    cgroup::layout::below,
+};
 
 /// Most annotations of one workload, and the longest name or text of one, bytes.
 const NOTES_MAX: usize = 64;
@@ -58,13 +56,13 @@ pub fn of(root: &Path, path: &str) -> Notes {
 
 fn labels(root: &Path, id: &str) -> Notes {
     let docker = below(root, format!("/var/lib/docker/containers/{id}/config.v2.json"));
-    if let Ok(bytes) = read_bounded(&docker) {
+    if let Ok(bytes) = bounded::read(&docker, Links::Followed) {
         let state: Option<DockerState> = serde_json::from_slice(&bytes).ok();
         let labels = state.and_then(|state| state.config).and_then(|config| config.labels);
         return of_labels(labels.unwrap_or_default());
     }
     for path in bundles(root, id) {
-        if let Ok(bytes) = read_bounded(&path) {
+        if let Ok(bytes) = bounded::read(&path, Links::Followed) {
             let bundle: Option<Bundle> = serde_json::from_slice(&bytes).ok();
             return of_labels(bundle.and_then(|bundle| bundle.annotations).unwrap_or_default());
         }
@@ -121,7 +119,7 @@ fn unit_notes(root: &Path, unit: &str) -> Notes {
     let names: Vec<&str> = template.as_deref().into_iter().chain([unit]).collect();
     let in_dirs = |name: &str| UNIT_DIRS.map(|dir| below(root, format!("{dir}/{name}")));
     let files = names.iter().flat_map(|name| in_dirs(name));
-    if let Some(text) = files.rev().find_map(|path| read_bounded(&path).ok()) {
+    if let Some(text) = files.rev().find_map(|path| bounded::read(&path, Links::Followed).ok()) {
         take_keys(&String::from_utf8_lossy(&text), &mut notes);
     }
     let mut drop_ins: Vec<(String, PathBuf)> = Vec::new();
@@ -137,7 +135,7 @@ fn unit_notes(root: &Path, unit: &str) -> Notes {
     // By name, as systemd reads them; the sort keeps the order of directories within a name.
     drop_ins.sort_by(|a, b| a.0.cmp(&b.0));
     for (_name, path) in drop_ins {
-        if let Ok(text) = read_bounded(&path) {
+        if let Ok(text) = bounded::read(&path, Links::Followed) {
             take_keys(&String::from_utf8_lossy(&text), &mut notes);
         }
     }
@@ -159,18 +157,6 @@ fn take_keys(text: &str, notes: &mut Notes) {
 /// A key as the policy has it: lower case, words joined by `_`.
 fn note(key: &str) -> String {
     printable_within(key, TEXT_BYTES_MAX).to_lowercase().replace('-', "_")
-}
-
-/// A regular file of at most [`FILE_BYTES_MAX`]; nothing else is waited for.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,24 +1,22 @@
 //! What container runtimes keep on disk of a container: its name, image and pod.
 //!
-//! Files are only read, at most [`FILE_BYTES_MAX`] of each, and no runtime is asked: a runtime that
-//! hangs delays nobody. Names are looked up a few times, since a cgroup may be made before its
+//! Files are only read, none beyond [`bounded::FILE_BYTES_MAX`], and no runtime is asked: a runtime
+//! that hangs delays nobody. Names are looked up a few times, since a cgroup may be made before its
 //! runtime has written, and remembered from then on.
 
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, Read as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use headroom_telemetry::{ContainerNames, Fact, Runtime};
-use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
-use super::cgroup::layout::below;
-
-/// The largest file that is read; a container's configuration is some ten kilobytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+use super::{
+    bounded::{self, Links},
+    cgroup::layout::below,
+};
 
 /// Most containers remembered. Beyond it all are looked up again.
 const REMEMBERED_MAX: usize = 8_192;
@@ -110,7 +108,7 @@ fn read_names(root: &Path, id: &str) -> Fact<ContainerNames> {
         candidates.push((path, Kind::Oci(Runtime::CriO)));
     }
     for (path, kind) in candidates {
-        match read_bounded(&path) {
+        match bounded::read(&path, Links::Refused) {
             Ok(bytes) => match kind.parse(&bytes) {
                 Some(names) if names.texts().next().is_some() => return Fact::Known(names),
                 Some(_nameless) => {
@@ -130,21 +128,6 @@ fn read_names(root: &Path, id: &str) -> Fact<ContainerNames> {
     obstacle.unwrap_or_else(|| {
         Fact::absent("no runtime keeps state of it where this process can see it")
     })
-}
-
-/// A regular file of at most [`FILE_BYTES_MAX`]; nothing else is waited for.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("more than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }
 
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use headroom_telemetry::{ContainerNames, Fact, Runtime, Workload};
 use proptest::{collection::vec, prelude::any, proptest};
 
-use super::{ContainerFiles, FILE_BYTES_MAX, LOOKS_MAX, docker, oci};
+use super::{ContainerFiles, LOOKS_MAX, bounded::FILE_BYTES_MAX, docker, oci};
 
 const DOCKER: &str = r#"{"StreamConfig":{},"State":{"Running":true,"Pid":812},"ID":"x",
 "Created":"2026-01-02T03:04:05Z","Managed":false,"Path":"/docker-entrypoint.sh","Args":["nginx"],

@@ -4,6 +4,7 @@
 //! Nothing here decides or changes anything. What a host cannot tell is missing with a reason.
 
 pub mod annotations;
+mod bounded;
 pub mod cgroup;
 pub mod containers;
 pub mod governor;

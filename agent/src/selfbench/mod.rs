@@ -12,11 +12,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use headroom_measure::{
-    Figure, Load, load,
+    Burst, Figure, Load, load,
     statistics::{added, slowdown_percent},
 };
 
-use self::turns::{Observer, Own};
+use self::turns::{Observer, Own, Turn};
 use crate::config::{AgentConfig, parse_share};
 
 /// Options of `headroom-agent selfbench`.
@@ -51,7 +51,15 @@ struct Series {
     load: Load,
     off_ns: Vec<f64>,
     on_ns: Vec<f64>,
+    /// The same over all bursts of a turn, the first included.
+    off_mean_ns: Vec<f64>,
+    on_mean_ns: Vec<f64>,
+    /// First bursts of the turns with the programs on.
+    first: Vec<Burst>,
 }
+
+/// By how much slower than without the programs an operation may be and still count as quick.
+const QUICK_SHARE: f64 = 0.05;
 
 /// Measures and prints.
 ///
@@ -72,10 +80,7 @@ pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
         bail!("observe.probes is off: without kernel programs nothing is added to other programs");
     }
     let cpu = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
-    let mut all: Vec<Series> = Load::ALL
-        .iter()
-        .map(|load| Series { load: *load, off_ns: vec![], on_ns: vec![] })
-        .collect();
+    let mut all: Vec<Series> = Load::ALL.iter().map(|load| Series::of(*load)).collect();
     let mut own = Own::default();
     for pair in 0..args.pairs {
         eprintln!("pair {} of {}: kernel programs off and on, in turns", pair + 1, args.pairs);
@@ -84,9 +89,9 @@ pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
             let observer = if on { Some(Observer::start(&observe)?) } else { None };
             turns::settle();
             for series in &mut all {
-                let time_ns = turns::median_ns(series.load, cpu)
+                let turn = turns::measure(series.load, cpu)
                     .with_context(|| format!("run the load {}", series.load.name()))?;
-                if on { series.on_ns.push(time_ns) } else { series.off_ns.push(time_ns) }
+                series.add(turn, on);
             }
             if let Some(observer) = observer {
                 own.add(observer.end()?);
@@ -96,6 +101,7 @@ pub fn run(args: &SelfbenchArgs) -> anyhow::Result<()> {
     let mut figures = own.figures();
     let how = how(args.pairs, cpu);
     figures.extend(all.iter().flat_map(|series| series.figures(&how)));
+    figures.extend(all.iter().flat_map(Series::first_figures));
     print(&figures, args.json)
 }
 
@@ -118,6 +124,51 @@ fn how(pairs: u32, cpu: usize) -> String {
 }
 
 impl Series {
+    fn of(load: Load) -> Self {
+        Self {
+            load,
+            off_ns: Vec::new(),
+            on_ns: Vec::new(),
+            off_mean_ns: Vec::new(),
+            on_mean_ns: Vec::new(),
+            first: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, turn: Turn, on: bool) {
+        if on {
+            self.on_ns.push(turn.median_ns);
+            self.on_mean_ns.push(turn.mean_ns);
+            self.first.push(turn.first);
+        } else {
+            self.off_ns.push(turn.median_ns);
+            self.off_mean_ns.push(turn.mean_ns);
+        }
+    }
+
+    /// What the first burst of each turn costs before the governor has followed.
+    fn first_figures(&self) -> [Figure; 3] {
+        let name = self.load.name();
+        let begun = self.first.iter().zip(&self.off_ns);
+        let begun: Vec<_> =
+            begun.map(|(burst, off_ns)| burst.beginning(*off_ns, QUICK_SHARE)).collect();
+        let slow_ms: Vec<f64> =
+            begun.iter().map(|begun| turns::milliseconds(begun.length)).collect();
+        let added_ms: Vec<f64> = begun.iter().map(|begun| begun.added_s * 1e3).collect();
+        let until = "of bursts of 300 ms, until three milliseconds in a row take at most 5 % more \
+                     than with the programs off";
+        [
+            Figure::of(
+                &format!("{name}, slowdown over all the time"),
+                "%",
+                &slowdown_percent(&self.off_mean_ns, &self.on_mean_ns),
+                "every burst from its first moment on; the goal is 5 % with the default budget",
+            ),
+            Figure::of(&format!("{name}, first burst, slow for"), "ms", &slow_ms, until),
+            Figure::of(&format!("{name}, first burst, added by then"), "ms", &added_ms, until),
+        ]
+    }
+
     fn figures(&self, how: &str) -> [Figure; 4] {
         let name = self.load.name();
         let of_work = "an operation that does nothing else; of one that works it is less";

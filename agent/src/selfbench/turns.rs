@@ -10,14 +10,15 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use headroom_measure::{Figure, Load, LoadError};
+use headroom_measure::{Burst, Figure, Load, LoadError};
 
 use crate::{
     app::clock,
     observe::sampler::{ObserveConfig, Sampler},
 };
 
-/// Measurements per turn; the turn counts their median, so that one interruption does not decide.
+/// Bursts per turn. Their median is told, which one interruption does not decide, and their mean,
+/// which leaves nothing out.
 const PER_TURN: usize = 5;
 
 /// Time after start or end of the programs before the loads run.
@@ -30,14 +31,26 @@ pub(super) fn settle() {
     std::thread::sleep(SETTLE);
 }
 
-pub(super) fn median_ns(load: Load, cpu: usize) -> Result<f64, LoadError> {
-    let mut measured = [0.0; PER_TURN];
-    for time_ns in &mut measured {
-        *time_ns = load.measure_ns(cpu)?;
+/// What one load took in one turn.
+pub(super) struct Turn {
+    /// Nanoseconds per operation of the median burst.
+    pub(super) median_ns: f64,
+    /// Nanoseconds per operation over all bursts, from the first moment of the first on.
+    pub(super) mean_ns: f64,
+    /// The burst that came when nothing of the kind had come for a while.
+    pub(super) first: Burst,
+}
+
+pub(super) fn measure(load: Load, cpu: usize) -> Result<Turn, LoadError> {
+    let first = load.burst(cpu)?;
+    let mut measured = [first.mean_ns(); PER_TURN];
+    for time_ns in &mut measured[1..] {
         std::thread::sleep(BREATH);
+        *time_ns = load.measure_ns(cpu)?;
     }
+    let mean_ns = measured.iter().sum::<f64>() / PER_TURN as f64;
     measured.sort_by(f64::total_cmp);
-    Ok(measured[PER_TURN / 2])
+    Ok(Turn { median_ns: measured[PER_TURN / 2], mean_ns, first })
 }
 
 /// What observing cost this process in one turn.

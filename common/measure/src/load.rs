@@ -12,12 +12,17 @@ use std::{
 
 use thiserror::Error;
 
+use crate::burst::{Burst, Stretch};
+
 /// How long one measurement runs: below the share of a second that the kernel leaves to real-time
 /// threads, so that it never holds them back.
 const MEASUREMENT: Duration = Duration::from_millis(300);
 
 /// Operations between two looks at the clock.
-const BATCH: u32 = 512;
+const BATCH: u32 = 128;
+
+/// Shortest stretch of a measurement that is told apart.
+const STRETCH: Duration = Duration::from_millis(1);
 
 /// Why a load could not be measured.
 #[derive(Debug, Error)]
@@ -68,18 +73,26 @@ impl Load {
     /// # Errors
     /// When the CPU cannot be had, or a pipe or connection breaks.
     pub fn measure_ns(self, cpu: usize) -> Result<f64, LoadError> {
+        Ok(self.burst(cpu)?.mean_ns())
+    }
+
+    /// One run on `cpu`, from its first operation on.
+    ///
+    /// # Errors
+    /// When the CPU cannot be had, or a pipe or connection breaks.
+    pub fn burst(self, cpu: usize) -> Result<Burst, LoadError> {
         match self {
-            Self::Getppid => on_own_thread(cpu, || Ok(time_ns(getppid))),
+            Self::Getppid => on_own_thread(cpu, || Ok(time(getppid))),
             Self::PipeRoundTrip => {
                 let (there_out, there_in) = io::pipe().map_err(system("make a pipe"))?;
                 let (back_out, back_in) = io::pipe().map_err(system("make a pipe"))?;
-                round_trip_ns(cpu, (back_out, there_in), (there_out, back_in))
+                round_trips(cpu, (back_out, there_in), (there_out, back_in))
             }
             Self::TcpRoundTrip => {
                 let (near, far) = connection().map_err(system("make a TCP connection"))?;
                 let copy = |stream: &TcpStream| stream.try_clone().map_err(system("copy a socket"));
                 let (near_out, far_out) = (copy(&near)?, copy(&far)?);
-                round_trip_ns(cpu, (near_out, near), (far_out, far))
+                round_trips(cpu, (near_out, near), (far_out, far))
             }
         }
     }
@@ -106,27 +119,30 @@ fn getppid() {
     std::hint::black_box(rustix::process::getppid());
 }
 
-fn time_ns(mut operation: impl FnMut()) -> f64 {
-    for _ in 0..BATCH {
-        operation();
-    }
+fn time(mut operation: impl FnMut()) -> Burst {
     let begun = Instant::now();
-    let mut operations = 0_u64;
+    let mut stretches = Vec::with_capacity(512);
+    let (mut since, mut operations) = (begun, 0);
     loop {
         for _ in 0..BATCH {
             operation();
         }
         operations += u64::from(BATCH);
-        let elapsed = begun.elapsed();
-        if elapsed >= MEASUREMENT {
-            return elapsed.as_secs_f64() * 1e9 / operations as f64;
+        let now = Instant::now();
+        let length = now - since;
+        if length >= STRETCH {
+            stretches.push(Stretch { length, operations });
+            (since, operations) = (now, 0);
+        }
+        if now - begun >= MEASUREMENT {
+            return Burst::new(stretches);
         }
     }
 }
 
 /// Times a byte there and back. `near` is what this side reads from and writes to, `far` the same
 /// of the other side.
-fn round_trip_ns<R, W>(cpu: usize, near: (R, W), far: (R, W)) -> Result<f64, LoadError>
+fn round_trips<R, W>(cpu: usize, near: (R, W), far: (R, W)) -> Result<Burst, LoadError>
 where
     R: Read + Send + 'static,
     W: Write + Send + 'static,
@@ -142,7 +158,7 @@ where
     let measured = on_own_thread(cpu, move || {
         let mut failed = None;
         let byte = [0_u8];
-        let per_trip = time_ns(|| {
+        let trips = time(|| {
             if failed.is_some() {
                 return;
             }
@@ -151,7 +167,7 @@ where
         });
         match failed {
             Some(error) => Err(error),
-            None => Ok(per_trip),
+            None => Ok(trips),
         }
     });
     let echoed = echo.join().map_err(|_panic| LoadError::Panicked("echo"))?;

@@ -1,17 +1,20 @@
 //! Cgroups as this host lays them out: where controllers live, which groups exist, what they say.
 //!
 //! Reading order: [`layout`] (mount points and controllers), [`tree`] (which cgroups are workloads),
-//! [`parse`] (pure readers of file contents), [`read`] (held-open files of one workload).
+//! [`parse`] (pure readers of file contents), `places` (which file tells what), [`read`] (held-open
+//! files of one workload).
 
 pub mod devices;
 pub mod held;
+pub mod join;
 pub mod knobs;
 pub mod layout;
 pub mod parse;
+mod places;
 pub mod read;
 pub mod tree;
 mod walk;
 
 pub use layout::{Layout, LayoutError, Mode, Version};
-pub use read::{Reading, WorkloadFiles};
+pub use read::{Look, Reading, WorkloadFiles};
 pub use tree::{Tree, TreeConfig};

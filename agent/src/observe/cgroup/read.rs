@@ -7,82 +7,12 @@ use headroom_allocate::plan::Limit;
 use super::{
     devices::StackedDevices,
     held::{DescriptorBudget, HeldFile, is_gone},
-    layout::{Layout, Version},
+    join::{Twin, path_in},
+    layout::Layout,
     parse::{self, IoTotals},
+    places::{PLACES, Place, Role},
     tree::Inodes,
 };
-
-/// What a file is read for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Role {
-    CpuUsageV1,
-    CpuSystemV1,
-    CpuStatV1,
-    CpuQuotaV1,
-    CpuPeriodV1,
-    CpuStatV2,
-    CpuMaxV2,
-    MemoryUsage,
-    MemoryLimitV1,
-    MemoryMaxV2,
-    MemoryHighV2,
-    MemoryStatV1,
-    MemoryStatV2,
-    MemoryFailuresV1,
-    MemoryOomV1,
-    MemoryEventsV2,
-    BlkioBytesV1,
-    BlkioOpsV1,
-    IoStatV2,
-    Tasks,
-    CpuPressure,
-    MemoryPressure,
-    IoPressure,
-}
-
-/// Where a role's file is: version, v1 controller (unused for v2), and names, best first.
-struct Place(Role, Version, &'static str, &'static [&'static str]);
-
-use Version::{V1, V2};
-
-/// In reading order; a role is taken from the first place that has its file.
-const PLACES: &[Place] = &[
-    Place(Role::CpuUsageV1, V1, "cpuacct", &["cpuacct.usage"]),
-    Place(Role::CpuSystemV1, V1, "cpuacct", &["cpuacct.usage_sys", "cpuacct.stat"]),
-    Place(Role::CpuPeriodV1, V1, "cpu", &["cpu.cfs_period_us"]),
-    Place(Role::CpuQuotaV1, V1, "cpu", &["cpu.cfs_quota_us"]),
-    Place(Role::CpuStatV1, V1, "cpu", &["cpu.stat"]),
-    Place(Role::CpuStatV2, V2, "", &["cpu.stat"]),
-    Place(Role::CpuMaxV2, V2, "", &["cpu.max"]),
-    Place(Role::MemoryUsage, V1, "memory", &["memory.usage_in_bytes"]),
-    Place(Role::MemoryUsage, V2, "", &["memory.current"]),
-    Place(Role::MemoryLimitV1, V1, "memory", &["memory.limit_in_bytes"]),
-    Place(Role::MemoryMaxV2, V2, "", &["memory.max"]),
-    Place(Role::MemoryHighV2, V2, "", &["memory.high"]),
-    Place(Role::MemoryStatV1, V1, "memory", &["memory.stat"]),
-    Place(Role::MemoryStatV2, V2, "", &["memory.stat"]),
-    Place(Role::MemoryFailuresV1, V1, "memory", &["memory.failcnt"]),
-    Place(Role::MemoryOomV1, V1, "memory", &["memory.oom_control"]),
-    Place(Role::MemoryEventsV2, V2, "", &["memory.events"]),
-    Place(
-        Role::BlkioBytesV1,
-        V1,
-        "blkio",
-        &["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"],
-    ),
-    Place(
-        Role::BlkioOpsV1,
-        V1,
-        "blkio",
-        &["blkio.throttle.io_serviced_recursive", "blkio.throttle.io_serviced"],
-    ),
-    Place(Role::IoStatV2, V2, "", &["io.stat"]),
-    Place(Role::Tasks, V1, "pids", &["pids.current"]),
-    Place(Role::Tasks, V2, "", &["pids.current"]),
-    Place(Role::CpuPressure, V2, "", &["cpu.pressure"]),
-    Place(Role::MemoryPressure, V2, "", &["memory.pressure"]),
-    Place(Role::IoPressure, V2, "", &["io.pressure"]),
-];
 
 /// What the files of a workload said at one moment. `None` is not measured.
 ///
@@ -152,26 +82,48 @@ pub struct WorkloadFiles {
     reads: u32,
     period: Vec<u8>,
     last: Reading,
-    /// Between the last two readings no task of the cgroup ran or stalled, and none can elsewhere
-    /// on its account: it has no children.
+    /// Since the last reading no task of the cgroup ran, and none is stalled.
     is_still: bool,
+    /// Added to `reads`, so that cgroups made together are not read thoroughly together.
+    phase: u32,
 }
 
-/// Reads between two of a file that hardly ever changes.
+/// Reads between two of a file that hardly ever changes, and between two looks at what others
+/// change in a cgroup that does not run.
 const SLOW_EVERY_READS: u32 = 8;
+
+/// Periods after which every file of a cgroup that does not run is read all the same.
+const THOROUGH_EVERY_READS: u32 = 32;
+
+/// CPU time in a period up to which a workload whose memory stayed the same is taken to have left
+/// the parts of its memory as they were, until the next thorough look; nanoseconds.
+const RAN_LITTLE_NS: u64 = 1_000_000;
 
 /// The cgroup is gone; not an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Gone;
 
+/// Whether a reading still holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Look {
+    /// Nothing has changed.
+    Same,
+    /// Only time that tasks were stalled has, which [`WorkloadFiles::last`] has now.
+    Stalled,
+    /// The files have to be read; it may also not be known.
+    Stale,
+}
+
 impl WorkloadFiles {
-    /// Opens the files of `path` in the hierarchies where `inodes` says it exists. Files that are
+    /// Opens the files of `path`, or of its `twin`, in the hierarchies where `inodes` says one
+    /// exists. Files that are
     /// not there (a controller that is not enabled) are left out, and those of block I/O unless
     /// `wants_io`.
     pub fn open(
         layout: &Layout,
         path: &str,
         inodes: &Inodes,
+        twin: Option<&Twin>,
         wants_io: bool,
         budget: &DescriptorBudget,
     ) -> Self {
@@ -183,8 +135,9 @@ impl WorkloadFiles {
             period: Vec::new(),
             last: Reading::default(),
             is_still: false,
+            phase: inodes.iter().fold(0, |sum, ino| sum ^ *ino) as u32 % THOROUGH_EVERY_READS,
         };
-        files.open_missing(layout, path, inodes, budget);
+        files.open_missing(layout, path, inodes, twin, budget);
         files
     }
 
@@ -194,25 +147,23 @@ impl WorkloadFiles {
         layout: &Layout,
         path: &str,
         inodes: &Inodes,
+        twin: Option<&Twin>,
         budget: &DescriptorBudget,
     ) {
         let dir = |h: usize| {
-            (inodes[h] != 0).then(|| layout.hierarchies[h].dir.join(path.trim_start_matches('/')))
+            let path = path_in(path, twin, h).trim_start_matches('/');
+            (inodes[h] != 0).then(|| layout.hierarchies[h].dir.join(path))
         };
         let has_cpuacct = layout.v1("cpuacct").and_then(dir).is_some();
-        for Place(role, version, controller, names) in PLACES {
+        for place in PLACES {
+            let Place(role, _version, _controller, names) = place;
             // v1 accounting already has CPU time; on a hybrid host v2 would say the same again.
             let is_double = *role == Role::CpuStatV2 && has_cpuacct;
-            let is_io = matches!(role, Role::BlkioBytesV1 | Role::BlkioOpsV1 | Role::IoStatV2);
-            let is_unwanted = is_double || (is_io && !self.wants_io);
+            let is_unwanted = is_double || (role.is_io() && !self.wants_io);
             if is_unwanted || self.held.iter().any(|(held, _file)| held == role) {
                 continue;
             }
-            let home = match version {
-                V1 => layout.v1(controller),
-                V2 => layout.v2(),
-            };
-            let Some(dir) = home.and_then(dir) else { continue };
+            let Some(dir) = place.home(layout).and_then(dir) else { continue };
             let open = |name: &&str| HeldFile::open(dir.join(name), budget).ok();
             if let Some(file) = names.iter().find_map(open) {
                 self.held.push((*role, file));
@@ -251,8 +202,8 @@ impl WorkloadFiles {
     ) -> Result<Reading, Gone> {
         let mut reading = Reading::default();
         let mut blkio = (None, None);
+        let is_thorough = self.is_every(SLOW_EVERY_READS);
         let Self { held, task_list, reads, period, last, .. } = self;
-        let is_thorough = reads.is_multiple_of(SLOW_EVERY_READS);
         *reads = reads.wrapping_add(1);
         let had_files = !held.is_empty();
         held.retain(|(role, file)| {
@@ -285,40 +236,107 @@ impl WorkloadFiles {
         if let Some(path) = task_list {
             reading.tasks = std::fs::read(path).ok().map(|bytes| parse::line_count(&bytes));
         }
-        self.is_still = reading.cpu_usage_ns.is_some()
-            && reading.cpu_usage_ns == last.cpu_usage_ns
-            && reading.pressure_some_us == last.pressure_some_us
-            && held.first().is_some_and(|(_role, file)| file.is_of_leaf());
+        self.is_still = false;
         last.clone_from(&reading);
         if had_files && held.is_empty() { Err(Gone) } else { Ok(reading) }
     }
-}
 
-impl WorkloadFiles {
-    /// The last reading again, for a cgroup of which no task was put on a CPU since; `None` when
-    /// the files have to be read.
+    /// Whether the last reading still holds for a cgroup of which no task ran since.
     ///
-    /// Exact for what only its own tasks can change. What others change (its limits, reclaim of its
-    /// memory) shows at most [`SLOW_EVERY_READS`] readings late.
-    pub fn repeat(&mut self) -> Option<Reading> {
-        if !self.is_still || self.reads.is_multiple_of(SLOW_EVERY_READS) {
-            return None;
+    /// Exact for what only its own tasks can change. What others change shows later: its limits and
+    /// what memory it has after at most [`SLOW_EVERY_READS`] periods, the parts of its memory after
+    /// at most [`THOROUGH_EVERY_READS`].
+    pub fn look(&mut self, devices: &StackedDevices, buffer: &mut Vec<u8>) -> Look {
+        let counts_time = self.last.cpu_usage_ns.is_some();
+        if !counts_time || self.reads == 0 || self.is_every(THOROUGH_EVERY_READS) {
+            return Look::Stale;
+        }
+        if self.is_every(SLOW_EVERY_READS) && !self.is_left_alone(devices, buffer) {
+            return Look::Stale;
+        }
+        if !self.is_still {
+            let is_leaf = self.held.first().is_some_and(|(_role, file)| file.is_of_leaf());
+            match self.pressure(devices, buffer) {
+                Some(pressure) if is_leaf && pressure == told_pressure(&self.last) => {
+                    self.is_still = true;
+                }
+                // The kernel adds stalls up two seconds late.
+                Some((some, full)) if is_leaf => {
+                    (self.last.pressure_some_us, self.last.pressure_full_us) = (some, full);
+                    self.reads = self.reads.wrapping_add(1);
+                    return Look::Stalled;
+                }
+                _ => return Look::Stale,
+            }
         }
         self.reads = self.reads.wrapping_add(1);
-        Some(Reading { failed_reads: 0, ..self.last.clone() })
+        Look::Same
     }
+
+    /// The cgroup got a child, whose tasks count for it: the last reading no longer holds.
+    pub fn disturb(&mut self) {
+        self.is_still = false;
+    }
+
+    /// What was read last.
+    pub fn last(&self) -> &Reading {
+        &self.last
+    }
+
+    fn is_every(&self, reads: u32) -> bool {
+        self.reads == 0 || self.reads.wrapping_add(self.phase).is_multiple_of(reads)
+    }
+
+    /// Whether what others than its tasks change is as it was.
+    fn is_left_alone(&self, devices: &StackedDevices, buffer: &mut Vec<u8>) -> bool {
+        let told = |of: &Reading| (of.memory_bytes, of.cpu_quota, of.memory_max, of.memory_high);
+        let now = self.read_some(Role::is_of_others, devices, buffer);
+        now.is_some_and(|now| told(&now) == told(&self.last))
+    }
+
+    fn pressure(&self, devices: &StackedDevices, buffer: &mut Vec<u8>) -> Option<Pressure> {
+        let now = self.read_some(Role::is_pressure, devices, buffer)?;
+        Some(told_pressure(&now))
+    }
+
+    /// What the files of some roles say now; `None` when one cannot be read.
+    fn read_some(
+        &self,
+        is_wanted: fn(Role) -> bool,
+        devices: &StackedDevices,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Reading> {
+        let mut now = Reading::default();
+        for (role, file) in self.held.iter().filter(|(role, _file)| is_wanted(*role)) {
+            let bytes = file.read(buffer).ok()?;
+            match role {
+                Role::CpuQuotaV1 => now.cpu_quota = parse::cfs_quota(bytes, &self.period),
+                role => take(*role, bytes, devices, &mut now),
+            }
+        }
+        Some(now)
+    }
+}
+
+/// Stalls of some and of all tasks, as a [`Reading`] has them.
+type Pressure = ([Option<u64>; 3], [Option<u64>; 3]);
+
+fn told_pressure(of: &Reading) -> Pressure {
+    (of.pressure_some_us, of.pressure_full_us)
 }
 
 /// Whether the file of `role` says what it said `last`, judged from what is in `now` already.
 ///
 /// The period of a quota hardly ever changes, and nothing is throttled or refused without a limit;
 /// but tasks are killed without a limit of their own too, when the host is short of memory.
-/// The costliest file is that of memory's parts: they stay as they are while no task of the cgroup
-/// runs and its memory as a whole stays the same.
+/// The costliest file is that of memory's parts: they stay as they are while next to nothing of the
+/// cgroup runs and its memory as a whole stays the same. A counter there that moved all the same is
+/// told later, and loses nothing.
 fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
-    let is_idle = now.cpu_usage_ns.is_some()
+    let ran_ns = now.cpu_usage_ns.zip(last.cpu_usage_ns);
+    let ran_ns = ran_ns.and_then(|(now, last)| now.checked_sub(last));
+    let is_idle = ran_ns.is_some_and(|ran_ns| ran_ns <= RAN_LITTLE_NS)
         && now.memory_bytes.is_some()
-        && now.cpu_usage_ns == last.cpu_usage_ns
         && now.memory_bytes == last.memory_bytes;
     let is_free = |now, last| now == Some(Limit::Unlimited) && last == Some(Limit::Unlimited);
     match role {

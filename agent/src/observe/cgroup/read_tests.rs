@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Reading, WorkloadFiles};
+use super::{Look, Reading, WorkloadFiles};
 use crate::observe::cgroup::{
     Layout, Mode, Version,
     devices::StackedDevices,
@@ -83,7 +83,7 @@ fn layout(root: &Path, parts: &[(Version, &str, &[&str])]) -> Layout {
 fn open(layout: &Layout) -> WorkloadFiles {
     let mut inodes = [0; HIERARCHIES_MAX];
     inodes[..layout.hierarchies.len()].fill(1);
-    WorkloadFiles::open(layout, "/w", &inodes, true, &DescriptorBudget::new(64))
+    WorkloadFiles::open(layout, "/w", &inodes, None, true, &DescriptorBudget::new(64))
 }
 
 fn read(files: &mut WorkloadFiles) -> Reading {
@@ -179,28 +179,80 @@ fn kills_are_seen_at_once_although_there_is_no_limit() {
     assert_eq!(read(&mut files).oom_kills, Some(1));
 }
 
+/// How often the last reading holds before the files are to be read again.
+fn n_held(files: &mut WorkloadFiles) -> usize {
+    let devices = StackedDevices::default();
+    std::iter::repeat_with(|| files.look(&devices, &mut Vec::new()))
+        .take(100)
+        .take_while(|look| *look == Look::Same)
+        .count()
+}
+
 #[test]
-fn a_still_cgroup_is_repeated_until_a_thorough_look_and_not_with_children() {
+fn a_cgroup_that_does_not_run_is_read_again_when_others_change_it_or_after_a_while() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("u/w");
-    write(&dir, &[("cpu.stat", "usage_usec 5000\n"), ("memory.current", "4096\n")]);
+    let stat = |anon: u32| format!("anon {anon}\n");
+    write(
+        &dir,
+        &[
+            ("cpu.stat", "usage_usec 5000\n"),
+            ("memory.current", "4096\n"),
+            ("memory.max", "max\n"),
+            ("memory.stat", &stat(1)),
+            ("io.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"),
+        ],
+    );
+    let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
+    let mut files = open(&layout);
+    assert_eq!(n_held(&mut files), 0, "nothing was read yet");
+    read(&mut files);
+    write(&dir, &[("memory.stat", &stat(2))]);
+    let n_quiet = n_held(&mut files);
+    assert!((1..32).contains(&n_quiet), "{n_quiet}");
+    assert_eq!(files.last().memory_anon_bytes, Some(1));
+    assert_eq!(n_held(&mut files), 0, "it is due");
+    assert_eq!(read(&mut files).memory_anon_bytes, Some(2));
+
+    for (file, text) in [("memory.current", "8192\n"), ("memory.max", "16384\n")] {
+        let look = files.look(&StackedDevices::default(), &mut Vec::new());
+        assert_eq!(look, Look::Same, "{file}");
+        write(&dir, &[(file, text)]);
+        let n_late = n_held(&mut files);
+        assert!(n_late < 8, "{file}: {n_late}");
+        read(&mut files);
+    }
+    assert_eq!(files.last().memory_max, Some(headroom_allocate::plan::Limit::At(16384.0)));
+}
+
+#[test]
+fn a_stall_without_running_and_children_are_not_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    let pressure = |total: u32| format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n");
+    write(&dir, &[("cpu.stat", "usage_usec 5000\n"), ("io.pressure", &pressure(7))]);
     let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
     let mut files = open(&layout);
     read(&mut files);
-    assert_eq!(files.repeat(), None, "one reading does not tell whether it ran");
-    read(&mut files);
-    write(&dir, &[("memory.current", "8192\n")]);
-    let repeated: Vec<_> = std::iter::from_fn(|| files.repeat()).collect();
-    assert!((1..8).contains(&repeated.len()), "{}", repeated.len());
-    assert!(repeated.iter().all(|reading| reading.memory_bytes == Some(4096)));
-    assert_eq!(read(&mut files).memory_bytes, Some(8192));
+    write(&dir, &[("io.pressure", &pressure(9))]);
+    let look = files.look(&StackedDevices::default(), &mut Vec::new());
+    assert_eq!((look, files.last().pressure_some_us[2]), (Look::Stalled, Some(9)));
+    assert!(n_held(&mut files) > 0);
 
-    write(&dir, &[("cpu.stat", "usage_usec 6000\n")]);
     read(&mut files);
-    assert_eq!(files.repeat(), None, "it ran");
-    read(&mut files);
-    assert!(files.repeat().is_some());
     fs::create_dir(dir.join("child")).unwrap();
-    read(&mut files);
-    assert_eq!(files.repeat(), None, "children may run on its account");
+    files.disturb();
+    assert_eq!(n_held(&mut files), 0, "children may run on its account");
+}
+
+#[test]
+fn a_controller_is_looked_for_where_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    write(&root.path().join("m/w"), &[("memory.usage_in_bytes", "4096\n")]);
+    write(&root.path().join("u/w"), &[("memory.current", "1\n"), ("memory.high", "2\n")]);
+    let parts: [(Version, &str, &[&str]); 2] =
+        [(Version::V1, "m", &["memory"]), (Version::V2, "u", &[])];
+    let mut files = open(&layout(root.path(), &parts));
+    let reading = read(&mut files);
+    assert_eq!((reading.memory_bytes, reading.memory_high), (Some(4096), None));
 }

@@ -1,6 +1,6 @@
 //! Which cgroups exist and which of them are workloads.
 //!
-//! One workload is one path, joined over all hierarchies. Changes are found three ways, cheapest
+//! One workload is one path, joined over all hierarchies; `join` finds containers with two paths. Changes are found three ways, cheapest
 //! first: kernel events name a path; a quick look compares inode and link count of known
 //! directories; a full walk now and then catches the rest.
 
@@ -48,14 +48,18 @@ pub struct Changes {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Node {
-    inodes: Inodes,
+pub(super) struct Node {
+    pub(super) inodes: Inodes,
     links: [u64; HIERARCHIES_MAX],
     had_tasks: bool,
     is_workload: bool,
     looks: u32,
     is_remade: bool,
-    is_moved: bool,
+    pub(super) is_moved: bool,
+    /// Where else the workload is.
+    pub(super) twin: Option<String>,
+    /// Whether it is part of the workload at another path.
+    pub(super) is_twin: bool,
 }
 
 /// The cgroups of a host.
@@ -63,7 +67,9 @@ struct Node {
 pub struct Tree {
     roots: Vec<Option<Root>>,
     root_links: [u64; HIERARCHIES_MAX],
-    nodes: BTreeMap<String, Node>,
+    pub(super) nodes: BTreeMap<String, Node>,
+    /// Index of the hierarchy that names tasks, and so workloads.
+    pub(super) home: Option<usize>,
     config: TreeConfig,
     workloads: usize,
     overflow: usize,
@@ -80,6 +86,7 @@ impl Tree {
             roots: roots.collect(),
             root_links: [0; HIERARCHIES_MAX],
             nodes: BTreeMap::new(),
+            home: layout.task_ids(),
             config,
             workloads: 0,
             overflow: 0,
@@ -106,11 +113,6 @@ impl Tree {
     /// Cgroups left out because their name is not UTF-8, at the last full walk.
     pub fn unnamed(&self) -> usize {
         self.unnamed
-    }
-
-    /// Inodes of a known cgroup.
-    pub fn inodes(&self, path: &str) -> Option<&Inodes> {
-        self.nodes.get(path).map(|node| &node.inodes)
     }
 
     /// Whether `path`, which is gone, would have been a workload; `had_tasks` tells whether tasks
@@ -260,6 +262,9 @@ impl Tree {
     /// Decides who is a workload now. `ask_all` asks every cgroup without tasks about them.
     fn settle(&mut self, ask_all: bool) -> Changes {
         let mut changes = Changes::default();
+        if self.nodes.values().any(|node| node.is_moved || node.looks == 0) {
+            self.join();
+        }
         self.nodes.retain(|path, node| {
             let is_gone = node.inodes.iter().all(|&ino| ino == 0);
             if is_gone && node.is_workload {
@@ -267,6 +272,12 @@ impl Tree {
             }
             !is_gone
         });
+        for (path, node) in &mut self.nodes {
+            if node.is_twin && node.is_workload {
+                node.is_workload = false;
+                changes.gone.push(path.clone());
+            }
+        }
         self.workloads -= changes.gone.len();
         self.overflow = 0;
         for (path, node) in &mut self.nodes {
@@ -320,7 +331,7 @@ fn qualifies(
     config: &TreeConfig,
     ask_all: bool,
 ) -> bool {
-    if config.exclude.iter().any(|glob| glob.matches(path)) {
+    if node.is_twin || config.exclude.iter().any(|glob| glob.matches(path)) {
         return false;
     }
     if !config.include.is_empty() {

@@ -105,6 +105,16 @@ pub(super) struct Loaded {
     pub(super) hardware: hardware::States,
 }
 
+/// Hands memory that was freed back to the system: reading the kernel's type information takes many
+/// times what is kept of it, and the allocator would hold it for good.
+pub(super) fn give_back_freed() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer, and any thread may make it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Loads the object and attaches every topic that this kernel can serve.
 pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     if !(OVERFLOW_SLOT + 2..=MAX_SLOTS).contains(&config.slots) {
@@ -115,8 +125,9 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
         return Err(KernelError::NotPermitted);
     }
     let layout = Layout::detect().map_err(KernelError::Hierarchies)?;
-    let type_info = fs::read(Path::new(TYPE_INFO))
-        .map_err(|source| KernelError::TypeInfo { path: TYPE_INFO, source })?;
+    let path = config.type_info.as_deref().unwrap_or(Path::new(TYPE_INFO));
+    let type_info =
+        fs::read(path).map_err(|source| KernelError::TypeInfo { path: path.to_owned(), source })?;
     let offsets = Offsets::find(&Btf::parse(&type_info)?);
     drop(type_info);
     let loader_btf = LoaderBtf::from_sys_fs()?;

@@ -21,6 +21,7 @@ mod marks;
 mod object;
 mod pace;
 mod probes;
+mod reading;
 mod reclaim;
 mod slots;
 mod tap;
@@ -67,6 +68,10 @@ pub struct KernelConfig {
     /// that has none, and not from a file.
     #[serde(skip)]
     pub hardware_events: Option<[PerfEvent; counter::COUNT]>,
+    /// Type information to look up kernel fields in; unset: the running kernel's. For a test of a
+    /// kernel that lacks some, and not from a file.
+    #[serde(skip)]
+    pub type_info: Option<PathBuf>,
     /// Kernel memory that all maps together may take, bytes. What is only read on request is left
     /// out beyond it, with that reason.
     pub map_bytes_max: u64,
@@ -81,6 +86,7 @@ impl Default for KernelConfig {
             code_samples_hz: 49,
             hardware_counters: true,
             hardware_events: None,
+            type_info: None,
             map_bytes_max: 16 << 20,
         }
     }
@@ -125,10 +131,10 @@ pub enum KernelError {
         slots: u32,
     },
     /// The kernel's type information could not be read.
-    #[error("reading {path} (needs a kernel with CONFIG_DEBUG_INFO_BTF): {source}")]
+    #[error("reading {} (needs a kernel with CONFIG_DEBUG_INFO_BTF): {source}", path.display())]
     TypeInfo {
         /// The file.
-        path: &'static str,
+        path: PathBuf,
         /// What went wrong.
         source: io::Error,
     },

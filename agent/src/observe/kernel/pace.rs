@@ -5,13 +5,17 @@
 
 use std::{
     io,
-    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     sync::Arc,
     thread::{self, JoinHandle},
 };
 
 use aya::maps::{MapData, RingBuf};
 use headroom_abi::record;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 
 use super::duty::Shared;
 
@@ -39,19 +43,16 @@ pub(super) fn listen(ring: RingBuf<MapData>, hooks: Vec<Arc<Shared>>) -> io::Res
 
 fn follow(mut ring: RingBuf<MapData>, stopped: &UnixStream, hooks: &[Arc<Shared>]) {
     loop {
-        let wanted = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [wanted(ring.as_raw_fd()), wanted(stopped.as_raw_fd())];
-        // SAFETY: both descriptors are open, and as many entries are there as are told.
-        let n_ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
-        if n_ready < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
+        let mut fds = [PollFd::new(&ring, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_n_ready) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "{UNHEARD}");
+                return;
             }
-            tracing::warn!(%error, "{UNHEARD}");
-            return;
         }
-        if fds[1].revents != 0 {
+        if !fds[1].revents().is_empty() {
             return;
         }
         while let Some(record) = ring.next().and_then(|item| decode(&item)) {

@@ -7,8 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod,
-    maps::{MapData, PerCpuArray, PerCpuValues},
+    Ebpf,
     sys::{Stats, enable_stats},
     util::nr_cpus,
 };
@@ -24,8 +23,9 @@ use super::{
     duty::{Duties, DutyHook, HookCount, Watched},
     events::{CgroupRecord, decode_cgroup, decode_exec},
     hardware,
-    load::{self, Block, DeviceId, Events, Maps, Net, PageCache, Sampled, Task, in_map},
+    load::{self, DeviceId, Maps, in_map},
     log::ToTracing,
+    reading::per_cpu,
     slots::SlotBook,
 };
 use crate::observe::{
@@ -57,6 +57,10 @@ pub struct KernelProbes {
     pub(super) n_reads: u64,
     /// Counters as they were read last.
     latest: HashMap<CgroupId, KernelCounters>,
+    /// Of which of them the counters changed with the last read.
+    grown: HashSet<CgroupId>,
+    /// Whether no task could run unseen between the last two reads.
+    sees_all_tasks: bool,
     /// The round of marks that programs are in.
     round: u32,
     n_pending_dropped: u64,
@@ -102,17 +106,6 @@ pub struct ProgramCost {
     pub run_time: Duration,
 }
 
-/// Maps that attached programs fill.
-#[derive(Clone, Copy)]
-struct Wanted {
-    tasks: bool,
-    hardware: bool,
-    samples: bool,
-    blocks: bool,
-    caches: bool,
-    nets: bool,
-}
-
 impl KernelProbes {
     /// Loads the object and attaches what this kernel can serve.
     ///
@@ -131,6 +124,7 @@ impl KernelProbes {
             None
         };
         let mut loaded = load::load(config)?;
+        load::give_back_freed();
         let duties =
             Duties::start(loaded.taps, &loaded.maps.shared, loaded.maps.pace_events.take());
         Ok(Self {
@@ -147,6 +141,8 @@ impl KernelProbes {
             removed: VecDeque::new(),
             n_reads: 0,
             latest: HashMap::new(),
+            grown: HashSet::new(),
+            sees_all_tasks: false,
             // A mark of zero is long past.
             round: u32::MAX / 2,
             n_pending_dropped: 0,
@@ -246,6 +242,17 @@ impl KernelProbes {
         &self.latest
     }
 
+    /// Whether anything was counted for the cgroup between the last two reads.
+    pub fn grew(&self, id: CgroupId) -> bool {
+        self.grown.contains(&id)
+    }
+
+    /// Whether a task could neither start nor go on running between the last two reads without being
+    /// counted: switches were counted all the time, and so were ticks of the CPU clock.
+    pub fn sees_all_tasks(&self) -> bool {
+        self.sees_all_tasks
+    }
+
     /// Reads the counters of every cgroup that had an event since the last call.
     ///
     /// A removed cgroup is there for two reads after the kernel told of its end, so that its last
@@ -266,6 +273,8 @@ impl KernelProbes {
         // Tasks mark their slot when they come and go, and while they run at the ticks of the clock.
         let is_always = watched.factor_since(&self.watched, DutyHook::Switches) == Some(1.0);
         let tasks_mark = is_always && self.has(Topic::RunQueue) && self.has(Topic::CodeSamples);
+        self.sees_all_tasks = tasks_mark;
+        self.grown.clear();
         let wanted = self.wanted();
         let mut read = Vec::new();
         for (id, slot) in self.book.taken() {
@@ -274,84 +283,18 @@ impl KernelProbes {
             if is_told && !marked.has(slot) && self.latest.contains_key(&id) {
                 continue;
             }
-            read.push((id, self.read_slot(id, slot, wanted)?));
+            let counters = self.read_slot(id, slot, wanted)?;
+            if self.latest.get(&id) != Some(&counters) {
+                read.push((id, counters));
+            }
         }
         drop(quiet);
         self.watched = watched;
+        self.grown.extend(read.iter().map(|(id, _counters)| *id));
         self.latest.extend(read);
         if self.latest.len() > self.book.n_taken() {
             let taken: HashSet<CgroupId> = self.book.taken().map(|(id, _)| id).collect();
             self.latest.retain(|id, _| taken.contains(id));
-        }
-        Ok(())
-    }
-
-    fn wanted(&self) -> Wanted {
-        let is_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
-        Wanted {
-            tasks: is_any(&[
-                Topic::Syscalls,
-                Topic::RunQueue,
-                Topic::Migrations,
-                Topic::OomVictims,
-                Topic::Execs,
-                Topic::Exits,
-            ]),
-            hardware: self.has(Topic::HardwareCounters),
-            samples: is_any(&[Topic::SyscallLatency, Topic::CodeSamples]),
-            blocks: self.has(Topic::BlockIo),
-            caches: is_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]),
-            nets: is_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]),
-        }
-    }
-
-    fn read_slot(
-        &self,
-        id: CgroupId,
-        slot: u32,
-        wanted: Wanted,
-    ) -> Result<KernelCounters, KernelError> {
-        let mut counters = KernelCounters::default();
-        if id.hierarchy == self.layout.task {
-            self.read_tasks(&mut counters, slot, wanted)?;
-        }
-        if wanted.blocks && id.hierarchy == self.layout.block {
-            for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
-                counters.add_block(record);
-            }
-        }
-        if wanted.nets && id.hierarchy == self.layout.network {
-            for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
-                counters.add_net(record);
-            }
-        }
-        Ok(counters)
-    }
-
-    fn read_tasks(
-        &self,
-        counters: &mut KernelCounters,
-        slot: u32,
-        wanted: Wanted,
-    ) -> Result<(), KernelError> {
-        if wanted.tasks {
-            for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
-                counters.add_task(record);
-            }
-        }
-        if wanted.hardware {
-            for Events(record) in per_cpu(&self.maps.event_counts, slot, "EVENT_COUNTS")?.iter() {
-                counters.add_events(&record.events);
-            }
-        }
-        if wanted.samples {
-            let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
-            counters.add_sampled(&record);
-        }
-        if wanted.caches {
-            for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
-                counters.add_cache(record);
-            }
         }
         Ok(())
     }
@@ -481,12 +424,4 @@ impl KernelProbes {
         }
         Ok(total)
     }
-}
-
-pub(super) fn per_cpu<V: Pod>(
-    map: &PerCpuArray<MapData, V>,
-    slot: u32,
-    name: &'static str,
-) -> Result<PerCpuValues<V>, KernelError> {
-    map.get(&slot, 0).map_err(in_map(name))
 }

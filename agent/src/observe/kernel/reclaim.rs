@@ -14,7 +14,7 @@ use super::{
         Block, DeviceId, Events, Key, Latency, Net, Numbers, PageCache, Sampled, Streams, Task,
         in_map,
     },
-    probes::per_cpu,
+    reading::per_cpu,
 };
 
 impl KernelProbes {

@@ -1,7 +1,7 @@
 //! Kernel counters by workload: probes speak of inode numbers, workloads are paths.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use crate::observe::{
     cgroup::{Layout, Tree, tree::Inodes},
     kernel::{
         CgroupId, DeviceUse, Hierarchy, KernelCounters, KernelEvent, KernelProbes, KernelStats,
-        SyscallDetail, Topic,
+        SyscallDetail, Topic, Watched,
     },
 };
 
@@ -46,6 +46,17 @@ pub(super) struct KernelSource {
 
 /// Ids of one workload: of its tasks, its block I/O and its sockets.
 type Ids = [Option<CgroupId>; 3];
+
+/// The hierarchy that names each of them, with its index in the host's layout.
+pub(super) type Homes = [Option<(Hierarchy, usize)>; 3];
+
+fn ids_at(homes: &Homes, inodes: &Inodes) -> Ids {
+    homes.map(|home| {
+        let (hierarchy, index) = home?;
+        let inode = inodes[index];
+        (inode != 0).then_some(CgroupId { hierarchy, inode })
+    })
+}
 
 impl KernelSource {
     pub(super) fn load(config: &ObserveConfig) -> Self {
@@ -184,7 +195,7 @@ impl KernelSource {
     }
 
     /// Programs started since the last call.
-    pub(super) fn take_execs(&mut self) -> Vec<Exec> {
+    pub(super) fn take_execs(&mut self) -> BTreeSet<Exec> {
         self.drain();
         self.starts.take_execs()
     }
@@ -271,6 +282,11 @@ impl KernelSource {
     }
 
     fn ids(&self, layout: &Layout, inodes: &Inodes) -> Ids {
+        ids_at(&self.homes(layout), inodes)
+    }
+
+    /// Where the ids of workloads are found.
+    pub(super) fn homes(&self, layout: &Layout) -> Homes {
         let Some(probes) = &self.probes else { return [None; 3] };
         let names = probes.layout();
         [names.task, names.block, names.network].map(|hierarchy| {
@@ -279,9 +295,26 @@ impl KernelSource {
                 Hierarchy::Cpu => layout.v1("cpu"),
                 Hierarchy::Blkio => layout.v1("blkio"),
             };
-            let inode = inodes[index?];
-            (inode != 0).then_some(CgroupId { hierarchy, inode })
+            Some((hierarchy, index?))
         })
+    }
+
+    /// Whether nothing happened in the workload with `inodes` between the last two reads of the
+    /// counters, and that is known of every kind of event.
+    pub(super) fn is_quiet(&self, homes: &Homes, inodes: &Inodes) -> bool {
+        let Some(probes) = self.probes.as_ref().filter(|_probes| self.read_error.is_none()) else {
+            return false;
+        };
+        let ids = ids_at(homes, inodes);
+        probes.sees_all_tasks()
+            && !self.is_short_of_slots
+            && ids[0].is_some()
+            && !ids.iter().flatten().any(|id| probes.grew(*id))
+    }
+
+    /// How long each hook has counted by the last read.
+    pub(super) fn watched(&self) -> Watched {
+        self.probes.as_ref().map(KernelProbes::watched).unwrap_or_default()
     }
 
     /// Block I/O by cgroup and device since the start; nothing when it is not counted. A read error

@@ -10,6 +10,7 @@ mod kernel_source;
 mod naming;
 mod page_cache;
 mod quantile;
+mod quiet;
 mod rates;
 mod sockets;
 mod starts;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use headroom_allocate::plan::{Knob, Limit};
-use headroom_telemetry::{Fact, Feature, Sample, Sketches, Workload, WorkloadKind};
+use headroom_telemetry::{Fact, Sample, Sketches, Workload, WorkloadKind};
 use serde::Serialize;
 
 use self::{
@@ -33,6 +34,7 @@ use self::{
     gpu_features::fill_gpu,
     kernel_source::KernelSource,
     naming::{has_names, identify},
+    quiet::Round,
     rates::Observed,
     task_source::TaskSource,
 };
@@ -42,10 +44,9 @@ pub use self::{
     starts::Started,
 };
 use super::{
-    ProbeState,
     cgroup::{
         Layout, Reading, Tree, TreeConfig, Version, WorkloadFiles, devices::StackedDevices,
-        held::DescriptorBudget, tree::Inodes,
+        held::DescriptorBudget, join::Twin, tree::Inodes,
     },
     containers::ContainerFiles,
     gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
@@ -145,8 +146,12 @@ pub struct ObserveCounts {
 struct Tracked {
     workload: Workload,
     inodes: Inodes,
+    /// Where else it is.
+    twin: Option<Twin>,
     files: WorkloadFiles,
     before: Option<Observed>,
+    /// What it tells while nothing happens in it, made when nothing did.
+    quiet: Option<Sample>,
     /// Spreads slow work over ticks.
     born_tick: u64,
 }
@@ -245,28 +250,20 @@ impl Sampler {
         let mut sketches = BTreeMap::new();
         let oom_victims = self.oom_victims();
         let mut vanished = Vec::new();
+        let round = Round::new(&self.kernel, &self.facts.layout, &self.devices, now_s);
         for (path, tracked) in &mut self.tracked {
-            let kernel = self.kernel.view(&self.facts.layout, &tracked.inodes);
-            let before = tracked.before.as_ref();
-            let has_run = before.is_none_or(|before| kernel.has_run_since(&before.kernel));
-            let repeated = if has_run { None } else { tracked.files.repeat() };
-            let read = || tracked.files.read(&self.devices, &mut self.buffer);
-            let Ok(reading) = repeated.map_or_else(read, Ok) else {
+            let Some((mut sample, sketched)) =
+                round.sample(tracked, &mut self.counts, clock(), &mut self.buffer)
+            else {
                 vanished.push(path.clone());
                 continue;
             };
-            let now = Observed { at_s: clock(), reading, kernel };
-            let mut sample = Sample::empty(now_s);
-            let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
-            if let Some(before) = &tracked.before {
-                sketches.insert(path.clone(), tasks::sketches(&before.kernel, &now.kernel));
+            if let Some(sketched) = sketched {
+                sketches.insert(path.clone(), sketched);
             }
             fill_gpu(&mut sample, gpu.as_ref(), path);
-            self.counts.backward_counters += u64::from(backward);
-            self.counts.failed_reads += u64::from(now.reading.failed_reads);
-            limits.insert(path.clone(), limits_of(&now.reading));
+            limits.insert(path.clone(), limits_of(tracked.files.last()));
             workloads.push((tracked.workload.clone(), sample));
-            tracked.before = Some(now);
         }
         for path in vanished {
             self.tree.look_at(&path);
@@ -312,10 +309,19 @@ impl Sampler {
         self.counts.unnamed = self.tree.unnamed();
         gone.extend(changes.gone.into_iter().filter(|path| self.end(path)));
         for path in changes.made.into_iter().chain(changes.moved) {
-            let Some(inodes) = self.tree.inodes(&path).copied() else { continue };
+            let Some(inodes) = self.tree.inodes(&path) else { continue };
             if let Some(tracked) = self.tracked.get_mut(&path) {
+                let twin = self.tree.twin(&path);
+                if tracked.twin != twin {
+                    // Files of the other path are another's, or gone, now.
+                    self.end(&path);
+                    self.track(path, inodes);
+                    continue;
+                }
                 tracked.inodes = inodes;
-                tracked.files.open_missing(&self.facts.layout, &path, &inodes, &self.budget);
+                tracked.quiet = None;
+                let layout = &self.facts.layout;
+                tracked.files.open_missing(layout, &path, &inodes, twin.as_ref(), &self.budget);
                 continue;
             }
             self.track(path, inodes);
@@ -325,7 +331,8 @@ impl Sampler {
             let age = self.ticks - tracked.born_tick;
             if age == 1 || (age > 0 && age.is_multiple_of(SLOW_EVERY_TICKS)) {
                 let inodes = tracked.inodes;
-                tracked.files.open_missing(layout, path, &inodes, &self.budget);
+                let twin = tracked.twin.as_ref();
+                tracked.files.open_missing(layout, path, &inodes, twin, &self.budget);
             }
             let is_nameless = tracked.workload.kind == WorkloadKind::Container
                 && tracked.workload.names.is_none();
@@ -341,13 +348,24 @@ impl Sampler {
         // Completions counted by the kernel are better than files, and the files cost a read each.
         let wants_io = !self.kernel.has(Topic::BlockIo);
         let layout = &self.facts.layout;
+        let twin = self.tree.twin(&path);
         let tracked = Tracked {
             workload: identify(&path, &mut self.containers, self.ticks),
             inodes,
-            files: WorkloadFiles::open(layout, &path, &inodes, wants_io, &self.budget),
+            files: WorkloadFiles::open(
+                layout,
+                &path,
+                &inodes,
+                twin.as_ref(),
+                wants_io,
+                &self.budget,
+            ),
+            twin,
             before: None,
+            quiet: None,
             born_tick: self.ticks,
         };
+        self.disturb_above(&path);
         self.tracked.insert(path, tracked);
     }
 
@@ -380,70 +398,6 @@ impl Sampler {
 
     fn gpu_state(&self) -> Fact<String> {
         self.gpu().map_or_else(|| Fact::absent("switched off by observe.gpu"), |seen| seen.state)
-    }
-
-    /// State of every source of facts: kernel topics, cgroup files, pressure, GPUs.
-    pub fn probe_states(&self) -> Vec<ProbeState> {
-        let mut states = self.kernel.states();
-        let layout = &self.facts.layout;
-        let cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
-        let mut left_out = Vec::new();
-        if self.counts.overflow > 0 {
-            left_out.push(format!("{} more left out (max_workloads)", self.counts.overflow));
-        }
-        if self.counts.unnamed > 0 {
-            left_out.push(format!("{} left out for names that are not UTF-8", self.counts.unnamed));
-        }
-        if self.counts.brief_left_out > 0 {
-            let n = self.counts.brief_left_out;
-            left_out.push(format!("{n} that came and went left out for their number"));
-        }
-        let state = match left_out.as_slice() {
-            [] => Fact::Known(cgroups),
-            some => Fact::degraded(cgroups, some.join(", ")),
-        };
-        states.push(ProbeState { name: "files.cgroup", state });
-        states.push(ProbeState { name: "files.tasks", state: self.tasks.state(&self.kernel) });
-        let pressure = self.facts.pressure.clone();
-        states.push(ProbeState { name: "files.pressure", state: pressure });
-        let cgroup_pressure = self.facts.cgroup_pressure.clone();
-        states.push(ProbeState { name: "files.cgroup_pressure", state: cgroup_pressure });
-        states.push(ProbeState { name: "files.containers", state: self.container_state() });
-        states.push(ProbeState { name: "gpu.nvml", state: self.gpu_state() });
-        states
-    }
-
-    /// Where every feature comes from on this host, or why it is missing for every workload.
-    pub fn feature_states(&self) -> Vec<(Feature, Fact<&'static str>)> {
-        let gpu = self.gpu_state();
-        let state = |&feature: &Feature| {
-            let state = states::of_host(feature, &self.facts, &self.kernel, &gpu);
-            let instead = || self.tasks.feature_state(feature, &self.kernel);
-            (feature, if state.is_known() { state } else { instead().unwrap_or(state) })
-        };
-        Feature::ALL.iter().map(state).collect()
-    }
-
-    /// Why the features missing from `sample` of the workload at `path` are.
-    pub fn missing_reasons(&self, path: &str, sample: &Sample) -> Vec<(Feature, String)> {
-        let inodes = self.tracked.get(path).map(|tracked| tracked.inodes).unwrap_or_default();
-        let missing = self.feature_states().into_iter().filter(|(f, _)| sample.get(*f).is_none());
-        let layout = &self.facts.layout;
-        let is_brief = self.brief.iter().any(|brief| brief == path);
-        missing
-            .map(|(feature, state)| {
-                let reason = state.reason().map(str::to_owned).unwrap_or_else(|| {
-                    if is_brief {
-                        return "the cgroup ended before its files could be read".to_owned();
-                    }
-                    if self.tasks.feature_state(feature, &self.kernel).is_some() {
-                        return self.tasks.why_missing(path, feature).to_owned();
-                    }
-                    states::of_workload(feature, layout, &inodes, &self.kernel).to_owned()
-                });
-                (feature, reason)
-            })
-            .collect()
     }
 
     /// Block I/O since the start by workload and device, as far as the kernel counts it. Asks the

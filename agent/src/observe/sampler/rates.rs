@@ -7,7 +7,7 @@ use super::{block, hardware, page_cache, quantile, sockets, tasks};
 use crate::observe::{
     cgroup::{Reading, parse::IoTotals},
     governor::CallCost,
-    kernel::{DutyHook, KernelCounters, Topic, Watched},
+    kernel::{KernelCounters, Topic, Watched},
 };
 
 /// Below this time between two looks a rate says nothing, seconds.
@@ -38,16 +38,6 @@ impl KernelView {
 
     pub(super) fn has(&self, topic: Topic) -> bool {
         self.topics & (1 << topic as u32) != 0
-    }
-
-    /// Whether a task was put on a CPU since `before`; true when the kernel does not tell, or did
-    /// not count all the time.
-    pub(super) fn has_run_since(&self, before: &Self) -> bool {
-        let factor = self.watched.factor_since(&before.watched, DutyHook::Switches);
-        let is_told = self.has(Topic::RunQueue)
-            && before.has(Topic::RunQueue)
-            && factor.is_some_and(|factor| factor >= 1.0);
-        !is_told || self.counters.switches != before.counters.switches
     }
 }
 

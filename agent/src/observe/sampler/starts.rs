@@ -1,7 +1,7 @@
 //! Programs that start, told between ticks: which workload it is, and what limits it has.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -39,7 +39,7 @@ pub struct Started {
 /// the next tick.
 #[derive(Debug, Default)]
 pub(super) struct StartBook {
-    execs: Vec<Exec>,
+    execs: BTreeSet<Exec>,
     others: Vec<KernelEvent>,
     made: HashMap<CgroupId, (String, u64)>,
     is_short: bool,
@@ -51,8 +51,8 @@ impl StartBook {
         match &event {
             KernelEvent::Exec { id, comm, .. } => {
                 let exec = Exec { id: *id, comm: comm.clone() };
-                if self.execs.len() < EXECS_MAX && !self.execs.contains(&exec) {
-                    self.execs.push(exec);
+                if self.execs.len() < EXECS_MAX {
+                    self.execs.insert(exec);
                 }
                 return;
             }
@@ -77,7 +77,7 @@ impl StartBook {
     }
 
     /// Starts since the last call, each command of a cgroup once.
-    pub(super) fn take_execs(&mut self) -> Vec<Exec> {
+    pub(super) fn take_execs(&mut self) -> BTreeSet<Exec> {
         std::mem::take(&mut self.execs)
     }
 
@@ -139,7 +139,7 @@ impl Sampler {
             }
             self.tree.look_at(path);
             self.tree.note_tasks(path);
-            let inodes = *self.tree.inodes(path)?;
+            let inodes = self.tree.inodes(path)?;
             self.track(path.to_owned(), inodes);
         }
         self.tracked.get(path).map(|tracked| tracked.workload.clone())
@@ -149,12 +149,15 @@ impl Sampler {
     pub fn read_limits(&mut self, path: &str) -> Option<LimitsInForce> {
         let tracked = self.tracked.get_mut(path)?;
         let reading = tracked.files.read(&self.devices, &mut self.buffer).ok()?;
+        tracked.quiet = None;
         Some(limits_of(&reading))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{EXECS_MAX, Exec, MADE_TICKS, StartBook};
     use crate::observe::kernel::{CgroupId, Hierarchy, KernelEvent};
 
@@ -174,7 +177,7 @@ mod tests {
         }
         book.push(exec(6, "cc1"), 1);
         let cc1 = |inode| Exec { id: id(inode), comm: "cc1".to_owned() };
-        assert_eq!(book.take_execs(), [cc1(5), cc1(6)]);
+        assert_eq!(book.take_execs(), BTreeSet::from([cc1(5), cc1(6)]));
         for inode in 0..2 * EXECS_MAX as u64 {
             book.push(exec(inode, "x"), 1);
         }

@@ -1,10 +1,11 @@
 //! Where each feature comes from on this host, or why it is missing.
 
 use headroom_abi::record::hardware;
-use headroom_telemetry::{Fact, Feature};
+use headroom_telemetry::{Fact, Feature, Sample};
 
-use super::kernel_source::KernelSource;
+use super::{Sampler, kernel_source::KernelSource};
 use crate::observe::{
+    ProbeState,
     cgroup::{Layout, tree::Inodes},
     host::HostFacts,
     kernel::Topic,
@@ -263,5 +264,71 @@ pub(super) fn of_workload(
             }
             _ => "the cgroup has no such file, or its counter has no earlier value",
         },
+    }
+}
+
+impl Sampler {
+    /// State of every source of facts: kernel topics, cgroup files, pressure, GPUs.
+    pub fn probe_states(&self) -> Vec<ProbeState> {
+        let mut states = self.kernel.states();
+        let layout = &self.facts.layout;
+        let cgroups = format!("{}, {} workloads", layout.mode, self.tree.len());
+        let mut left_out = Vec::new();
+        if self.counts.overflow > 0 {
+            left_out.push(format!("{} more left out (max_workloads)", self.counts.overflow));
+        }
+        if self.counts.unnamed > 0 {
+            left_out.push(format!("{} left out for names that are not UTF-8", self.counts.unnamed));
+        }
+        if self.counts.brief_left_out > 0 {
+            let n = self.counts.brief_left_out;
+            left_out.push(format!("{n} that came and went left out for their number"));
+        }
+        let state = match left_out.as_slice() {
+            [] => Fact::Known(cgroups),
+            some => Fact::degraded(cgroups, some.join(", ")),
+        };
+        states.push(ProbeState { name: "files.cgroup", state });
+        states.push(ProbeState { name: "files.tasks", state: self.tasks.state(&self.kernel) });
+        let pressure = self.facts.pressure.clone();
+        states.push(ProbeState { name: "files.pressure", state: pressure });
+        let cgroup_pressure = self.facts.cgroup_pressure.clone();
+        states.push(ProbeState { name: "files.cgroup_pressure", state: cgroup_pressure });
+        states.push(ProbeState { name: "files.containers", state: self.container_state() });
+        states.push(ProbeState { name: "gpu.nvml", state: self.gpu_state() });
+        states
+    }
+
+    /// Where every feature comes from on this host, or why it is missing for every workload.
+    pub fn feature_states(&self) -> Vec<(Feature, Fact<&'static str>)> {
+        let gpu = self.gpu_state();
+        let state = |&feature: &Feature| {
+            let state = of_host(feature, &self.facts, &self.kernel, &gpu);
+            let instead = || self.tasks.feature_state(feature, &self.kernel);
+            (feature, if state.is_known() { state } else { instead().unwrap_or(state) })
+        };
+        Feature::ALL.iter().map(state).collect()
+    }
+
+    /// Why the features missing from `sample` of the workload at `path` are.
+    pub fn missing_reasons(&self, path: &str, sample: &Sample) -> Vec<(Feature, String)> {
+        let inodes = self.tracked.get(path).map(|tracked| tracked.inodes).unwrap_or_default();
+        let missing = self.feature_states().into_iter().filter(|(f, _)| sample.get(*f).is_none());
+        let layout = &self.facts.layout;
+        let is_brief = self.brief.iter().any(|brief| brief == path);
+        missing
+            .map(|(feature, state)| {
+                let reason = state.reason().map(str::to_owned).unwrap_or_else(|| {
+                    if is_brief {
+                        return "the cgroup ended before its files could be read".to_owned();
+                    }
+                    if self.tasks.feature_state(feature, &self.kernel).is_some() {
+                        return self.tasks.why_missing(path, feature).to_owned();
+                    }
+                    of_workload(feature, layout, &inodes, &self.kernel).to_owned()
+                });
+                (feature, reason)
+            })
+            .collect()
     }
 }

@@ -211,6 +211,34 @@ fn a_hybrid_host_joins_hierarchies_by_path() {
 }
 
 #[test]
+fn a_container_at_another_path_in_the_v2_tree_is_one_workload() {
+    let host = FakeHost::new(&format!("{LEGACY}{HYBRID_V2}"));
+    let id = "0f".repeat(32);
+    let (path, other) = (format!("/docker/{id}"), format!("/system.slice/docker-{id}.scope"));
+    let pressure = |total| format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n");
+    host.write("proc/pressure/cpu", &pressure(0));
+    host.write(&format!("sys/fs/cgroup/unified{other}/cgroup.procs"), "1\n");
+    host.write(&format!("sys/fs/cgroup/unified{other}/cpu.pressure"), &pressure(0));
+    let mut sampler = host.sampler();
+    assert_eq!(paths(&tick(&mut sampler, 1.0)), [&other], "as long as it is nowhere else");
+
+    host.write(&format!("sys/fs/cgroup/cpu,cpuacct{path}/cgroup.procs"), "1\n");
+    host.write(&format!("sys/fs/cgroup/cpu,cpuacct{path}/cpuacct.usage"), "5\n");
+    let second = tick(&mut sampler, 2.0);
+    assert_eq!((paths(&second), &second.gone), (vec![path.as_str()], &vec![other.clone()]));
+    host.write(&format!("sys/fs/cgroup/unified{other}/cpu.pressure"), &pressure(500_000));
+    let third = tick(&mut sampler, 3.0);
+    let seen = sample(&third, &path);
+    assert_eq!(seen.get(Feature::PsiCpuSome), Some(0.5));
+    assert_eq!(seen.get(Feature::CpuCores), Some(0.0));
+
+    fs::remove_dir_all(host.path(&format!("sys/fs/cgroup/unified{other}"))).unwrap();
+    let fourth = tick(&mut sampler, 4.0);
+    assert_eq!((paths(&fourth), fourth.gone.len()), (vec![path.as_str()], 0));
+    assert_eq!(sample(&fourth, &path).get(Feature::PsiCpuSome), None);
+}
+
+#[test]
 fn workloads_come_and_go_between_ticks() {
     let host = FakeHost::new(UNIFIED);
     host.cgroup_v2("/a", 1);

@@ -1,0 +1,103 @@
+//! Reads what the programs counted for one slot, out of the maps that attached programs fill.
+
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuArray, PerCpuValues},
+};
+
+use super::{
+    CgroupId, KernelCounters, KernelError, Topic,
+    load::{Block, Events, Net, PageCache, Sampled, Task, in_map},
+    probes::KernelProbes,
+};
+
+/// Maps that attached programs fill.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    tasks: bool,
+    hardware: bool,
+    samples: bool,
+    blocks: bool,
+    caches: bool,
+    nets: bool,
+}
+
+impl KernelProbes {
+    pub(super) fn wanted(&self) -> Wanted {
+        let is_any = |topics: &[Topic]| topics.iter().any(|topic| self.has(*topic));
+        Wanted {
+            tasks: is_any(&[
+                Topic::Syscalls,
+                Topic::RunQueue,
+                Topic::Migrations,
+                Topic::OomVictims,
+                Topic::Execs,
+                Topic::Exits,
+            ]),
+            hardware: self.has(Topic::HardwareCounters),
+            samples: is_any(&[Topic::SyscallLatency, Topic::CodeSamples]),
+            blocks: self.has(Topic::BlockIo),
+            caches: is_any(&[Topic::PageCache, Topic::PageCacheHits, Topic::PageCacheDirtied]),
+            nets: is_any(&[Topic::Network, Topic::Tcp, Topic::PacketDrops]),
+        }
+    }
+
+    pub(super) fn read_slot(
+        &self,
+        id: CgroupId,
+        slot: u32,
+        wanted: Wanted,
+    ) -> Result<KernelCounters, KernelError> {
+        let mut counters = KernelCounters::default();
+        if id.hierarchy == self.layout.task {
+            self.read_tasks(&mut counters, slot, wanted)?;
+        }
+        if wanted.blocks && id.hierarchy == self.layout.block {
+            for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
+                counters.add_block(record);
+            }
+        }
+        if wanted.nets && id.hierarchy == self.layout.network {
+            for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
+                counters.add_net(record);
+            }
+        }
+        Ok(counters)
+    }
+
+    fn read_tasks(
+        &self,
+        counters: &mut KernelCounters,
+        slot: u32,
+        wanted: Wanted,
+    ) -> Result<(), KernelError> {
+        if wanted.tasks {
+            for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
+                counters.add_task(record);
+            }
+        }
+        if wanted.hardware {
+            for Events(record) in per_cpu(&self.maps.event_counts, slot, "EVENT_COUNTS")?.iter() {
+                counters.add_events(&record.events);
+            }
+        }
+        if wanted.samples {
+            let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
+            counters.add_sampled(&record);
+        }
+        if wanted.caches {
+            for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
+                counters.add_cache(record);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn per_cpu<V: Pod>(
+    map: &PerCpuArray<MapData, V>,
+    slot: u32,
+    name: &'static str,
+) -> Result<PerCpuValues<V>, KernelError> {
+    map.get(&slot, 0).map_err(in_map(name))
+}

@@ -1,0 +1,148 @@
+//! One look at one workload: its files are read and its rates made, unless nothing happened in it.
+//!
+//! Of most workloads of a host nothing is to be told from one second to the next. Where the kernel's
+//! counters prove that, what was told before is told again: levels as they were, and rates of zero,
+//! which are known to be zero.
+
+use headroom_telemetry::{Sample, Sketches};
+
+use super::{
+    ObserveCounts, Sampler, Tracked,
+    kernel_source::{Homes, KernelSource},
+    rates::{self, Observed},
+    tasks,
+};
+use crate::observe::{
+    cgroup::{Layout, Look, Reading, devices::StackedDevices},
+    kernel::Watched,
+};
+
+/// What is the same for all workloads of a tick.
+pub(super) struct Round<'a> {
+    kernel: &'a KernelSource,
+    layout: &'a Layout,
+    devices: &'a StackedDevices,
+    homes: Homes,
+    watched: Watched,
+    now_s: f64,
+}
+
+impl<'a> Round<'a> {
+    /// `now_s` is the wall time that samples are stamped with.
+    pub(super) fn new(
+        kernel: &'a KernelSource,
+        layout: &'a Layout,
+        devices: &'a StackedDevices,
+        now_s: f64,
+    ) -> Self {
+        let (homes, watched) = (kernel.homes(layout), kernel.watched());
+        Self { kernel, layout, devices, homes, watched, now_s }
+    }
+
+    /// What the workload tells at `at_s` of the clock that rates are measured by, and what was
+    /// sketched of it unless this is the first look; `None` when it is gone.
+    pub(super) fn sample(
+        &self,
+        tracked: &mut Tracked,
+        counts: &mut ObserveCounts,
+        at_s: f64,
+        buffer: &mut Vec<u8>,
+    ) -> Option<(Sample, Option<Sketches>)> {
+        let is_resting =
+            tracked.before.is_some() && self.kernel.is_quiet(&self.homes, &tracked.inodes);
+        let look = if is_resting { tracked.files.look(self.devices, buffer) } else { Look::Stale };
+        let is_quiet = look == Look::Same;
+        if is_quiet && let (Some(quiet), Some(before)) = (&tracked.quiet, &mut tracked.before) {
+            before.at_s = at_s;
+            before.kernel.watched = self.watched;
+            let sketches = tasks::sketches(&before.kernel, &before.kernel);
+            return Some((Sample::from_values(self.now_s, *quiet.values()), Some(sketches)));
+        }
+        let reading = match look {
+            Look::Same | Look::Stalled => {
+                Reading { failed_reads: 0, ..tracked.files.last().clone() }
+            }
+            Look::Stale => tracked.files.read(self.devices, buffer).ok()?,
+        };
+        let kernel = self.kernel.view(self.layout, &tracked.inodes);
+        let now = Observed { at_s, reading, kernel };
+        let mut sample = Sample::empty(self.now_s);
+        let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
+        counts.backward_counters += u64::from(backward);
+        counts.failed_reads += u64::from(now.reading.failed_reads);
+        let before = tracked.before.as_ref();
+        let sketches = before.map(|before| tasks::sketches(&before.kernel, &now.kernel));
+        tracked.quiet = is_quiet.then(|| nothing_since(&now, self.now_s));
+        tracked.before = Some(now);
+        Some((sample, sketches))
+    }
+}
+
+/// What is told of a workload in which nothing has happened since `now`.
+fn nothing_since(now: &Observed, now_s: f64) -> Sample {
+    // The length of the period plays no part where nothing grew.
+    let before = Observed { at_s: now.at_s - 1.0, ..now.clone() };
+    let mut sample = Sample::empty(now_s);
+    rates::fill(&mut sample, Some(&before), now);
+    sample
+}
+
+impl Sampler {
+    /// What is above `path` has it as a child from now on, whose tasks count for it.
+    pub(super) fn disturb_above(&mut self, path: &str) {
+        let mut above = path;
+        while let Some((parent, _name)) = above.rsplit_once('/').filter(|(up, _)| !up.is_empty()) {
+            if let Some(tracked) = self.tracked.get_mut(parent) {
+                tracked.files.disturb();
+                tracked.quiet = None;
+            }
+            above = parent;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use headroom_telemetry::Feature;
+
+    use super::nothing_since;
+    use crate::observe::{
+        cgroup::Reading,
+        kernel::Topic,
+        sampler::rates::{KernelView, Observed},
+    };
+
+    #[test]
+    fn where_nothing_happened_rates_are_known_to_be_zero_and_levels_stay() {
+        let reading = Reading {
+            cpu_usage_ns: Some(5_000),
+            memory_bytes: Some(4096),
+            pressure_some_us: [Some(3), None, None],
+            ..Reading::default()
+        };
+        let mut kernel = KernelView::default();
+        for topic in [Topic::Syscalls, Topic::RunQueue, Topic::BlockIo] {
+            kernel.allow(topic);
+        }
+        kernel.counters.switches = 9;
+        kernel.counters.syscalls[0] = 64;
+        // However little of the time the hooks count, nobody called who did not run.
+        kernel.watched.passed = Duration::from_secs(9);
+        let sample = nothing_since(&Observed { at_s: 7.0, reading, kernel }, 1_007.0);
+        for feature in [
+            Feature::CpuCores,
+            Feature::SyscallRead,
+            Feature::ContextSwitches,
+            Feature::DiskReadBps,
+            Feature::PsiCpuSome,
+        ] {
+            assert_eq!(sample.get(feature), Some(0.0), "{feature:?}");
+        }
+        assert_eq!(sample.get(Feature::MemoryBytes), Some(4096.0));
+        assert_eq!(sample.get(Feature::PsiIoSome), None, "not measured");
+        assert_eq!(sample.get(Feature::NetRxBps), None, "not attached");
+        assert_eq!(sample.get(Feature::RunqWaitP99), None, "a quantile of nothing");
+    }
+}
