@@ -111,7 +111,8 @@ fn workloads_are_defined_until_a_batch_with_them_is_acknowledged() {
     assert_eq!(defined(&mut session), [true, true], "whichever stream arrives first");
     session.acked(BootId(9), 2);
     gather(&mut session, 10.0, 5);
-    assert_eq!(defined(&mut session), [false, false]);
+    let later = defined(&mut session);
+    assert!(!later.is_empty() && later.iter().all(|defines| !defines), "{later:?}");
     session.disconnected(false);
     session.connected(None);
     assert!(session.next_batch().unwrap().0.is_some());
@@ -241,6 +242,7 @@ fn sketches_are_summed_and_sent_every_ten_seconds() {
     while let Some((_, ready)) = session.next_batch() {
         let (message, _) = frame::split(&ready.frame).unwrap();
         let Message::Batch(batch) = message else { panic!("not a batch") };
+        session.acked(BootId(9), ready.seq);
         let contents = batch.decode().unwrap();
         told.extend(contents.sketches.into_iter().map(|(index, sketches)| {
             assert_eq!(index, 0);
