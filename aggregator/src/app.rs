@@ -17,7 +17,7 @@ use crate::{
     enrol::{Identities, IdentityError},
     export::{Export, ExportMetrics},
     fleet::Fleet,
-    history::{History, HistoryError, Writer},
+    history::{History, HistoryError, Tended, Writer},
     import::HttpError,
     ingest::{IngestConfig, IngestError, IngestServer, Services},
     learn::{LearnError, Learner},
@@ -26,8 +26,10 @@ use crate::{
     rollout::{Registry, RegistryError, SigningKey, keys::KeyError},
 };
 
-/// How often retention removes what is too old.
-const RETAIN_EVERY: Duration = Duration::from_secs(600);
+/// How often is looked whether something is to be written to the lake.
+const SEAL_EVERY: Duration = Duration::from_secs(1);
+/// How often the lake is merged, thinned and relieved of what is too old.
+const TEND_EVERY: Duration = Duration::from_secs(60);
 /// How long connections and requests may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -74,7 +76,6 @@ pub enum StartError {
 /// A built aggregator: sockets are bound, nothing runs yet.
 #[derive(Debug)]
 pub struct App {
-    config: AggregatorConfig,
     ingest: IngestServer,
     http: TcpListener,
     view: View,
@@ -97,7 +98,11 @@ impl App {
         let key = SigningKey::open_or_create(&files.model_key)?;
         let enrolment = Arc::new(identities.enrolment(&config.enrol, key.public()));
         let registry = Registry::open(&config.dir.join("rollout"), &key)?;
-        let history = Arc::new(History::open(&config.dir.join("history"))?);
+        let history = Arc::new(History::open_with(
+            &config.dir.join("history"),
+            config.history.clone(),
+            Arc::new(crate::history::Local),
+        )?);
         let (writer, history_thread) =
             Writer::start(Arc::clone(&history)).map_err(StartError::Thread)?;
         let fleet = Arc::new(Fleet::default());
@@ -146,7 +151,7 @@ impl App {
             dir: config.dir.as_path().into(),
             stop: stop.subscribe(),
         };
-        Ok(Self { config, ingest, http, view, identities, history_thread, export, stop })
+        Ok(Self { ingest, http, view, identities, history_thread, export, stop })
     }
 
     /// Where agents connect and where the dashboard is.
@@ -165,13 +170,13 @@ impl App {
 
     /// Runs until `shutdown` resolves, then ends every part and closes history.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { config, ingest, http, view, identities, history_thread, export, stop } = self;
+        let Self { ingest, http, view, identities, history_thread, export, stop } = self;
         let writer = view.writer.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest.run(stop.subscribe()));
         tasks.spawn(Arc::clone(&view.learner).run_by_clock(stop.subscribe()));
-        let retention_s = config.history.retention_days * 86_400.0;
-        tasks.spawn(retain(Arc::clone(&view.history), retention_s, stop.subscribe()));
+        tasks.spawn(seal(Arc::clone(&view.history), stop.subscribe()));
+        tasks.spawn(tend(Arc::clone(&view.history), stop.subscribe()));
         tasks.spawn(identities.keep(stop.subscribe()));
         tasks.spawn(api::serve(http, view, stop.subscribe()));
         shutdown.await;
@@ -193,21 +198,36 @@ impl App {
     }
 }
 
-async fn retain(history: Arc<History>, retention_s: f64, mut stop: watch::Receiver<bool>) {
+async fn seal(history: Arc<History>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let worker = Arc::clone(&history);
+        match tokio::task::spawn_blocking(move || worker.seal_due()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the lake cannot be written"),
+            Err(error) => tracing::error!(%error, "sealing broke"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SEAL_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn tend(history: Arc<History>, mut stop: watch::Receiver<bool>) {
     loop {
         let worker = Arc::clone(&history);
         let now_s =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let removed =
-            tokio::task::spawn_blocking(move || worker.retain_from(now_s - retention_s)).await;
-        match removed {
-            Ok(Ok(0)) => {}
-            Ok(Ok(samples)) => tracing::info!(samples, "retention"),
-            Ok(Err(error)) => tracing::error!(%error, "retention"),
-            Err(error) => tracing::error!(%error, "retention broke"),
+        match tokio::task::spawn_blocking(move || worker.tend(now_s)).await {
+            Ok(Ok(done)) if done == Tended::default() => {}
+            Ok(Ok(Tended { merged, thinned, removed })) => {
+                tracing::info!(merged, thinned, removed, "the lake was tended");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the lake cannot be tended"),
+            Err(error) => tracing::error!(%error, "tending broke"),
         }
         tokio::select! {
-            () = tokio::time::sleep(RETAIN_EVERY) => {}
+            () = tokio::time::sleep(TEND_EVERY) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

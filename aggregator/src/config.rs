@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::{
     enrol::{EnrolConfig, TlsConfig},
     export::ExportConfig,
+    history::HistoryConfig,
     learn::LearnConfig,
 };
 
@@ -91,20 +92,6 @@ impl Default for IngestLimits {
     }
 }
 
-/// How long history is kept.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HistoryConfig {
-    /// Days of samples and actions.
-    pub retention_days: f64,
-}
-
-impl Default for HistoryConfig {
-    fn default() -> Self {
-        Self { retention_days: 14.0 }
-    }
-}
-
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -168,9 +155,8 @@ impl AggregatorConfig {
         let refuse = |setting, value: &dyn ToString, rule| {
             Err(ConfigError::Setting { setting, value: value.to_string(), rule })
         };
-        if !(0.01..=3_650.0).contains(&self.history.retention_days) {
-            let days = &self.history.retention_days;
-            return refuse("history.retention_days", days, "0.01 to 3650 days");
+        if let Some((setting, value, rule)) = self.history.fault() {
+            return refuse(setting, &value, rule);
         }
         if !(1.0..=86_400.0).contains(&self.ingest.clock_skew_s_max) {
             let skew_s = &self.ingest.clock_skew_s_max;
@@ -233,14 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_accepted_up_to_their_bounds() {
-        for (days, is_accepted) in
-            [(0.01, true), (0.009, false), (3_650.0, true), (3_651.0, false), (f64::NAN, false)]
-        {
-            let mut config = AggregatorConfig::default();
-            config.history.retention_days = days;
-            assert_eq!(config.check().is_ok(), is_accepted, "{days}");
-        }
+    fn settings_of_history_are_checked() {
+        let mut config = AggregatorConfig::default();
+        config.history.raw_hours = 0.0;
+        assert!(config.check().unwrap_err().to_string().contains("history.raw_hours"));
     }
 
     #[test]

@@ -206,11 +206,11 @@ impl Host {
         {
             self.report = Some((t_s, report));
         }
-        for (workload, sample) in delivery.arrival.samples {
-            let live = self.live(workload);
+        for (workload, sample) in delivery.arrival.samples.iter() {
+            let live = self.live(workload.clone());
             if sample.t_s >= live.t_s {
                 live.t_s = sample.t_s;
-                live.sample = Some(sample);
+                live.sample = Some(sample.clone());
             }
         }
         for (index, forecast) in contents.forecasts {

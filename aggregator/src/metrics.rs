@@ -190,6 +190,16 @@ impl FleetCollector {
         if let Some(bytes) = self.history.disk_bytes() {
             gauge(encoder, "history_disk_bytes", "History on disk", bytes as f64)?;
         }
+        gauge(
+            encoder,
+            "history_unsealed_bytes",
+            "Samples in memory and journal that are not in the lake yet",
+            self.history.unsealed_bytes() as f64,
+        )?;
+        gauge(encoder, "history_files", "Files in the lake", self.history.lake_files() as f64)?;
+        let state = vec![(vec![("state", self.history.pressure().name().to_owned())], 1.0)];
+        let help = "One for the state history is in: fine, low, full, failing";
+        gauges(encoder, "history_state", help, &state)?;
         let health = self.writer.health();
         let commit_s = health.last_commit_s;
         gauge(encoder, "history_last_commit_seconds", "Time of the last flush", commit_s)?;

@@ -43,8 +43,12 @@ fn delivery(seq: u64, times: std::ops::Range<u32>) -> Delivery {
         contents.sketches.push((index, Sketches { order: counts.clone(), code: counts }));
     }
     let boot = BootId(1);
-    let arrival =
-        Arrival { host: "n".to_owned(), number: Some((boot, seq)), samples, actions: Vec::new() };
+    let arrival = Arrival {
+        host: "n".to_owned(),
+        number: Some((boot, seq)),
+        samples: samples.into(),
+        actions: Vec::new(),
+    };
     Delivery { arrival, boot, seq, contents, workloads, n_dropped: 0 }
 }
 

@@ -123,7 +123,7 @@ impl World {
         config.listen.http = SocketAddr::from(([127, 0, 0, 1], 0));
         config.train.enabled = false;
         // Reports of these tests carry times of long ago.
-        config.history.retention_days = 3_650.0;
+        config.history.raw_hours = 87_600.0;
         let server = Server::start(config);
         std::fs::write(self.dir.path().join("quic"), server.quic.to_string()).unwrap();
         server

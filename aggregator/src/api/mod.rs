@@ -102,12 +102,12 @@ fn router(view: View) -> Router {
 /// Whether acknowledging batches works. Says what does not.
 async fn ready(State(view): State<View>) -> Response {
     let health = view.writer.health();
-    let status = match health.failing {
-        None => StatusCode::OK,
-        Some(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
+    let pressure = view.history.pressure();
+    let ready = health.failing.is_none() && pressure.takes_more();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::json!({
-        "ready": health.failing.is_none(),
+        "ready": ready,
+        "state": pressure.name(),
         "history": health.failing.as_deref().unwrap_or("ok"),
         "last_commit_s": health.last_commit_s,
     });

@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +20,10 @@ use super::{
     time_range, trace,
     window::{self, Plan, Source, WINDOW_TICKS_MAX},
 };
-use crate::{config::AggregatorConfig, history::History};
+use crate::{
+    config::AggregatorConfig,
+    history::{History, HistoryConfig, Local},
+};
 
 /// Steps that `--dry-run` reads.
 const DRY_TICKS: i64 = 240;
@@ -174,10 +178,10 @@ fn from_remote(remote: &Remote, kind: SourceKind, database: Option<String>) -> a
     if remote.target.dry_run {
         return dry_run(&mut source, &plan, &remote.target);
     }
-    let (dir, retention_s) = place_of(&remote.target)?;
+    let (dir, kept) = place_of(&remote.target)?;
     let from_s = *plan.ticks.start() as f64 * f64::from(plan.step_s);
-    warn_of_retention(from_s, retention_s);
-    let history = open(&dir)?;
+    warn_of_retention(from_s, kept.raw_hours * 3_600.0);
+    let history = open(&dir, kept)?;
     let about = About {
         source: kind.name().to_owned(),
         place,
@@ -231,14 +235,14 @@ fn now_s() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The directory, and how long history is kept, seconds.
-fn place_of(target: &Target) -> anyhow::Result<(PathBuf, f64)> {
+/// The directory, and how history is kept there.
+fn place_of(target: &Target) -> anyhow::Result<(PathBuf, HistoryConfig)> {
     let config = match &target.config {
         Some(path) => AggregatorConfig::read(path)?,
         None => AggregatorConfig::default(),
     };
     let dir = target.state.clone().unwrap_or(config.dir);
-    Ok((dir, config.history.retention_days * 86_400.0))
+    Ok((dir, config.history))
 }
 
 fn warn_of_retention(from_s: f64, retention_s: f64) {
@@ -246,14 +250,15 @@ fn warn_of_retention(from_s: f64, retention_s: f64) {
     if from_s < kept_from_s {
         eprintln!(
             "headroom-aggregator: history is kept from {} on; what is older goes when the aggregator \
-             runs, unless history.retention_days is raised",
+             runs, unless history.raw_hours is raised",
             time_range::shown(kept_from_s)
         );
     }
 }
 
-fn open(dir: &Path) -> Result<History, ImportError> {
-    History::open(&dir.join("history")).map_err(|cause| ImportError::Open { cause })
+fn open(dir: &Path, kept: HistoryConfig) -> Result<History, ImportError> {
+    History::open_with(&dir.join("history"), kept, Arc::new(Local))
+        .map_err(|cause| ImportError::Open { cause })
 }
 
 /// Reads the newest steps and tells what is in them.
@@ -294,8 +299,8 @@ fn from_files(files: &[PathBuf], host: &str, target: &Target) -> anyhow::Result<
         }
         return Ok(());
     }
-    let (dir, _) = place_of(target)?;
-    let history = open(&dir)?;
+    let (dir, kept) = place_of(target)?;
+    let history = open(&dir, kept)?;
     for path in files {
         let mut cursor = Cursor::open(&dir, trace::about(path, host)?, target.again)?;
         let mut progress = Progress::start();

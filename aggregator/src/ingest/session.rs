@@ -1,6 +1,6 @@
 //! What an agent's messages mean, without socket, clock or disk.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use headroom_telemetry::{Workload, schema::SchemaHash};
 use headroom_wire::{
@@ -10,7 +10,7 @@ use headroom_wire::{
 };
 use thiserror::Error;
 
-use crate::history::Arrival;
+use crate::history::{Arrival, Samples};
 
 /// Why a connection ends, told to the agent and counted by [`Refusal::kind`].
 #[derive(Debug, Error, PartialEq)]
@@ -149,7 +149,7 @@ pub struct Session {
     certified: String,
     clock_skew_s_max: f64,
     node: Option<String>,
-    workloads: HashMap<(BootId, u32), Workload>,
+    workloads: HashMap<(BootId, u32), Arc<Workload>>,
 }
 
 impl Session {
@@ -172,7 +172,7 @@ impl Session {
         match (self.node.clone(), message) {
             (None, Message::Hello(hello)) => self.greet(hello, now_s),
             (Some(_), Message::Workloads(definitions)) => self.define(definitions),
-            (Some(node), Message::Batch(batch)) => self.take_batch(node, &batch, now_s, numbering),
+            (Some(node), Message::Batch(batch)) => self.take_batch(node, batch, now_s, numbering),
             (Some(_), Message::Probes(probes)) => Ok(Step::Probes(probes)),
             (Some(_), Message::ModelVerdict { version, refused }) => {
                 Ok(Step::Verdict { version, refused })
@@ -210,7 +210,7 @@ impl Session {
 
     fn define(&mut self, definitions: Definitions) -> Result<Step, Refusal> {
         for (index, workload) in definitions.entries {
-            self.workloads.insert((definitions.boot, index), workload);
+            self.workloads.insert((definitions.boot, index), Arc::new(workload));
         }
         if self.workloads.len() > WORKLOADS_MAX {
             Err(Refusal::Workloads)
@@ -222,7 +222,7 @@ impl Session {
     fn take_batch(
         &self,
         node: String,
-        batch: &Batch,
+        batch: Batch,
         now_s: f64,
         numbering: impl Fn(&str, BootId) -> Numbering,
     ) -> Result<Step, Refusal> {
@@ -242,29 +242,19 @@ impl Session {
         };
         let latest_s = now_s + self.clock_skew_s_max;
         let mut workloads: HashMap<u32, Workload> = HashMap::new();
-        let mut named = |index: u32| -> Option<Workload> {
-            if let Some(workload) = workloads.get(&index) {
-                return Some(workload.clone());
-            }
-            let workload = self.workloads.get(&(boot, index))?.clone();
-            workloads.insert(index, workload.clone());
-            Some(workload)
+        let mut named = |index: u32| -> Option<Arc<Workload>> {
+            let workload = self.workloads.get(&(boot, index))?;
+            workloads.entry(index).or_insert_with(|| (**workload).clone());
+            Some(Arc::clone(workload))
         };
         let n_samples = contents.samples.len();
-        let mut samples = Vec::with_capacity(n_samples);
-        for (index, sample) in &contents.samples {
-            if let Some(workload) = named(*index)
-                && sample.t_s <= latest_s
-            {
-                samples.push((workload, sample.clone()));
-            }
-        }
         let actions: Vec<(Workload, AppliedAction)> = contents
             .actions
             .iter()
             .filter(|(_, action)| action.at_s <= latest_s)
-            .filter_map(|(index, action)| Some((named(*index)?, action.clone())))
+            .filter_map(|(index, action)| Some(((*named(*index)?).clone(), action.clone())))
             .collect();
+        let samples = Samples::from_batch(batch, &contents.samples, latest_s, named);
         contents.samples.retain(|(_, sample)| sample.t_s <= latest_s);
         contents.forecasts.retain(|(_, forecast)| forecast.origin_t_s <= latest_s);
         let n_dropped = n_samples - samples.len();

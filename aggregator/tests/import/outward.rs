@@ -47,7 +47,7 @@ fn fleet(t_s: f64) -> Arc<Fleet> {
     sample.set(Feature::PsiCpuSome, 0.125);
     let arrival = Arrival {
         host: "node-1".to_owned(),
-        samples: vec![(workload.clone(), sample)],
+        samples: vec![(workload.clone(), sample)].into(),
         ..Arrival::default()
     };
     let contents =

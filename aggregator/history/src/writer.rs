@@ -9,7 +9,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Arrival, History};
+use crate::{Arrival, History};
 
 /// Arrivals that may wait; a full queue slows the connections down.
 const WAITING_MAX: usize = 256;

@@ -1,0 +1,196 @@
+//! DataFusion in this process. Queries may only read, within a bound of memory.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use datafusion::{
+    catalog::TableProvider,
+    datasource::{
+        MemTable,
+        file_format::parquet::ParquetFormat,
+        listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl},
+    },
+    execution::{context::SQLOptions, runtime_env::RuntimeEnvBuilder},
+    prelude::{DataFrame, SessionConfig, SessionContext},
+};
+use futures_util::{StreamExt as _, future::BoxFuture};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::properties::WriterProperties,
+};
+
+use super::{Engine, Job, Snapshot, WORKLOADS};
+use crate::{LakeError, Table, schema};
+
+/// Memory that one query may take for what it must hold at once.
+const MEMORY_BYTES: usize = 512 << 20;
+
+/// Most rows of an answer that is held in memory.
+const ROWS_MAX: usize = 1_000_000;
+
+/// Rows that are in no file yet.
+#[derive(Clone, Debug, Default)]
+pub struct Hot {
+    /// Samples, with the columns of their table.
+    pub samples: Vec<RecordBatch>,
+    /// Actions, with the columns of their table.
+    pub actions: Vec<RecordBatch>,
+}
+
+/// The engine in this process.
+#[derive(Clone, Debug, Default)]
+pub struct Embedded {
+    /// Joined with the files.
+    pub hot: Hot,
+}
+
+impl Embedded {
+    /// A session in which the tables have names.
+    ///
+    /// # Errors
+    ///
+    /// When a table cannot be named.
+    pub async fn session(&self, snapshot: &Snapshot) -> Result<SessionContext, LakeError> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_limit(MEMORY_BYTES, 1.0)
+            .build_arc()
+            .map_err(LakeError::query)?;
+        let config = SessionConfig::new().with_information_schema(true);
+        let context = SessionContext::new_with_config_rt(config, runtime);
+        for table in Table::ALL {
+            let hot = match table {
+                Table::Samples => &self.hot.samples,
+                Table::Actions => &self.hot.actions,
+                Table::Samples10s | Table::Samples5m => &Vec::new(),
+            };
+            let files = snapshot.files.get(table.name()).map_or(&[][..], Vec::as_slice);
+            name_table(&context, table.name(), &schema::of(table), files, hot)?;
+        }
+        let files = snapshot.files.get(WORKLOADS).map_or(&[][..], Vec::as_slice);
+        name_table(&context, WORKLOADS, &schema::of_workloads(), files, &[])?;
+        Ok(context)
+    }
+
+    async fn plan(&self, snapshot: &Snapshot, sql: &str) -> Result<DataFrame, LakeError> {
+        let only_reads = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        let session = self.session(snapshot).await?;
+        session.sql_with_options(sql, only_reads).await.map_err(LakeError::query)
+    }
+
+    async fn write_one(&self, snapshot: &Snapshot, job: &Job) -> Result<(), LakeError> {
+        let frame = self.plan(snapshot, &job.sql).await?;
+        let mut stream = frame.execute_stream().await.map_err(LakeError::query)?;
+        let temporary = job.out.with_extension("tmp");
+        let failed = || LakeError::parquet("write", &temporary);
+        let level = ZstdLevel::try_new(1).map_err(failed())?;
+        let properties =
+            WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+        let file = File::create(&temporary).map_err(LakeError::io("create", &temporary))?;
+        let mut writer =
+            ArrowWriter::try_new(file, stream.schema(), Some(properties)).map_err(failed())?;
+        while let Some(batch) = stream.next().await {
+            writer.write(&batch.map_err(LakeError::query)?).map_err(failed())?;
+        }
+        let file = writer.into_inner().map_err(failed())?;
+        finish(&file, &temporary, &job.out)
+    }
+}
+
+/// Makes a written file durable and gives it its name.
+pub(super) fn finish(file: &File, temporary: &Path, out: &Path) -> Result<(), LakeError> {
+    file.sync_all().map_err(LakeError::io("sync", temporary))?;
+    std::fs::rename(temporary, out).map_err(LakeError::io("name", out))?;
+    let dir = out.parent().unwrap_or(Path::new("."));
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(LakeError::io("sync", dir))
+}
+
+fn name_table(
+    context: &SessionContext,
+    name: &str,
+    schema: &SchemaRef,
+    files: &[std::path::PathBuf],
+    hot: &[RecordBatch],
+) -> Result<(), LakeError> {
+    let memory = |batches: &[RecordBatch]| -> Result<Arc<dyn TableProvider>, LakeError> {
+        let table = MemTable::try_new(Arc::clone(schema), vec![batches.to_vec()]);
+        Ok(Arc::new(table.map_err(LakeError::query)?))
+    };
+    if files.is_empty() {
+        context.register_table(name, memory(hot)?).map_err(LakeError::query)?;
+        return Ok(());
+    }
+    let urls = files
+        .iter()
+        .map(|path| {
+            let url = url::Url::from_file_path(path).map_err(|()| LakeError::Url {
+                url: path.display().to_string(),
+                reason: "it is not an absolute path".to_owned(),
+            })?;
+            ListingTableUrl::parse(url).map_err(LakeError::query)
+        })
+        .collect::<Result<Vec<_>, LakeError>>()?;
+    let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
+    let config = ListingTableConfig::new_with_multi_paths(urls)
+        .with_listing_options(options)
+        .with_schema(Arc::clone(schema));
+    let listing: Arc<dyn TableProvider> =
+        Arc::new(ListingTable::try_new(config).map_err(LakeError::query)?);
+    let provider = if hot.is_empty() {
+        listing
+    } else {
+        let files = context.read_table(listing).map_err(LakeError::query)?;
+        let hot = context.read_table(memory(hot)?).map_err(LakeError::query)?;
+        files.union(hot).map_err(LakeError::query)?.into_view()
+    };
+    context.register_table(name, provider).map_err(LakeError::query)?;
+    Ok(())
+}
+
+impl Engine for Embedded {
+    fn name(&self) -> String {
+        "embedded".to_owned()
+    }
+
+    fn sql<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        sql: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<RecordBatch>, LakeError>> {
+        Box::pin(async move {
+            let frame = self.plan(snapshot, sql).await?;
+            let schema = Arc::clone(frame.schema().inner());
+            let mut stream = frame.execute_stream().await.map_err(LakeError::query)?;
+            let (mut batches, mut n_rows) = (Vec::new(), 0);
+            while let Some(batch) = stream.next().await {
+                let batch = batch.map_err(LakeError::query)?;
+                n_rows += batch.num_rows();
+                if n_rows > ROWS_MAX {
+                    let reason =
+                        format!("more than {ROWS_MAX} rows: add a LIMIT, or build a data set");
+                    return Err(LakeError::Engine { engine: self.name(), reason });
+                }
+                batches.push(batch);
+            }
+            // No row still has columns, whose names people and programs want.
+            Ok(if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches })
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        jobs: &'a [Job],
+    ) -> BoxFuture<'a, Result<(), LakeError>> {
+        Box::pin(async move {
+            for job in jobs {
+                self.write_one(snapshot, job).await?;
+            }
+            Ok(())
+        })
+    }
+}

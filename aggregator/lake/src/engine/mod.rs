@@ -1,0 +1,164 @@
+//! SQL over the files of the lake: in process, or on a cluster that reads the same files.
+//!
+//! Engines get an explicit list of files, so that all of them see the same rows whatever is merged
+//! meanwhile, and none needs to know which files replace which.
+
+mod embedded;
+mod spark;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use arrow::record_batch::RecordBatch;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    embedded::{Embedded, Hot},
+    spark::{Spark, read_all},
+};
+use crate::{Hour, LakeError, Table, layout::list};
+
+/// The table of workloads, which is one file per aggregator and of no hour.
+pub const WORKLOADS: &str = "workloads";
+
+/// The files of each table at one moment.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// By table.
+    pub files: BTreeMap<String, Vec<PathBuf>>,
+}
+
+impl Snapshot {
+    /// The files of all aggregators below `root` with rows from `from_ms` to `to_ms` inclusive.
+    ///
+    /// # Errors
+    ///
+    /// When `root` is no directory, or one in it cannot be read.
+    pub fn take(root: &Path, from_ms: i64, to_ms: i64) -> Result<Self, LakeError> {
+        let hours = Hour::of_ms(from_ms)..=Hour::of_ms(to_ms);
+        let failed = LakeError::io("read the lake in", root);
+        let root = &std::fs::canonicalize(root).map_err(failed)?;
+        let mut files = BTreeMap::new();
+        for table in Table::ALL {
+            let parts = list(root, table)?.parts.into_iter();
+            let within = parts.filter(|part| hours.contains(&part.hour)).map(|part| part.path);
+            files.insert(table.name().to_owned(), within.collect());
+        }
+        let dir = root.join(WORKLOADS).join("v=1");
+        let mut workloads = Vec::new();
+        if dir.is_dir() {
+            let failed = || LakeError::io("list", &dir);
+            for entry in std::fs::read_dir(&dir).map_err(failed())? {
+                let path = entry.map_err(failed())?.path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+                if name.starts_with("workloads-") && name.ends_with(".parquet") {
+                    workloads.push(path);
+                }
+            }
+        }
+        workloads.sort();
+        files.insert(WORKLOADS.to_owned(), workloads);
+        Ok(Self { files })
+    }
+
+    /// The same but for what `aggregator` sealed under one of `numbers`.
+    #[must_use]
+    pub fn without(mut self, aggregator: &str, numbers: &HashSet<u64>) -> Self {
+        let names: HashSet<String> =
+            numbers.iter().map(|n| format!("part-{aggregator}-{n}-{n}.parquet")).collect();
+        for files in self.files.values_mut() {
+            files.retain(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.is_none_or(|name| !names.contains(name))
+            });
+        }
+        self
+    }
+}
+
+/// A query whose rows go into a file.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Job {
+    /// In the subset of SQL that all engines share.
+    pub sql: String,
+    /// The Parquet file to write; it is there when all rows are in it.
+    pub out: PathBuf,
+}
+
+/// Something that runs SQL over files.
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// As it was asked for.
+    fn name(&self) -> String;
+
+    /// The rows of a query that only reads.
+    ///
+    /// # Errors
+    ///
+    /// When the engine is not there, or the query is wrong, writes, or fails.
+    fn sql<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        sql: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<RecordBatch>, LakeError>>;
+
+    /// Runs `jobs` one after the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sql`], or when a file cannot be written. Files of jobs that were done stay.
+    fn write<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        jobs: &'a [Job],
+    ) -> BoxFuture<'a, Result<(), LakeError>>;
+}
+
+/// Which engine, as it is written on a command line.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum EngineName {
+    /// In this process.
+    #[default]
+    Embedded,
+    /// `spark://HOST:PORT`, or `spark://local` for one without a cluster: the master.
+    Spark(String),
+}
+
+impl FromStr for EngineName {
+    type Err = LakeError;
+
+    fn from_str(text: &str) -> Result<Self, LakeError> {
+        match text.split_once("://") {
+            None if text == "embedded" => Ok(Self::Embedded),
+            Some(("spark", "local")) => Ok(Self::Spark("local[*]".to_owned())),
+            Some(("spark", place)) if place.contains(':') => Ok(Self::Spark(text.to_owned())),
+            Some(("ballista", _)) => Err(LakeError::Engine {
+                engine: text.to_owned(),
+                reason: "this program is built without Ballista; use embedded or spark://HOST:PORT"
+                    .to_owned(),
+            }),
+            _ => Err(LakeError::Engine {
+                engine: text.to_owned(),
+                reason: "it must be embedded, spark://HOST:PORT or spark://local".to_owned(),
+            }),
+        }
+    }
+}
+
+impl EngineName {
+    /// The engine of that name.
+    ///
+    /// # Errors
+    ///
+    /// When what it needs is not installed here.
+    pub fn start(&self) -> Result<Box<dyn Engine>, LakeError> {
+        match self {
+            Self::Embedded => Ok(Box::new(Embedded::default())),
+            Self::Spark(master) => Ok(Box::new(Spark::find(master)?)),
+        }
+    }
+}

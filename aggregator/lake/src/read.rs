@@ -1,0 +1,289 @@
+//! Reads files of the lake: some series of one, or all of them one after the other.
+
+use std::{collections::HashSet, fs::File, sync::Arc};
+
+use arrow::{
+    array::{Array, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray},
+    error::ArrowError,
+};
+use parquet::arrow::{
+    ProjectionMask,
+    arrow_reader::{
+        ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReader,
+        ParquetRecordBatchReaderBuilder, RowFilter,
+    },
+};
+use parquet::file::metadata::PageIndexPolicy;
+
+use crate::{
+    Identity, LakeError, Part, Rows, Table,
+    schema::{self, ActionRow},
+};
+
+/// Rows decoded together.
+const BATCH_ROWS: usize = 8_192;
+
+fn open(
+    part: &Part,
+    index: PageIndexPolicy,
+) -> Result<ParquetRecordBatchReaderBuilder<File>, LakeError> {
+    let file = File::open(&part.path).map_err(LakeError::io("open", &part.path))?;
+    let options = ArrowReaderOptions::new().with_page_index_policy(index);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+        .map_err(LakeError::parquet("read", &part.path))?;
+    let (is, expected) = (builder.schema(), schema::of(part.table));
+    let fits = is.fields().len() == expected.fields().len()
+        && is.fields().iter().zip(expected.fields()).all(|(is, expected)| {
+            is.name() == expected.name() && is.data_type() == expected.data_type()
+        });
+    if fits {
+        Ok(builder.with_batch_size(BATCH_ROWS))
+    } else {
+        Err(foreign(part, "its columns are others"))
+    }
+}
+
+fn foreign(part: &Part, reason: &str) -> LakeError {
+    LakeError::Foreign { path: part.path.clone(), reason: reason.to_owned() }
+}
+
+fn column<'a, T: 'static>(
+    part: &Part,
+    batch: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a T, LakeError> {
+    batch
+        .column_by_name(name)
+        .and_then(|column| column.as_any().downcast_ref::<T>())
+        .ok_or_else(|| foreign(part, name))
+}
+
+/// The rows of series `ids` of a part with numbers, from `from_ms` to `to_ms` inclusive, in order of
+/// series and time.
+///
+/// # Errors
+///
+/// When the file cannot be read or is not of its table.
+pub fn read_series(
+    part: &Part,
+    ids: &HashSet<u32>,
+    (from_ms, to_ms): (i64, i64),
+) -> Result<Vec<(u32, Rows)>, LakeError> {
+    let mut builder = open(part, PageIndexPolicy::Optional)?;
+    let groups = groups_with(&builder, ids, from_ms, to_ms);
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mask = ProjectionMask::columns(builder.parquet_schema(), ["workload_id", "t_ms"]);
+    let wanted = ids.clone();
+    let is_wanted = move |batch: RecordBatch| -> Result<BooleanArray, ArrowError> {
+        let number = |name: &str| {
+            batch
+                .column_by_name(name)
+                .map(Array::as_any)
+                .ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")))
+        };
+        let of = number("workload_id")?.downcast_ref::<Int32Array>();
+        let at = number("t_ms")?.downcast_ref::<Int64Array>();
+        let (Some(of), Some(at)) = (of, at) else {
+            return Err(ArrowError::SchemaError("columns of another type".to_owned()));
+        };
+        let pairs = of.values().iter().zip(at.values());
+        Ok(pairs
+            .map(|(id, t_ms)| {
+                Some((from_ms..=to_ms).contains(t_ms) && wanted.contains(&id.cast_unsigned()))
+            })
+            .collect())
+    };
+    let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, is_wanted))]);
+    builder = builder.with_row_groups(groups).with_row_filter(filter);
+    let reader = builder.build().map_err(LakeError::parquet("read", &part.path))?;
+    let mut found: Vec<(u32, Rows)> = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(LakeError::arrow("read", &part.path))?;
+        for (id, _, rows) in split(part, &batch)? {
+            match found.last_mut() {
+                Some((last, into)) if *last == id => into.append(&rows),
+                _ => found.push((id, rows)),
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Row groups that may hold a row of `ids` in this time, by their statistics.
+fn groups_with(
+    builder: &ParquetRecordBatchReaderBuilder<File>,
+    ids: &HashSet<u32>,
+    from_ms: i64,
+    to_ms: i64,
+) -> Vec<usize> {
+    use parquet::file::statistics::Statistics;
+
+    let may_hold = |group: &parquet::file::metadata::RowGroupMetaData| {
+        let of = |name: &str| {
+            let is_it = |c: &&parquet::file::metadata::ColumnChunkMetaData| {
+                c.column_path().string() == name
+            };
+            group.columns().iter().find(is_it).and_then(|column| column.statistics())
+        };
+        let is_time = match of("t_ms") {
+            Some(Statistics::Int64(s)) => match (s.min_opt(), s.max_opt()) {
+                (Some(min), Some(max)) => *min <= to_ms && *max >= from_ms,
+                _ => true,
+            },
+            _ => true,
+        };
+        let is_series = match of("workload_id") {
+            Some(Statistics::Int32(s)) => match (s.min_opt(), s.max_opt()) {
+                (Some(min), Some(max)) => {
+                    ids.iter().any(|id| (*min..=*max).contains(&id.cast_signed()))
+                }
+                _ => true,
+            },
+            _ => true,
+        };
+        is_time && is_series
+    };
+    let groups = builder.metadata().row_groups();
+    (0..groups.len()).filter(|&i| may_hold(&groups[i])).collect()
+}
+
+/// The runs of equal ids in a batch: id, first row, rows.
+fn split(part: &Part, batch: &RecordBatch) -> Result<Vec<(u32, usize, Rows)>, LakeError> {
+    let ids: &Int32Array = column(part, batch, "workload_id")?;
+    let times: &Int64Array = column(part, batch, "t_ms")?;
+    let n: Option<&Int32Array> = match part.table {
+        Table::Samples | Table::Actions => None,
+        Table::Samples10s | Table::Samples5m => Some(column(part, batch, "n")?),
+    };
+    let first_number = batch.num_columns() - schema::numbers(part.table).len();
+    let numbers: Vec<&Float32Array> = (first_number..batch.num_columns())
+        .map(|i| batch.column(i).as_any().downcast_ref::<Float32Array>())
+        .collect::<Option<_>>()
+        .ok_or_else(|| foreign(part, "a number of another type"))?;
+    let mut runs = Vec::new();
+    let mut from = 0;
+    for run in ids.values().chunk_by(|a, b| a == b) {
+        let to = from + run.len();
+        let mut values = vec![f32::NAN; run.len() * numbers.len()];
+        for (place, column) in numbers.iter().enumerate() {
+            for (i, row) in (from..to).enumerate() {
+                if !column.is_null(row) {
+                    values[i * numbers.len() + place] = column.value(row);
+                }
+            }
+        }
+        let rows = Rows {
+            t_ms: times.values()[from..to].to_vec(),
+            values,
+            n: n.map(|n| n.values()[from..to].to_vec()).unwrap_or_default(),
+        };
+        runs.push((run[0].cast_unsigned(), from, rows));
+        from = to;
+    }
+    Ok(runs)
+}
+
+/// The series of a part with numbers, one after the other, in order of their ids.
+pub struct SeriesReader {
+    part: Part,
+    reader: ParquetRecordBatchReader,
+    /// In reverse, so that the next is the last.
+    waiting: Vec<(Arc<Identity>, Rows)>,
+}
+
+impl std::fmt::Debug for SeriesReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SeriesReader({})", self.part.path.display())
+    }
+}
+
+impl SeriesReader {
+    /// Begins to read `part`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or is not of its table.
+    pub fn open(part: &Part) -> Result<Self, LakeError> {
+        let reader = open(part, PageIndexPolicy::Skip)?
+            .build()
+            .map_err(LakeError::parquet("read", &part.path))?;
+        Ok(Self { part: part.clone(), reader, waiting: Vec::new() })
+    }
+
+    /// The id of the next series; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn peek(&mut self) -> Result<Option<u32>, LakeError> {
+        while self.waiting.is_empty() {
+            let Some(batch) = self.reader.next() else { return Ok(None) };
+            let batch = batch.map_err(LakeError::arrow("read", &self.part.path))?;
+            for (id, row, rows) in split(&self.part, &batch)? {
+                let identity = identity_at(&self.part, &batch, id, row)?;
+                self.waiting.push((Arc::new(identity), rows));
+            }
+            self.waiting.reverse();
+        }
+        Ok(self.waiting.last().map(|(identity, _)| identity.id))
+    }
+
+    /// Appends the rows of series `id`, if it is the next, to `rows`, and tells who it is.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn take(&mut self, id: u32, rows: &mut Rows) -> Result<Option<Arc<Identity>>, LakeError> {
+        let mut found = None;
+        while self.peek()? == Some(id) {
+            if let Some((identity, more)) = self.waiting.pop() {
+                rows.append(&more);
+                found = Some(identity);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn identity_at(
+    part: &Part,
+    batch: &RecordBatch,
+    id: u32,
+    row: usize,
+) -> Result<Identity, LakeError> {
+    let text = |name: &str| -> Result<String, LakeError> {
+        Ok(column::<StringArray>(part, batch, name)?.value(row).to_owned())
+    };
+    Ok(Identity { id, host: text("host")?, path: text("path")?, model_key: text("model_key")? })
+}
+
+/// All actions of a part.
+///
+/// # Errors
+///
+/// When the file cannot be read or is not of actions.
+pub fn read_actions(part: &Part) -> Result<Vec<(Identity, ActionRow)>, LakeError> {
+    let reader = open(part, PageIndexPolicy::Skip)?
+        .build()
+        .map_err(LakeError::parquet("read", &part.path))?;
+    let mut found = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(LakeError::arrow("read", &part.path))?;
+        let ids: &Int32Array = column(part, &batch, "workload_id")?;
+        let times: &Int64Array = column(part, &batch, "t_ms")?;
+        let knobs: &StringArray = column(part, &batch, "knob")?;
+        let changes: &StringArray = column(part, &batch, "change")?;
+        for row in 0..batch.num_rows() {
+            let identity = identity_at(part, &batch, ids.value(row).cast_unsigned(), row)?;
+            let action = ActionRow {
+                t_ms: times.value(row),
+                knob: knobs.value(row).to_owned(),
+                change: changes.value(row).to_owned(),
+            };
+            found.push((identity, action));
+        }
+    }
+    Ok(found)
+}
