@@ -101,7 +101,7 @@ pub(super) fn due_s(facts: &CertificateFacts) -> f64 {
 }
 
 /// How long to wait after `failures` in a row, seconds: from a 100th of life, doubling, up to an hour
-/// or an eighth of life.
+/// or an eighth of life; give or take a fifth.
 pub(super) fn retry_s(facts: &CertificateFacts, failures: u32) -> f64 {
     let life_s = (facts.not_after_s - facts.not_before_s).max(1.0);
     let longest_s = (life_s / 8.0).min(RETRY_S_MAX);
@@ -312,7 +312,7 @@ mod tests {
         let day = facts("80000000", 86_400.0);
         let waits: Vec<f64> = (1..=40).map(|failures| retry_s(&day, failures)).collect();
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-        assert!(waits[0] < 1_000.0 && waits[39] <= 3_600.0, "{waits:?}");
+        assert!(waits[0] < 1_000.0 && waits[39] < 3_700.0, "{waits:?}");
         assert!(waits.iter().take(6).sum::<f64>() < 86_400.0 / 3.0);
     }
 

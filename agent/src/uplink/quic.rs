@@ -61,6 +61,8 @@ enum LinkError {
     Frame(#[from] frame::FrameError),
     #[error("the aggregator refused this agent: {0}")]
     Refused(String),
+    #[error("the aggregator ended the connection: {0}")]
+    Closed(String),
     #[error("the aggregator sent {0} where it should not")]
     Unexpected(&'static str),
     #[error("acknowledgements stay away")]
@@ -99,6 +101,20 @@ struct Open {
     connection: Connection,
     send: SendStream,
     messages: mpsc::Receiver<Result<Message, LinkError>>,
+}
+
+/// Where to write, what is read, and the aggregator's answer to the hello.
+type Greeted = (SendStream, mpsc::Receiver<Result<Message, LinkError>>, Welcome);
+
+/// A stream that breaks does not say why; the connection does, when the aggregator gave a reason.
+fn told(connection: &Connection, error: LinkError) -> LinkError {
+    match (connection.close_reason(), error) {
+        (_, error @ (LinkError::Refused(_) | LinkError::Stopping)) => error,
+        (Some(quinn::ConnectionError::ApplicationClosed(close)), _) if !close.reason.is_empty() => {
+            LinkError::Closed(String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        (_, error) => error,
+    }
 }
 
 fn now_s() -> f64 {
@@ -216,6 +232,7 @@ impl Link {
             stats.last_error = None;
         }
         let ended = self.converse(outbox, &mut open).await;
+        let ended = ended.map_err(|error| told(&open.connection, error));
         if matches!(ended, Err(LinkError::Stopping)) {
             self.farewell(outbox, &mut open).await;
         }
@@ -391,6 +408,15 @@ impl Link {
         let broken = |source| LinkError::Connection { server: server.clone(), source };
         let connection =
             timeout(STEP, connecting).await.map_err(silent("connecting"))?.map_err(broken)?;
+        let greeted = self.greet(&connection).await;
+        let (send, messages, welcome) = greeted.map_err(|error| told(&connection, error))?;
+        Ok((Open { endpoint, connection, send, messages }, welcome))
+    }
+
+    /// Says hello on a new connection and waits for the answer.
+    async fn greet(&self, connection: &Connection) -> Result<Greeted, LinkError> {
+        let server = &self.config.server;
+        let silent = |doing| move |_elapsed| LinkError::Silent { doing };
         let broken = |source| LinkError::Connection { server: server.clone(), source };
         let (mut send, mut receive) = timeout(STEP, connection.open_bi())
             .await
@@ -400,10 +426,7 @@ impl Link {
         let answer =
             timeout(STEP, read_frame(&mut receive)).await.map_err(silent("greeting"))??;
         match answer {
-            Message::Welcome(welcome) => {
-                let messages = spawn_reader(receive);
-                Ok((Open { endpoint, connection, send, messages }, welcome))
-            }
+            Message::Welcome(welcome) => Ok((send, spawn_reader(receive), welcome)),
             Message::Refused { reason } => {
                 connection.close(VarInt::from_u32(0), b"refused");
                 Err(LinkError::Refused(reason))

@@ -140,7 +140,8 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The bytes that `text` writes in hexadecimal; `None` when it does not.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+    // Parsing alone would take a sign for a digit.
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
