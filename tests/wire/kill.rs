@@ -15,7 +15,7 @@ use headroom_tests::program;
 
 use crate::world::{self, World, eventually};
 
-const ROUNDS: u32 = 6;
+const ROUNDS: u32 = 3;
 const AGENTS: usize = 3;
 
 struct Killed(Child);

@@ -280,10 +280,12 @@ impl Session {
 
     /// A connection was accepted; `durable_seq` is what the aggregator has of this life.
     pub(super) fn connected(&mut self, durable_seq: Option<u64>) -> u64 {
-        self.link = Some(Link::default());
         let first = self.ring.front().map_or(self.next_seq, |ready| ready.seq);
         let durable = durable_seq.map_or(0, |seq| seq.saturating_add(1).min(self.next_seq));
-        (first..durable).map(|seq| self.acked(self.boot, seq)).sum()
+        let acked = (first..durable).map(|seq| self.acked(self.boot, seq)).sum();
+        // What is durable was named on an earlier connection; this one knows no names yet.
+        self.link = Some(Link::default());
+        acked
     }
 
     /// What was sent and not acknowledged is sent again.

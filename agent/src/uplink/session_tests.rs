@@ -116,6 +116,10 @@ fn workloads_are_defined_until_a_batch_with_them_is_acknowledged() {
     session.disconnected(false);
     session.connected(None);
     assert!(session.next_batch().unwrap().0.is_some());
+    session.disconnected(false);
+    let (_, oldest) = session.oldest();
+    assert!(session.connected(Some(oldest)) > 0, "the first is durable without a word of it");
+    assert!(session.next_batch().unwrap().0.is_some(), "a new connection has no names");
 }
 
 #[test]

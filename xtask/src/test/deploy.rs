@@ -15,6 +15,7 @@ const UNITS: &[(&str, u32)] = &[
     ("headroom-agent.service", 30),
     ("headroom-guard.service", 30),
     ("headroom-aggregator.service", 20),
+    ("headroom-agent-join.service", 20),
 ];
 
 /// Versions of Kubernetes whose schemas the manifests have to meet.
