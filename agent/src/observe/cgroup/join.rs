@@ -63,7 +63,8 @@ impl Tree {
     fn pairs(&self) -> BTreeMap<String, String> {
         let Some(home) = self.home else { return BTreeMap::new() };
         let mut by_container: BTreeMap<(&str, &str), Vec<(&String, &Node)>> = BTreeMap::new();
-        for (path, node) in &self.nodes {
+        let is_there = |node: &Node| node.inodes.iter().any(|&inode| inode != 0);
+        for (path, node) in self.nodes.iter().filter(|(_, node)| is_there(node)) {
             if let Some(found) = container_in(path) {
                 by_container.entry((found.id, found.within)).or_default().push((path, node));
             }
