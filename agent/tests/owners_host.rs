@@ -400,5 +400,6 @@ fn the_way_through_systemd_is_measured() {
         values.sort_by(f64::total_cmp);
         println!("emulated, {way}: p50 {:.0} us, p99 {:.0} us", values[49], values[98]);
     }
-    assert!(!Path::new("/sys/fs/cgroup/headroomtestlatency.slice").exists());
+    let slice = Path::new("/sys/fs/cgroup/headroomtestlatency.slice");
+    until(60, "systemd has removed the slice it was asked to stop", || !slice.exists());
 }
