@@ -15,7 +15,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use flate2::{Compression, write::GzEncoder};
 use headroom_agent::uplink::{Identity, Uplink, UplinkConfig, UplinkHandle};
-use headroom_aggregator::pki;
+use headroom_aggregator::{
+    export::remote_write::{Label, Sample as Point, TimeSeries, request},
+    pki,
+};
 use headroom_telemetry::{Feature, Sample, Sketches, Workload};
 use headroom_wire::{HostReport, TickReport, WorkloadReport};
 use prost::Message;
@@ -205,36 +208,6 @@ fn idle(quic: &str, pki: &Path, agents: u32) -> Result<()> {
     Ok(())
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct WriteRequest {
-    #[prost(message, repeated, tag = "1")]
-    series: Vec<TimeSeries>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TimeSeries {
-    #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
-    #[prost(message, repeated, tag = "2")]
-    samples: Vec<Point>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Label {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Point {
-    #[prost(double, tag = "1")]
-    value: f64,
-    #[prost(int64, tag = "2")]
-    t_ms: i64,
-}
-
 /// An OTLP gauge: the messages of opentelemetry-proto, as far as a gauge has them.
 #[derive(Clone, PartialEq, Message)]
 struct Gauges {
@@ -288,7 +261,7 @@ fn series(batch: &[Tick], host: &str, shift_s: f64) -> Vec<TimeSeries> {
             let Some(value) = sample.get(*feature) else { continue };
             let t_ms = ((sample.t_s + shift_s) * 1_000.0).round() as i64;
             let points = all.entry((workload, feature.index())).or_default();
-            points.push(Point { value: f64::from(value), t_ms });
+            points.push(Point { value: f64::from(value), timestamp: t_ms });
         }
     }
     all.into_iter()
@@ -314,7 +287,7 @@ fn otlp(series: &[TimeSeries]) -> Vec<u8> {
             .collect();
         let points = one.samples.iter().map(|point| Number {
             attributes: attributes.clone(),
-            t_ns: point.t_ms.unsigned_abs() * 1_000_000,
+            t_ns: point.timestamp.unsigned_abs() * 1_000_000,
             value: Some(point.value),
         });
         by_name.entry(&one.labels[0].value).or_default().extend(points);
@@ -327,8 +300,7 @@ fn otlp(series: &[TimeSeries]) -> Vec<u8> {
 }
 
 fn snappy(series: &[TimeSeries]) -> Result<Vec<u8>> {
-    let bytes = WriteRequest { series: series.to_vec() }.encode_to_vec();
-    Ok(snap::raw::Encoder::new().compress_vec(&bytes)?)
+    request(series.to_vec()).context("a request too large for snappy")
 }
 
 /// Bytes of the recording in batches, as others would send it.

@@ -4,6 +4,9 @@
 
 mod elsewhere;
 mod hostile;
+#[path = "../wire/server.rs"]
+#[expect(dead_code, reason = "an aggregator of these tests ends with its world")]
+mod server;
 mod world;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};

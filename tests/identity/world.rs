@@ -3,8 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::mpsc,
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +13,6 @@ use headroom_agent::{
 };
 use headroom_aggregator::{
     api::View,
-    app::App,
     config::AggregatorConfig,
     enrol::{
         Journal,
@@ -27,7 +25,8 @@ use headroom_aggregator::{
 use headroom_telemetry::{Feature, Sample, Sketches, Workload};
 use headroom_wire::HostReport;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+
+use crate::server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -67,14 +66,7 @@ pub(crate) fn report() -> TickReport {
 /// An authority and the aggregator of its directory.
 pub(crate) struct World {
     pub(crate) temporary: TempDir,
-    server: Option<Server>,
-}
-
-struct Server {
-    quic: SocketAddr,
-    view: Option<View>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    server: Server,
 }
 
 impl World {
@@ -88,7 +80,7 @@ impl World {
         config.listen.http = SocketAddr::from(([127, 0, 0, 1], 0));
         config.train.enabled = false;
         change(&dir, &mut config);
-        let server = Some(Server::start(config));
+        let server = Server::start(config);
         Self { temporary, server }
     }
 
@@ -97,11 +89,11 @@ impl World {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.server.as_ref().unwrap().quic
+        self.server.quic
     }
 
     pub(crate) fn view(&self) -> &View {
-        self.server.as_ref().unwrap().view.as_ref().unwrap()
+        self.server.view()
     }
 
     /// What `token create` prints.
@@ -159,41 +151,5 @@ impl World {
             kernel: "test".to_owned(),
         };
         Uplink::start(config, identity).unwrap()
-    }
-}
-
-impl Server {
-    fn start(config: AggregatorConfig) -> Self {
-        let (ready, started) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let app = App::build(config).await.unwrap();
-                ready.send((app.addresses().unwrap().0, app.view())).unwrap();
-                app.run(async {
-                    drop(stopped.await);
-                })
-                .await;
-            });
-        });
-        let (quic, view) = started.recv().unwrap();
-        Self { quic, view: Some(view), stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.view = None;
-        if let Some(stop) = self.stop.take() {
-            stop.send(()).unwrap_or_default();
-        }
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
     }
 }

@@ -7,6 +7,7 @@ mod hostile;
 mod kill;
 mod models;
 mod network;
+mod server;
 mod world;
 
 use std::time::Duration;

@@ -3,13 +3,12 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::mpsc,
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use headroom_agent::uplink::{Identity, Uplink, UplinkConfig, UplinkHandle};
-use headroom_aggregator::{api::View, app::App, config::AggregatorConfig, pki};
+use headroom_aggregator::{config::AggregatorConfig, pki};
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{
     Forecast, Source,
@@ -20,7 +19,8 @@ use headroom_telemetry::{
 };
 use headroom_wire::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+
+use crate::server::Server;
 
 /// When the reports of [`tick`] begin, seconds since the Unix epoch.
 pub(crate) const T0_S: f64 = 1_760_000_000.0;
@@ -166,59 +166,5 @@ impl World {
             kernel: "test".to_owned(),
         };
         Uplink::start(config, identity).unwrap()
-    }
-}
-
-/// An aggregator in a thread of its own.
-pub(crate) struct Server {
-    pub(crate) quic: SocketAddr,
-    view: Option<View>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(config: AggregatorConfig) -> Self {
-        let (ready, started) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let app = App::build(config).await.unwrap();
-                ready.send((app.addresses().unwrap().0, app.view())).unwrap();
-                app.run(async {
-                    drop(stopped.await);
-                })
-                .await;
-            });
-        });
-        let (quic, view) = started.recv().unwrap();
-        Self { quic, view: Some(view), stop: Some(stop), thread: Some(thread) }
-    }
-
-    pub(crate) fn view(&self) -> &View {
-        self.view.as_ref().unwrap()
-    }
-
-    /// Ends it; history is closed when this returns.
-    pub(crate) fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        // The journal is locked for as long as anyone holds it.
-        self.view = None;
-        if let Some(stop) = self.stop.take() {
-            stop.send(()).unwrap_or_default();
-        }
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
     }
 }

@@ -8,7 +8,7 @@
 pub mod names;
 mod otlp;
 mod queue;
-mod remote_write;
+pub mod remote_write;
 pub mod summary;
 
 use std::{

@@ -20,33 +20,48 @@ struct WriteRequest {
     timeseries: Vec<TimeSeries>,
 }
 
+/// One series.
 #[derive(Clone, PartialEq, Message)]
-struct TimeSeries {
+pub struct TimeSeries {
+    /// Its labels, in the order of their names.
     #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
+    pub labels: Vec<Label>,
+    /// Its samples, in the order of time.
     #[prost(message, repeated, tag = "2")]
-    samples: Vec<Sample>,
+    pub samples: Vec<Sample>,
 }
 
+/// A label; `__name__` is the metric's name.
 #[derive(Clone, PartialEq, Message)]
-struct Label {
+pub struct Label {
+    /// Its name.
     #[prost(string, tag = "1")]
-    name: String,
+    pub name: String,
+    /// Its value.
     #[prost(string, tag = "2")]
-    value: String,
+    pub value: String,
 }
 
+/// A sample of a series.
 #[derive(Clone, PartialEq, Message)]
-struct Sample {
+pub struct Sample {
+    /// The value.
     #[prost(double, tag = "1")]
-    value: f64,
+    pub value: f64,
+    /// When, milliseconds since 1970.
     #[prost(int64, tag = "2")]
-    timestamp: i64,
+    pub timestamp: i64,
+}
+
+/// The body of a request with a series for each of `points`; `None` where it is larger than snappy
+/// can tell.
+pub(super) fn body(points: &[Point]) -> Option<Vec<u8>> {
+    request(points.iter().map(series).collect())
 }
 
 /// The body of a request; `None` where it is larger than snappy can tell.
-pub(super) fn body(points: &[Point]) -> Option<Vec<u8>> {
-    let request = WriteRequest { timeseries: points.iter().map(series).collect() };
+pub fn request(timeseries: Vec<TimeSeries>) -> Option<Vec<u8>> {
+    let request = WriteRequest { timeseries };
     snap::raw::Encoder::new().compress_vec(&request.encode_to_vec()).ok()
 }
 

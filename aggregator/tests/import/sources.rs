@@ -9,9 +9,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use headroom_aggregator::history::History;
+use headroom_aggregator::{
+    export::remote_write::{Label, Sample as Point, TimeSeries, request},
+    history::History,
+};
 use headroom_telemetry::{Feature, Sample};
-use prost::Message;
 
 use super::{
     program,
@@ -27,36 +29,6 @@ const GAP: std::ops::Range<i64> = 40..50;
 const RESET: i64 = 70;
 /// The step with a size that cannot be.
 const IMPOSSIBLE: i64 = 90;
-
-#[derive(Clone, PartialEq, Message)]
-struct WriteRequest {
-    #[prost(message, repeated, tag = "1")]
-    series: Vec<TimeSeries>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TimeSeries {
-    #[prost(message, repeated, tag = "1")]
-    labels: Vec<Label>,
-    #[prost(message, repeated, tag = "2")]
-    samples: Vec<Point>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Label {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Point {
-    #[prost(double, tag = "1")]
-    value: f64,
-    #[prost(int64, tag = "2")]
-    t_ms: i64,
-}
 
 /// The first step: an hour ago, at a whole step.
 fn first_s() -> i64 {
@@ -119,7 +91,8 @@ fn series(pods: &[Pod], first_s: i64) -> Vec<TimeSeries> {
     let mut add = |metric: &str, labels: &[(&str, String)], of: Shape| {
         let mut named: BTreeMap<&str, String> = labels.iter().cloned().collect();
         named.insert("__name__", metric.to_owned());
-        let point = |i: i64| Some(Point { value: of(i)?, t_ms: (first_s + i * STEP_S) * 1_000 });
+        let point =
+            |i: i64| Some(Point { value: of(i)?, timestamp: (first_s + i * STEP_S) * 1_000 });
         all.push(TimeSeries {
             labels: named
                 .into_iter()
@@ -146,8 +119,7 @@ fn series(pods: &[Pod], first_s: i64) -> Vec<TimeSeries> {
 
 /// Writes everything in the order of time, as a server that takes only that wants it.
 fn remote_write(server: &Server, all: &[TimeSeries]) {
-    let body = WriteRequest { series: all.to_vec() }.encode_to_vec();
-    let body = snap::raw::Encoder::new().compress_vec(&body).unwrap();
+    let body = request(all.to_vec()).unwrap();
     ureq::post(format!("{}/api/v1/write", server.url))
         .header("content-encoding", "snappy")
         .header("content-type", "application/x-protobuf")
