@@ -107,8 +107,8 @@ pub(super) struct Loaded {
 
 /// Hands back to the system what only starting needed: freed memory, as reading the kernel's type
 /// information takes many times what is kept of it and the allocator would hold it for good; and the
-/// pages of this program's code, of which a tick needs a small part and fetches that again from the
-/// page cache.
+/// pages of this program's file, code and constants, of which a tick needs a small part and fetches
+/// that again from the page cache.
 pub(super) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes no pointer, and any thread may make it at any time.
@@ -117,12 +117,12 @@ pub(super) fn give_back() {
     }
     // SAFETY: the callback matches what the call wants, and uses no data.
     unsafe {
-        libc::dl_iterate_phdr(Some(give_back_code), std::ptr::null_mut());
+        libc::dl_iterate_phdr(Some(give_back_file), std::ptr::null_mut());
     }
 }
 
 /// Visits the first object, which is the program itself, and no other.
-unsafe extern "C" fn give_back_code(
+unsafe extern "C" fn give_back_file(
     object: *mut libc::dl_phdr_info,
     _n_bytes: libc::size_t,
     _data: *mut libc::c_void,
@@ -134,10 +134,10 @@ unsafe extern "C" fn give_back_code(
         let object = &*object;
         (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
     };
-    for header in headers.iter().filter(|header| {
-        let is_code = header.p_flags & libc::PF_X != 0 && header.p_flags & libc::PF_W == 0;
-        header.p_type == libc::PT_LOAD && is_code
-    }) {
+    let never_written = |header: &&libc::Elf64_Phdr| {
+        header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0
+    };
+    for header in headers.iter().filter(never_written) {
         let (Ok(begin), Ok(n_bytes)) =
             (usize::try_from(base + header.p_vaddr), usize::try_from(header.p_memsz))
         else {
