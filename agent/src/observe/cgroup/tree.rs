@@ -39,8 +39,7 @@ pub struct TreeConfig {
     pub exclude: Vec<Glob>,
     /// The most workloads; further ones are counted in [`Tree::overflow`].
     pub workloads_max: usize,
-    /// Time between full walks, seconds; [`FULL_WALKS_SPARED`] times as long while events tell of
-    /// changes.
+    /// Time between full walks, seconds; twenty times as long while events tell of changes.
     pub full_walk_s: f64,
 }
 
