@@ -110,7 +110,11 @@ fn find(path: &Path, workload: &str, at: f64) -> Result<BTreeMap<String, Answer>
         };
         let t = number_of("t", fields.next())?;
         let resource = fields.next().unwrap_or("").to_owned();
-        let limit = number_of("limit", fields.next())?;
+        // Empty where a limit was taken away.
+        let limit = match fields.next() {
+            Some("") => f64::INFINITY,
+            text => number_of("limit", text)?,
+        };
         let reason = fields.next().unwrap_or("").to_owned();
         take(answers.entry(resource).or_default(), Decision { t, limit, reason }, at);
     }
@@ -206,7 +210,9 @@ fn text(args: &ExplainArgs, answers: &BTreeMap<String, Answer>) -> String {
 
 /// A limit with its unit.
 fn amount(resource: &str, limit: f64) -> String {
-    if resource.starts_with("memory") {
+    if limit.is_infinite() {
+        "no limit".to_owned()
+    } else if resource.starts_with("memory") {
         format!("{:.1} MiB", limit / 1_048_576.0)
     } else {
         format!("{limit:.3} cores")
