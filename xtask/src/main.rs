@@ -35,7 +35,7 @@ enum Command {
     /// Run every check: format, lints, tests, kernel, virtual machine, deployment files
     Test(test::TestArgs),
     /// Measure what Headroom costs and how quickly it acts
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Write docs/FINGERPRINT.md: the features and the components of the vector
     Schema,
     /// Boot another kernel in a virtual machine and run the kernel and guard tests there
