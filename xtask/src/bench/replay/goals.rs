@@ -17,6 +17,8 @@ const DRAWS: usize = 200;
 /// Days without a step above the limit that the slack is asked at.
 const FREE_DAYS: f64 = 0.995;
 const FLEET_LIMIT_S: f64 = 120.0;
+/// How long the oracle's limits hold that is told beside.
+const ORACLE_HOURS: f64 = 24.0;
 
 /// What one workload gives: the policy as it is, and the curves of it, VPA and the oracle.
 struct One {
@@ -30,6 +32,8 @@ const SWEPT: [Kind; 3] = [Kind::Headroom, Kind::Vpa, Kind::Oracle];
 struct Goal {
     name: &'static str,
     asked: &'static str,
+    /// How many days, ramps or raises the figure is of.
+    of: fn(&Scores) -> usize,
     reached: fn(&Drawn) -> Option<f64>,
     holds: fn(f64) -> bool,
     oracle: Option<fn(&Drawn) -> Option<f64>>,
@@ -66,11 +70,11 @@ impl Drawn {
         free.filter_map(|scores| scores.slack_mean).reduce(f64::min)
     }
 
-    /// The oracle's least slack with as few changes as are asked for.
+    /// The slack of the oracle whose limits hold for a day: nobody who holds them as long has less
+    /// without being above them.
     fn oracle_slack(&self) -> Option<f64> {
-        let scores = self.sweeps[2].iter().map(|(_, tally)| tally.scores());
-        let seldom = scores.filter(|scores| scores.changes_per_day.p99 <= 7.0);
-        seldom.filter_map(|scores| scores.slack_mean).reduce(f64::min)
+        let day = self.sweeps[2].iter().find(|(hours, _)| *hours >= ORACLE_HOURS)?;
+        day.1.scores().slack_mean
     }
 }
 
@@ -78,6 +82,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "mean slack",
         asked: "<= 0.20",
+        of: |scores| scores.workload_days,
         reached: |drawn| drawn.own.slack_mean,
         holds: |value| value <= 0.20,
         oracle: Some(Drawn::oracle_slack),
@@ -85,6 +90,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "days free",
         asked: ">= 0.995",
+        of: |scores| scores.workload_days,
         reached: |drawn| drawn.own.free_days_share,
         holds: |value| value >= FREE_DAYS,
         oracle: None,
@@ -92,6 +98,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "least slack with 99.5 % of days free, on the curve",
         asked: "<= 0.20",
+        of: |scores| scores.workload_days,
         reached: |drawn| drawn.least_slack(0),
         holds: |value| value <= 0.20,
         oracle: Some(Drawn::oracle_slack),
@@ -99,6 +106,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "unmet over VPA's at equal slack",
         asked: "<= 0.50",
+        of: |scores| scores.workload_days,
         reached: |drawn| {
             unmet_at_equal_slack(&drawn.sweeps[0], &drawn.sweeps[1], drawn.own.slack_mean?)
         },
@@ -108,6 +116,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "periodic ramps covered",
         asked: ">= 0.80",
+        of: |scores| scores.ramps_periodic,
         reached: |drawn| drawn.own.ramps_periodic_covered_share,
         holds: |value| value >= 0.8,
         oracle: None,
@@ -115,6 +124,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "allocated ahead and unused",
         asked: "<= 0.15",
+        of: |scores| scores.raises_forecast,
         reached: |drawn| drawn.own.prealloc_unused_share,
         holds: |value| value <= 0.15,
         oracle: None,
@@ -122,6 +132,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "changes a workload-day, median",
         asked: "0",
+        of: |scores| scores.workload_days,
         reached: |drawn| Some(drawn.own.changes_per_day.median),
         holds: |value| value <= 0.0,
         oracle: None,
@@ -129,6 +140,7 @@ const GOALS: &[Goal] = &[
     Goal {
         name: "changes a workload-day, 99th percentile",
         asked: "<= 7",
+        of: |scores| scores.workload_days,
         reached: |drawn| Some(drawn.own.changes_per_day.p99),
         holds: |value| value <= 7.0,
         oracle: None,
@@ -243,6 +255,7 @@ fn judged(name: &str, resource: Resource, all: &[One]) -> Vec<Value> {
             let reached = (goal.reached)(&whole);
             json!({
                 "resource": name, "goal": goal.name, "asked": goal.asked,
+                "of": (goal.of)(&whole.own),
                 "reached": reached, "interval": interval,
                 "oracle": goal.oracle.and_then(|oracle| oracle(&whole)),
                 "holds": reached.map(goal.holds),
@@ -261,8 +274,8 @@ fn next(state: &mut u64) -> usize {
 
 fn tell(rows: &[Value]) {
     println!(
-        "{:8} {:52} {:>8} {:>8} {:>17} {:>7}  holds",
-        "resource", "goal", "asked", "reached", "95 %", "oracle"
+        "{:8} {:52} {:>8} {:>8} {:>17} {:>6} {:>7}  holds",
+        "resource", "goal", "asked", "reached", "95 %", "of", "oracle"
     );
     let figure = |value: &Value| {
         value.as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
@@ -279,11 +292,12 @@ fn tell(rows: &[Value]) {
             None => "not told",
         };
         println!(
-            "{:8} {:52} {:>8} {:>8} {interval:>17} {:>7}  {holds}",
+            "{:8} {:52} {:>8} {:>8} {interval:>17} {:>6} {:>7}  {holds}",
             text("resource"),
             text("goal"),
             text("asked"),
             figure(&row["reached"]),
+            row["of"].as_u64().map_or_else(|| "-".to_owned(), |of| of.to_string()),
             figure(&row["oracle"]),
         );
     }
