@@ -233,7 +233,7 @@ fn span(seconds: f64) -> String {
 mod tests {
     use std::io::Write as _;
 
-    use super::{find, first_field};
+    use super::{amount, find, first_field};
 
     fn decisions() -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -255,6 +255,15 @@ mod tests {
         assert_eq!(later["cpu"].before.len(), 1);
         assert!(find(file.path(), "web-1", 99.0).unwrap()["cpu"].in_force.is_none());
         assert!(find(file.path(), "a,b", 100.0).is_ok());
+    }
+
+    #[test]
+    fn a_limit_that_was_taken_away_is_told_as_none() {
+        let mut file = decisions();
+        file.write_all(b"web-1,500,cpu,,own limit for a while: acting hurt\n").unwrap();
+        let answers = find(file.path(), "web-1", 500.0).unwrap();
+        let limit = answers["cpu"].in_force.as_ref().unwrap().limit;
+        assert_eq!(amount("cpu", limit), "no limit");
     }
 
     #[test]
