@@ -38,7 +38,7 @@ enum Command {
     /// Let libFuzzer look for bytes that break a decoder
     Fuzz(fuzz::FuzzArgs),
     /// Measure what Headroom costs and how quickly it acts
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Write docs/FINGERPRINT.md: the features and the components of the vector
     Schema,
     /// Boot another kernel in a virtual machine and run the kernel and guard tests there
