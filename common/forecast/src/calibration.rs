@@ -17,6 +17,11 @@ const START: [f32; N_LEVELS] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
 /// Least and largest shift, in widths.
 const BOUNDS: (f32, f32) = (-0.1, 4.0);
 
+/// What is added to each quantile right after a change of regime, in widths, and in how many steps it
+/// halves: of the new state's tail little is known for days.
+const DOUBT: Quantiles = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.3];
+const DOUBT_STEPS: f32 = 432.0;
+
 /// Outcomes that the confidence looks back on.
 const N_REMEMBERED: f32 = 200.0;
 
@@ -25,6 +30,8 @@ const N_REMEMBERED: f32 = 200.0;
 pub(crate) struct Calibration {
     shared: Quantiles,
     own: [Quantiles; N_GROUPS],
+    /// How much of [`DOUBT`] is left, 0..1.
+    doubt: f32,
     /// Running share of values from the first to the ninth tenth.
     inside: f32,
     n_learned: f32,
@@ -32,14 +39,31 @@ pub(crate) struct Calibration {
 
 impl Calibration {
     pub(crate) fn new() -> Self {
-        Self { shared: START, own: [[0.0; N_LEVELS]; N_GROUPS], inside: 0.0, n_learned: 0.0 }
+        Self {
+            shared: START,
+            own: [[0.0; N_LEVELS]; N_GROUPS],
+            doubt: 0.0,
+            inside: 0.0,
+            n_learned: 0.0,
+        }
+    }
+
+    /// A change of regime was noticed.
+    pub(crate) fn doubt(&mut self) {
+        self.doubt = 1.0;
+    }
+
+    /// A step has passed.
+    pub(crate) fn step(&mut self) {
+        self.doubt *= (-1.0 / DOUBT_STEPS).exp2();
     }
 
     /// The quantiles moved by what was learned for horizons of `group`.
     pub(crate) fn applied(&self, group: usize, told: &Quantiles) -> Quantiles {
         let mut out = *told;
         for (level, out) in out.iter_mut().enumerate().skip(FIRST) {
-            *out += (self.shared[level] + self.own[group][level]) * width(told, level);
+            let shift = self.shared[level] + self.own[group][level] + self.doubt * DOUBT[level];
+            *out += shift * width(told, level);
         }
         put_in_order(&mut out);
         out
@@ -76,4 +100,25 @@ impl Calibration {
 /// above that.
 fn width(told: &Quantiles, level: usize) -> f32 {
     told[level.max(8)] - told[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Calibration, DOUBT_STEPS};
+    use crate::levels::LAB_LEVELS;
+
+    #[test]
+    fn a_change_widens_the_upper_tail_for_days_and_nothing_else() {
+        let told = LAB_LEVELS;
+        let mut calibration = Calibration::new();
+        let before = calibration.applied(0, &told);
+        calibration.doubt();
+        let after = calibration.applied(0, &told);
+        assert_eq!(before[..10], after[..10]);
+        assert!(after[11] > before[11] + 0.2, "{after:?}");
+        for _ in 0..20 * DOUBT_STEPS as usize {
+            calibration.step();
+        }
+        assert!(calibration.applied(0, &told)[11] < before[11] + 1e-4);
+    }
 }

@@ -33,7 +33,7 @@ const N_REMEMBERED: f32 = 300.0;
 /// ones, where an expert can be lucky for long.
 const KEPT: [f32; 2] = [0.05, 0.4];
 /// Largest step of a regret, in units of the scale; rare passings of upper levels tell more.
-const STEP_MAX: f32 = 3.0;
+const STEP_MAX: f32 = 10.0;
 /// Share of a step that the groups beside take over.
 const BESIDE: f32 = 0.4;
 /// Index of the median among the levels.
@@ -42,11 +42,18 @@ pub(crate) const MEDIAN: usize = 4;
 /// Weight of each expert by level; those of a level sum to one.
 pub(crate) type Weights = [Quantiles; N_EXPERTS];
 
+/// Levels that share what is learned, by level: neighbours have the same experts.
+const TIED: [usize; N_LEVELS] = [0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 6, 6];
+/// Number of those.
+const N_TIED: usize = 7;
+/// How many levels share each.
+const N_SHARING: [f32; N_TIED] = [2.0, 2.0, 1.0, 2.0, 2.0, 1.0, 2.0];
+
 /// Regrets of the experts.
 #[derive(Clone, Debug)]
 pub(crate) struct Ensemble {
     /// Decayed sum of linearised losses, in units of half the running error.
-    regrets: Box<[[Quantiles; N_EXPERTS]; N_GROUPS]>,
+    regrets: Box<[[[f32; N_TIED]; N_EXPERTS]; N_GROUPS]>,
     /// Running mean absolute error of the median per group, in the unit of the value. It is slow,
     /// or a quiet hour of a bursty series would make every burst outweigh all that was learned.
     errors: [f32; N_GROUPS],
@@ -56,7 +63,7 @@ pub(crate) struct Ensemble {
 impl Ensemble {
     pub(crate) fn new() -> Self {
         Self {
-            regrets: Box::new([[[0.0; N_LEVELS]; N_EXPERTS]; N_GROUPS]),
+            regrets: Box::new([[[0.0; N_TIED]; N_EXPERTS]; N_GROUPS]),
             errors: [0.0; N_GROUPS],
             n_learned: [0.0; N_GROUPS],
         }
@@ -75,15 +82,15 @@ impl Ensemble {
     /// Weights by level of the experts that have `answered`, at horizons of `group`.
     pub(crate) fn weights(&self, group: usize, answered: &[bool; N_EXPERTS]) -> Weights {
         let regrets = &self.regrets[group];
-        let least = regrets.iter().fold([f32::INFINITY; N_LEVELS], |least, regrets| {
-            std::array::from_fn(|level| least[level].min(regrets[level]))
+        let least = regrets.iter().fold([f32::INFINITY; N_TIED], |least, regrets| {
+            std::array::from_fn(|tied| least[tied].min(regrets[tied]))
         });
         let mut weights = [[0.0; N_LEVELS]; N_EXPERTS];
         let mut sums = [[0.0; N_LEVELS]; 2];
         for expert in (0..N_EXPERTS).filter(|expert| answered[*expert]) {
             for level in 0..N_LEVELS {
                 let prior = prior::WEIGHTS[group][level][expert];
-                let worse = regrets[expert][level] - least[level];
+                let worse = regrets[expert][TIED[level]] - least[TIED[level]];
                 let weight = if worse > 0.0 { prior * (-rate(level) * worse).exp() } else { prior };
                 weights[expert][level] = weight;
                 sums[0][level] += weight;
@@ -143,10 +150,12 @@ impl Ensemble {
         });
         for (expert, answer) in panel.iter().enumerate() {
             let Some(answer) = answer else { continue };
-            let steps: Quantiles = std::array::from_fn(|level| {
+            let mut steps = [0.0; N_TIED];
+            for level in 0..N_LEVELS {
                 let most = STEP_MAX * (0.1 / (1.0 - LAB_LEVELS[level])).max(1.0);
-                (slopes[level] * (answer[level] - mixed[level])).clamp(-most, most)
-            });
+                let step = (slopes[level] * (answer[level] - mixed[level])).clamp(-most, most);
+                steps[TIED[level]] += step / N_SHARING[TIED[level]];
+            }
             for (own, step) in self.regrets[group][expert].iter_mut().zip(steps) {
                 *own = *own * KEEP + step;
             }

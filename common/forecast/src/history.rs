@@ -71,6 +71,16 @@ impl History {
         if n > 0.0 { sum / n } else { value * BEYOND_RATIO }
     }
 
+    /// The value `back` steps before the last; `None` where it is missing or forgotten.
+    pub(crate) fn back(&self, back: usize) -> Option<f32> {
+        let (older, newer) = self.halves();
+        let value = match newer.len().checked_sub(back + 1) {
+            Some(place) => newer.get(place),
+            None => older.len().checked_sub(back + 1 - newer.len()).and_then(|at| older.get(at)),
+        };
+        value.copied().filter(|value| !value.is_nan())
+    }
+
     /// The steps remembered, at most [`CAPACITY`], oldest first.
     pub(crate) fn recent(&self) -> Vec<f32> {
         let (older, newer) = self.halves();

@@ -1,11 +1,12 @@
 //! Demand as quantiles, told from a series of its own past. Pure: time comes in with the values.
 //!
 //! Reading order: [`answer`] (what a forecast of the live loop is), `series` (one series, streamed),
-//! `history` (what it remembers), `experts` (who answers), `ensemble` (how much each is believed),
-//! `regime` (since when the series has been as it is), `calibration` (what is put right afterwards),
-//! `young` (what is said while little is known).
+//! `history` (what it remembers), `calendar` (what hours of a week usually bring), `experts` (who
+//! answers), `ensemble` (how much each is believed), `regime` (since when the series has been as it
+//! is), `calibration` (what is put right afterwards), `young` (what is said while little is known).
 
 pub mod answer;
+mod calendar;
 mod calibration;
 mod ensemble;
 mod experts;

@@ -2,6 +2,7 @@
 //! would have said at an earlier step can be told, and scored, without having been kept.
 
 mod analog;
+mod calendar;
 mod change;
 mod phase;
 mod recent;
@@ -10,10 +11,10 @@ mod weighted;
 
 pub(crate) use view::View;
 
-use crate::levels::Quantiles;
+use crate::{calendar::Calendar, levels::Quantiles};
 
 /// Number of experts.
-pub const N_EXPERTS: usize = 12;
+pub const N_EXPERTS: usize = 15;
 
 /// Names, as reports tell them.
 pub const NAMES: [&str; N_EXPERTS] = [
@@ -29,18 +30,28 @@ pub const NAMES: [&str; N_EXPERTS] = [
     "analog-time",
     "day-phase",
     "period-phase",
+    "week-phase",
+    "day-exact",
+    "calendar",
 ];
 
 /// What every expert says of one horizon; `None` where it knows too little.
 pub(crate) type Panel = [Option<Quantiles>; N_EXPERTS];
 
 /// What changes slowly about a series and experts need to know.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Seasons {
+    /// What hours usually bring.
+    pub(crate) calendar: Calendar,
+    /// Time of the last step, and length of a step, seconds.
+    pub(crate) end_t_s: f64,
+    pub(crate) step_s: f64,
     /// Steps in a day; zero when a day has no whole number of steps or is out of reach.
     pub(crate) day_steps: usize,
     /// Another period that was found, steps; zero for none.
     pub(crate) period_steps: usize,
+    /// Steps in a week; zero when a week is out of reach.
+    pub(crate) week_steps: usize,
 }
 
 /// Horizons, in steps ahead, at which the slow experts are asked; between them is interpolated.
@@ -93,7 +104,7 @@ fn either(first: &Panel, second: &Panel) -> Panel {
 /// Says for one step ahead and on to `horizon` what the experts that are `asked` expect.
 pub(crate) fn answer(
     view: &View,
-    seasons: Seasons,
+    seasons: &Seasons,
     asked: &[bool; N_EXPERTS],
     horizon: usize,
 ) -> Answers {
@@ -106,9 +117,10 @@ pub(crate) fn answer(
         (h, panel)
     });
     let steady = steady.collect();
+    let phases = Phases::of(view, seasons);
     let phased = (1..=horizon).map(|h| {
         let mut panel = [None; N_EXPERTS];
-        panel[N_STEADY..].copy_from_slice(&phased(view, seasons, h));
+        panel[N_STEADY..].copy_from_slice(&phases.answer(h));
         leave_out(&mut panel, asked);
         panel
     });
@@ -118,13 +130,13 @@ pub(crate) fn answer(
 /// Says for one horizon of `h` steps what the experts that are `asked` expect.
 pub(crate) fn answer_one(
     view: &View,
-    seasons: Seasons,
+    seasons: &Seasons,
     asked: &[bool; N_EXPERTS],
     h: usize,
 ) -> Panel {
     let likeness = analog::Likeness::of(view, seasons.day_steps, h);
     let mut panel = steady(view, &recent::answer(view), &likeness, seasons.day_steps, h);
-    panel[N_STEADY..].copy_from_slice(&phased(view, seasons, h));
+    panel[N_STEADY..].copy_from_slice(&Phases::of(view, seasons).answer(h));
     leave_out(&mut panel, asked);
     panel
 }
@@ -150,6 +162,27 @@ fn steady(
     panel
 }
 
-fn phased(view: &View, seasons: Seasons, h: usize) -> [Option<Quantiles>; 2] {
-    [phase::values(view, seasons.day_steps, h, 2), phase::values(view, seasons.period_steps, h, 1)]
+/// The experts that are asked at every horizon.
+struct Phases<'a> {
+    view: &'a View,
+    seasons: &'a Seasons,
+    usual: calendar::Usual<'a>,
+}
+
+impl<'a> Phases<'a> {
+    fn of(view: &'a View, seasons: &'a Seasons) -> Self {
+        let usual = calendar::Usual::of(view, &seasons.calendar, seasons.end_t_s, seasons.step_s);
+        Self { view, seasons, usual }
+    }
+
+    fn answer(&self, h: usize) -> [Option<Quantiles>; N_EXPERTS - N_STEADY] {
+        let Seasons { day_steps, period_steps, week_steps, .. } = *self.seasons;
+        [
+            phase::values(self.view, day_steps, h, 2),
+            phase::values(self.view, period_steps, h, 1),
+            phase::values(self.view, week_steps, h, 6),
+            phase::values(self.view, day_steps, h, 0),
+            self.usual.answer(h),
+        ]
+    }
 }

@@ -25,19 +25,20 @@ pub(super) fn values(view: &View, period: usize, h: usize, reach: usize) -> Opti
     let first = h.div_ceil(period);
     for k in first..first + N_PERIODS {
         let back = k * period;
-        if back > target || back > view.origin {
+        // The oldest phase counts as long as something beside it is remembered.
+        if back > target + reach {
             break;
         }
-        let centre = target - back;
-        let is_old = centre < view.start;
+        let is_old = target < view.start + back;
         if is_old && view.old_share < OLD_SHARE_MIN {
             break;
         }
         let share = if is_old { view.old_share } else { 1.0 };
-        for i in centre.saturating_sub(reach)..=(centre + reach).min(view.origin) {
+        let first = target.saturating_sub(reach + back);
+        for i in first..=(target + reach - back).min(view.origin) {
             let value = view.values[i];
             if !value.is_nan() {
-                let near = 1.0 - centre.abs_diff(i) as f32 / (reach + 1) as f32;
+                let near = 1.0 - (i + back).abs_diff(target) as f32 / (reach + 1) as f32;
                 keys.push(key(value, weight * near * share));
             }
         }

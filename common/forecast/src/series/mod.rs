@@ -3,6 +3,7 @@
 use headroom_fingerprint::period;
 
 use crate::{
+    calendar::Calendar,
     calibration::Calibration,
     ensemble::{Ensemble, MEDIAN, N_GROUPS, group_of},
     experts::{self, N_EXPERTS, Seasons, View},
@@ -83,7 +84,14 @@ impl SeriesForecaster {
             history: History::default(),
             ensemble: Ensemble::new(),
             calibration: Calibration::new(),
-            seasons: Seasons { day_steps, period_steps: 0 },
+            seasons: Seasons {
+                calendar: Calendar::new(config.step_s),
+                end_t_s: 0.0,
+                step_s: config.step_s,
+                day_steps,
+                period_steps: 0,
+                week_steps: if 7 * day_steps <= CAPACITY { 7 * day_steps } else { 0 },
+            },
             calibrated,
             asked: experts::NAMES.map(|name| !experts.contains(&name)),
             n_steps: 0,
@@ -98,9 +106,11 @@ impl SeriesForecaster {
     /// than nothing is nothing.
     pub fn push(&mut self, t_s: f64, value: Option<f32>, censored: bool) {
         for _ in 0..self.n_left_out(t_s) {
+            self.seasons.end_t_s += self.config.step_s;
             self.step(None, false);
         }
         self.last_t_s = Some(t_s);
+        self.seasons.end_t_s = t_s;
         self.step(
             value.filter(|value| value.is_finite()).map(|value| value.clamp(0.0, VALUE_MAX)),
             censored,
@@ -126,6 +136,12 @@ impl SeriesForecaster {
         };
         self.history.push(value);
         self.n_steps += 1;
+        self.calibration.step();
+        // As late as the horizon, so that a lesson does not ask a calendar that knows the outcome.
+        if let Some(value) = self.history.back(self.config.horizon) {
+            let behind_s = self.config.horizon as f64 * self.config.step_s;
+            self.seasons.calendar.push(self.seasons.end_t_s - behind_s, value);
+        }
         if self.n_steps.is_multiple_of(regime::LOOK_STEPS) && value.is_some() && !censored {
             self.look_for_change();
         }
@@ -143,13 +159,17 @@ impl SeriesForecaster {
 
     /// Memory held, bytes.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.history.heap_bytes() + self.ensemble.heap_bytes()
+        size_of::<Self>()
+            + self.history.heap_bytes()
+            + self.ensemble.heap_bytes()
+            + self.seasons.calendar.heap_bytes()
     }
 
     /// Looks for a change that lasts. Who was right before it says less about who will be.
     fn look_for_change(&mut self) {
         if self.regime.look(&self.history.recent(), self.n_steps) {
             self.ensemble.forget(LEFT_BY_A_CHANGE);
+            self.calibration.doubt();
         }
     }
 
@@ -187,7 +207,7 @@ impl SeriesForecaster {
                 continue;
             }
             view.go_back(end - h);
-            let panel = experts::answer_one(&view, self.seasons, &self.asked, h);
+            let panel = experts::answer_one(&view, &self.seasons, &self.asked, h);
             if panel.iter().all(Option::is_none) {
                 continue;
             }
@@ -206,7 +226,7 @@ impl SeriesForecaster {
             return None;
         }
         view.go_back(end - h);
-        Some((experts::answer_one(&view, self.seasons, &self.asked, h), value))
+        Some((experts::answer_one(&view, &self.seasons, &self.asked, h), value))
     }
 
     /// Writes quantiles at [`crate::LAB_LEVELS`] for one step ahead and on to the horizon: finite,
@@ -214,7 +234,7 @@ impl SeriesForecaster {
     pub fn forecast(&self, out: &mut Vec<[f32; 12]>) -> Option<Told> {
         out.clear();
         let view = self.view()?;
-        let answers = experts::answer(&view, self.seasons, &self.asked, self.config.horizon);
+        let answers = experts::answer(&view, &self.seasons, &self.asked, self.config.horizon);
         let mut weights = [[0.0; N_LEVELS]; N_EXPERTS];
         let young = young::share(view.order.len());
         for segment in answers.segments() {

@@ -1,8 +1,9 @@
 //! How good the base layer's forecasts are: rolling origins over traces, beside seasonal naive,
-//! naive and exponential smoothing, per trace and resource, with what each part is worth. Nothing later than an origin is
-//! known to its forecast. Without a trace a small synthetic set is scored, so that the command
-//! always has something to say; its figures are no evidence.
+//! naive, exponential smoothing and ARIMA, per trace and resource, with what each part is worth.
+//! Nothing later than an origin is known to its forecast. Without a trace a small synthetic set is
+//! scored, so that the command always has something to say; its figures are no evidence.
 
+mod arima;
 mod drift;
 mod ets;
 mod report;

@@ -32,7 +32,8 @@ pub(super) struct Report {
 struct Resource {
     name: String,
     workloads: usize,
-    /// Weighted quantile loss at 0.1 to 0.9: ours, seasonal naive's, naive's, exponential smoothing's.
+    /// Weighted quantile loss at 0.1 to 0.9: ours, seasonal naive's, naive's, exponential
+    /// smoothing's, ARIMA's.
     wql: [f64; WHO],
     wql_ratio: f64,
     /// 95 % interval of the ratio by paired bootstrap over workloads.
@@ -40,9 +41,15 @@ struct Resource {
     /// Ours to that of exponential smoothing, and its interval.
     wql_ets_ratio: f64,
     wql_ets_ratio_interval: [f64; 2],
+    /// Ours to that of ARIMA, and its interval.
+    wql_arima_ratio: f64,
+    wql_arima_ratio_interval: [f64; 2],
     /// The same ratio for the levels above 0.9.
     upper_ratio: f64,
     mase: Option<[f64; WHO]>,
+    /// Geometric mean over workloads of our errors to seasonal naive's: MASE adds up errors in units of
+    /// a scale that is next to nothing for some, and is then about those alone.
+    errors_by_workload: Option<f64>,
     /// Shares of values below each quantile, and not above it.
     below: [f64; LEVELS],
     not_above: [f64; LEVELS],
@@ -84,14 +91,19 @@ impl Resource {
         Self {
             name: name.to_owned(),
             workloads: sums.len(),
-            wql: [0, 1, 2, 3].map(|who| loss(who) / LOSS_LEVELS as f64 / whole.absolutes),
+            wql: std::array::from_fn(|who| loss(who) / LOSS_LEVELS as f64 / whole.absolutes),
             wql_ratio: loss(0) / loss(1),
             wql_ratio_interval: interval(sums, 1),
             wql_ets_ratio: loss(0) / loss(3),
             wql_ets_ratio_interval: interval(sums, 3),
+            wql_arima_ratio: loss(0) / loss(4),
+            wql_arima_ratio_interval: interval(sums, 4),
             upper_ratio: upper(0) / upper(1),
             mase: (whole.n_scaled > 0.0)
                 .then(|| whole.scaled_errors.map(|error| error / whole.n_scaled)),
+            errors_by_workload: geometric(
+                sums.iter().map(|one| one.scaled_errors[0] / one.scaled_errors[1]),
+            ),
             below: share(whole.below),
             not_above: share(whole.not_above),
             worst_decile_miss: std::array::from_fn(|level| worst_decile(sums, level)),
@@ -166,7 +178,7 @@ pub(super) fn print(reports: &[Report], json: bool) -> Result<()> {
 }
 
 fn print_resource(one: &Resource) {
-    let [ours, seasonal, naive, smoothed] = one.wql;
+    let [ours, seasonal, naive, smoothed, regressed] = one.wql;
     let [low, high] = one.wql_ratio_interval;
     println!(
         "  {} ({} workloads): WQL {ours:.4}, seasonal naive {seasonal:.4}, naive {naive:.4}; ratio \
@@ -178,10 +190,17 @@ fn print_resource(one: &Resource) {
         "    exponential smoothing {smoothed:.4}; ratio to it {:.4} [{low:.4}, {high:.4}]",
         one.wql_ets_ratio
     );
-    if let Some([ours, seasonal, naive, smoothed]) = one.mase {
+    let [low, high] = one.wql_arima_ratio_interval;
+    println!(
+        "    ARIMA {regressed:.4}; ratio to it {:.4} [{low:.4}, {high:.4}]",
+        one.wql_arima_ratio
+    );
+    if let Some([ours, seasonal, naive, smoothed, regressed]) = one.mase {
         println!(
             "    MASE {ours:.3}, seasonal naive {seasonal:.3}, naive {naive:.3}, exponential \
-             smoothing {smoothed:.3}"
+             smoothing {smoothed:.3}, ARIMA {regressed:.3}; errors by workload {:.3} of seasonal \
+             naive's",
+            one.errors_by_workload.unwrap_or(f64::NAN)
         );
     }
     for (level, target) in LAB_LEVELS.iter().enumerate().skip(4) {

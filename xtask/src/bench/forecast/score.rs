@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use headroom_forecast::{LAB_LEVELS, SeriesConfig, SeriesForecaster, pinball};
 
-use super::{ForecastOptions, ets::Ets, rivals::Walk};
+use super::{ForecastOptions, arima::Arima, ets::Ets, rivals::Walk};
 
 /// Seconds in a day, the season of seasonal naive.
 const DAY_S: f64 = 86_400.0;
@@ -12,7 +12,7 @@ const DAY_S: f64 = 86_400.0;
 pub(super) const LEVELS: usize = LAB_LEVELS.len();
 
 /// Number of those who are scored.
-pub(super) const WHO: usize = 4;
+pub(super) const WHO: usize = 5;
 
 /// What is left out.
 pub(super) struct Without {
@@ -23,7 +23,8 @@ pub(super) struct Without {
 /// Sums over the forecasts of one series.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    /// Twice the pinball loss by level: ours, seasonal naive's, naive's, exponential smoothing's.
+    /// Twice the pinball loss by level: ours, seasonal naive's, naive's, exponential smoothing's,
+    /// ARIMA's.
     pub(super) losses: [[f64; LEVELS]; WHO],
     /// Absolute errors of the medians over the seasonal scale: the same.
     pub(super) scaled_errors: [f64; WHO],
@@ -52,7 +53,7 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
     )]
     let season_steps = (DAY_S / options.step).round().max(1.0) as usize;
     let mut walks = [Walk::new(season_steps), Walk::new(1)];
-    let mut ets = Ets::new(season_steps);
+    let (mut ets, mut arima) = (Ets::new(season_steps), Arima::new());
     let mut sums = Sums::default();
     let mut told = Vec::new();
     for (i, &value) in values.iter().enumerate() {
@@ -60,6 +61,7 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
             walk.push(value);
         }
         ets.push(value);
+        arima.push(value);
         let started = Instant::now();
         series.push(i as f64 * options.step, Some(value).filter(|value| !value.is_nan()), false);
         sums.push_s += started.elapsed().as_secs_f64();
@@ -73,10 +75,11 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
         }
         sums.forecast_s += started.elapsed().as_secs_f64();
         sums.n_forecasts += 1.0;
-        for (h, quantiles) in (1..).zip(&told) {
+        let regressed = arima.outlook(options.horizon);
+        for ((h, quantiles), regressed) in (1..).zip(&told).zip(&regressed) {
             let Some(&actual) = values.get(i + h) else { break };
             if !actual.is_nan() {
-                sums.add(actual, h, quantiles, &walks, &ets);
+                sums.add(actual, h, [quantiles.map(f64::from), *regressed], &walks, &ets);
             }
         }
     }
@@ -85,13 +88,20 @@ pub(super) fn score(values: &[f32], options: &ForecastOptions, without: &Without
 }
 
 impl Sums {
-    fn add(&mut self, actual: f32, h: usize, ours: &[f32; LEVELS], walks: &[Walk; 2], ets: &Ets) {
+    fn add(
+        &mut self,
+        actual: f32,
+        h: usize,
+        [ours, regressed]: [[f64; LEVELS]; 2],
+        walks: &[Walk; 2],
+        ets: &Ets,
+    ) {
         // Before a season is known its rival repeats the last value.
         let naive = walks[1].quantiles(h);
         let seasonal = if walks[0].is_grown() { walks[0].quantiles(h) } else { naive };
         let (Some(seasonal), Some(naive)) = (seasonal.or(naive), naive) else { return };
         let Some(smoothed) = ets.quantiles(h) else { return };
-        let answers = [ours.map(f64::from), seasonal, naive, smoothed];
+        let answers = [ours, seasonal, naive, smoothed, regressed];
         #[expect(clippy::cast_possible_truncation, reason = "series are single precision")]
         for (losses, answer) in self.losses.iter_mut().zip(&answers) {
             for ((loss, level), quantile) in losses.iter_mut().zip(LAB_LEVELS).zip(answer) {
@@ -105,8 +115,8 @@ impl Sums {
             self.n_scaled += 1.0;
         }
         for (level, quantile) in ours.iter().enumerate() {
-            self.below[level] += f64::from(u8::from(actual < *quantile));
-            self.not_above[level] += f64::from(u8::from(actual <= *quantile));
+            self.below[level] += f64::from(u8::from(f64::from(actual) < *quantile));
+            self.not_above[level] += f64::from(u8::from(f64::from(actual) <= *quantile));
         }
         self.absolutes += f64::from(actual.abs());
         self.n += 1.0;
