@@ -133,11 +133,8 @@ struct Member {
 pub(super) enum Argument {
     /// A pointer to a structure of this name, empty for a pointer to anything else.
     Pointer(String),
-    /// A number or a structure by value, of this size.
-    Value {
-        /// Its bytes.
-        bytes: u64,
-    },
+    /// A number or a structure by value, of `bytes`.
+    Value { bytes: u64 },
 }
 
 impl<'a> Btf<'a> {
