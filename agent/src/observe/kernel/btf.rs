@@ -201,8 +201,9 @@ impl<'a> Btf<'a> {
         while let Some(hop) = hops.next() {
             let (offset, type_id) = self.hop(structure, &mut name, hop)?;
             offsets.push(offset);
+            let last = hop.rsplit('.').next().unwrap_or(hop);
             let wrong =
-                |expected: String| BtfError::WrongType { path: format!("{name}.{hop}"), expected };
+                |expected: String| BtfError::WrongType { path: format!("{name}.{last}"), expected };
             let target = self.resolve(type_id)?;
             if hops.peek().is_none() {
                 let size = self.size_of(type_id)?;
