@@ -208,6 +208,71 @@ fn a_kill_for_want_of_memory_is_told_in_the_period_it_happens() {
     assert!(sample_of(&tick, path).get(Feature::OomKills).unwrap() > 0.0);
 }
 
+/// A cgroup at one path in v1 hierarchies and at another in the v2 tree, removed in the end.
+struct Apart(Vec<PathBuf>);
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            for _attempt in 0..50 {
+                match fs::remove_dir(dir) {
+                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_workload_with_another_path_in_the_v2_tree_is_one_on_a_hybrid_host() {
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let hierarchies = Hierarchies::detect().unwrap();
+    let is_v2 = |root: &&PathBuf| root.join("cgroup.controllers").exists();
+    let Some(unified) = hierarchies.roots.iter().find(is_v2).filter(|_root| !hierarchies.unified)
+    else {
+        println!("skipped: this host has only one kind of cgroup hierarchy");
+        return;
+    };
+    let id = std::process::id();
+    let (path, other) = (format!("/headroom-files-{id}"), format!("/headroom-files-v2-{id}"));
+    let dir_in = |root: &PathBuf| {
+        let name = if root == unified { &other } else { &path };
+        root.join(name.trim_start_matches('/'))
+    };
+    let apart = Apart(hierarchies.roots.iter().map(dir_in).collect());
+    let mut child = shell("read end");
+    for dir in &apart.0 {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+    }
+    let mut sampler = files_only();
+    let own = |tick: &Tick| -> Vec<String> {
+        let all = tick.workloads.iter().map(|(workload, _)| workload.path.clone());
+        all.filter(|found| *found == path || *found == other).collect()
+    };
+    assert_eq!(own(&sampler.sample(1.0)).len(), 2, "nobody was asked yet");
+    sampler.sample(2.0);
+    let joined = sampler.sample(3.0);
+    assert_eq!(own(&joined), std::slice::from_ref(&path));
+    if unified.join("cpu.pressure").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+        let seen = sampler.sample(4.0);
+        let pressure = sample_of(&seen, &path).get(Feature::PsiCpuSome);
+        assert!(pressure.is_some(), "told by the v2 cgroup only");
+    }
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    drop(apart);
+    let ended = sampler.sample(5.0);
+    assert!(own(&ended).is_empty() && ended.gone.contains(&path), "{:?}", ended.gone);
+}
+
 #[test]
 fn a_program_that_starts_in_a_new_cgroup_is_told_before_the_next_tick() {
     if let Some(reason) = headroom_tests::cannot_run_as_root() {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 #[path = "../../fuzz/src/decoders.rs"]
+#[expect(unreachable_pub, reason = "a module of the fuzz targets, whose library it is public in")]
 mod decoders;
 mod seeds;
 

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 /// An aggregator in a thread of its own.
 pub(crate) struct Server {
     pub(crate) quic: SocketAddr,
+    pub(crate) http: SocketAddr,
     view: Option<View>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -25,15 +26,15 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let app = App::build(config).await.unwrap();
-                ready.send((app.addresses().unwrap().0, app.view())).unwrap();
+                ready.send((app.addresses().unwrap(), app.view())).unwrap();
                 app.run(async {
                     drop(stopped.await);
                 })
                 .await;
             });
         });
-        let (quic, view) = started.recv().unwrap();
-        Self { quic, view: Some(view), stop: Some(stop), thread: Some(thread) }
+        let ((quic, http), view) = started.recv().unwrap();
+        Self { quic, http, view: Some(view), stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn view(&self) -> &View {

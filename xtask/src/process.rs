@@ -80,7 +80,12 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(cargo_bin());
     folders.extend(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    folders.into_iter().map(|folder| folder.join(program)).find(|path| is_executable(path))
+    find_in(&folders, program)
+}
+
+/// Where a program is among `folders`; the first wins.
+pub(crate) fn find_in(folders: &[PathBuf], program: &str) -> Option<PathBuf> {
+    folders.iter().map(|folder| folder.join(program)).find(|path| is_executable(path))
 }
 
 /// The last `count` lines of a program's output that say something, on one line.

@@ -1,9 +1,13 @@
 //! Installing packages with apt, where the machine is a Debian and we are root; otherwise the
-//! command to type is part of the answer. Never asks for more rights by itself.
+//! command to type is part of the answer. Never asks for more rights by itself. Packages can also be
+//! unpacked into a folder, which installs nothing.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
+
+use anyhow::Context as _;
 
 use crate::setup::toolchain::OldestLlvm;
 use crate::{process, progress};
@@ -51,6 +55,44 @@ pub(crate) fn install(packages: &[&str], why: &str) -> Result<(), String> {
     })
     .map(drop)
     .map_err(|error| format!("`{}` failed: {error:#}", install_line(&absent)))
+}
+
+/// Fetches `packages` with what they need and this machine lacks, and unpacks all into `folder`.
+/// Nothing is installed, and no package's script runs; `Err` says why it could not be.
+pub(crate) fn unpack(packages: &[&str], why: &str, folder: &Path) -> Result<(), String> {
+    for program in ["apt-get", "dpkg-deb"] {
+        process::find(program).ok_or_else(|| format!("this is not a Debian (no {program})"))?;
+    }
+    update_lists();
+    let names = packages.join(" ");
+    progress::step(&format!("unpack {names}"), why, || {
+        let archives = folder.join("archives");
+        fs::create_dir_all(archives.join("partial"))
+            .with_context(|| format!("make {}", archives.display()))?;
+        let mut download = Command::new("apt-get");
+        download
+            .arg("-o")
+            .arg(format!("Dir::Cache::archives={}", archives.display()))
+            .args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1", "-y", "-q"])
+            .args(["--no-install-recommends", "--download-only", "install"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        process::capture(&mut download)?;
+        unpack_archives(&archives, folder)?;
+        fs::remove_dir_all(&archives).with_context(|| format!("remove {}", archives.display()))
+    })
+    .map_err(|error| format!("{names} cannot be fetched: {error:#}"))
+}
+
+/// Unpacks every package that lies in `archives` into `folder`.
+pub(crate) fn unpack_archives(archives: &Path, folder: &Path) -> anyhow::Result<()> {
+    let entries = fs::read_dir(archives).with_context(|| format!("list {}", archives.display()))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            process::capture(Command::new("dpkg-deb").arg("-x").arg(&path).arg(folder))?;
+        }
+    }
+    Ok(())
 }
 
 /// Refreshes the package lists once per run. Without network the lists that are there serve.

@@ -51,11 +51,7 @@ fn unpack(folder: &Path) -> anyhow::Result<()> {
         .args(["-o", "APT::Sandbox::User=root", "-q", "download"])
         .args(PACKAGES.map(|(package, _)| package));
     process::capture(&mut download)?;
-    for entry in fs::read_dir(&archives)?.flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == "deb") {
-            process::capture(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(folder))?;
-        }
-    }
+    debian::unpack_archives(&archives, folder)?;
     Ok(fs::remove_dir_all(&archives)?)
 }
 

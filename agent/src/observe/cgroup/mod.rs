@@ -2,13 +2,15 @@
 //!
 //! Reading order: [`layout`] (mount points and controllers), [`tree`] (which cgroups are workloads),
 //! [`parse`] (pure readers of file contents), `places` (which file tells what), [`read`] (held-open
-//! files of one workload).
+//! files of one workload). `join` finds workloads with two paths, by container id or by what
+//! `membership` tells of their tasks.
 
 pub mod devices;
 pub mod held;
 pub mod join;
 pub mod knobs;
 pub mod layout;
+mod membership;
 pub mod parse;
 mod places;
 pub mod read;

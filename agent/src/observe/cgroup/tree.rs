@@ -1,15 +1,17 @@
 //! Which cgroups exist and which of them are workloads.
 //!
-//! One workload is one path, joined over all hierarchies; `join` finds containers with two paths. Changes are found three ways, cheapest
-//! first: kernel events name a path; a quick look compares inode and link count of known
-//! directories; a full walk now and then catches the rest.
+//! One workload is one path, joined over all hierarchies; `join` finds those with two paths. Changes are
+//! found three ways, cheapest first: kernel events name a path; a quick look compares inode and link
+//! count of known directories; a full walk now and then catches the rest.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use headroom_telemetry::Glob;
 
 use super::{
+    join::Asked,
     layout::{HIERARCHIES_MAX, Layout},
+    membership::Memberships,
     walk::{Root, join},
 };
 
@@ -59,7 +61,7 @@ pub(super) struct Node {
     pub(super) inodes: Inodes,
     links: [u64; HIERARCHIES_MAX],
     had_tasks: bool,
-    is_workload: bool,
+    pub(super) is_workload: bool,
     looks: u32,
     is_remade: bool,
     pub(super) is_moved: bool,
@@ -72,7 +74,12 @@ pub(super) struct Node {
 /// The cgroups of a host.
 #[derive(Debug)]
 pub struct Tree {
-    roots: Vec<Option<Root>>,
+    pub(super) roots: Vec<Option<Root>>,
+    pub(super) memberships: Memberships,
+    /// What tasks told of cgroups that are not in every hierarchy, by path.
+    pub(super) asked: BTreeMap<String, Asked>,
+    /// Looks so far.
+    pub(super) n_looks: u64,
     root_links: [u64; HIERARCHIES_MAX],
     pub(super) nodes: BTreeMap<String, Node>,
     /// Index of the hierarchy that names tasks, and so workloads.
@@ -86,12 +93,15 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// A tree over `layout`, empty until the first [`Tree::refresh`]. A hierarchy that cannot be
-    /// opened has no cgroups.
-    pub fn new(layout: &Layout, config: TreeConfig) -> Self {
+    /// A tree over `layout` of the host whose files are below `root`, empty until the first
+    /// [`Tree::refresh`]. A hierarchy that cannot be opened has no cgroups.
+    pub fn new(root: &Path, layout: &Layout, config: TreeConfig) -> Self {
         let roots = layout.hierarchies.iter().map(|found| Root::open(found.dir.clone()).ok());
         Self {
             roots: roots.collect(),
+            memberships: Memberships::new(root, layout),
+            asked: BTreeMap::new(),
+            n_looks: 0,
             root_links: [0; HIERARCHIES_MAX],
             nodes: BTreeMap::new(),
             home: layout.task_ids(),
@@ -275,7 +285,8 @@ impl Tree {
     /// Decides who is a workload now. `ask_all` asks every cgroup without tasks about them.
     fn settle(&mut self, ask_all: bool) -> Changes {
         let mut changes = Changes::default();
-        if self.nodes.values().any(|node| node.is_moved || node.looks == 0) {
+        let has_heard = self.ask_tasks();
+        if has_heard || self.nodes.values().any(|node| node.is_moved || node.looks == 0) {
             self.join();
         }
         self.nodes.retain(|path, node| {

@@ -23,7 +23,7 @@ fn tree(root: &Path) -> Tree {
         workloads_max: 100,
         full_walk_s: FULL_WALK_S,
     };
-    Tree::new(&layout, config)
+    Tree::new(root, &layout, config)
 }
 
 #[test]

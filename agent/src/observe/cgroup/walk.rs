@@ -7,6 +7,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::observe::bounded::{self, Links};
+
 /// How deep a hierarchy is followed.
 const DEPTH_MAX: usize = 64;
 
@@ -85,6 +87,19 @@ impl Root {
                 waiting.push((path, depth + 1));
             }
         }
+    }
+
+    /// Processes directly in `path`, at most `max` of them, spread evenly over the list when there are
+    /// more; without those of other namespaces, which have no number here. Empty when the list cannot be
+    /// read: the cgroup is gone, or holds threads only.
+    pub(super) fn processes(&self, path: &str, max: usize) -> Vec<u32> {
+        let file = self.dir.join(relative(path)).join("cgroup.procs");
+        let bytes = bounded::read(&file, Links::Refused).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<u32> =
+            text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect();
+        let step = all.len().div_ceil(max.max(1)).max(1);
+        all.into_iter().step_by(step).collect()
     }
 
     /// Whether tasks are directly in `path`. A group of threads answers through its thread list.

@@ -13,7 +13,7 @@ use std::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use headroom_telemetry::Fact;
@@ -24,6 +24,9 @@ use super::cgroup::{layout::below, parse::cgroup_of_process};
 
 /// Time between tries to reach a driver that is not there, seconds: it may be loaded later.
 const RETRY_S: u64 = 60;
+
+/// Periods after which a driver that was asked and has not answered counts as hanging.
+const HANG_PERIODS: u32 = 10;
 
 /// One GPU now. `None` is not told by its driver.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -109,12 +112,16 @@ struct Shared {
     /// Signalled when the first answer is there, and when the thread shall end.
     changed: Condvar,
     stop: AtomicBool,
+    /// Since when the driver is being asked.
+    asking_since: Mutex<Option<Instant>>,
 }
 
 /// Watches the GPUs; dropping it ends the thread at its next turn.
 #[derive(Debug)]
 pub struct GpuMonitor {
     shared: Arc<Shared>,
+    /// How long the driver may take to answer.
+    patience: Duration,
 }
 
 /// Where a process's cgroup is looked up.
@@ -138,16 +145,27 @@ impl GpuMonitor {
         library: Option<PathBuf>,
     ) -> std::io::Result<Self> {
         let latest = Mutex::new(GpuSnapshot::without(Fact::unknown("NVML has not answered yet")));
-        let shared = Arc::new(Shared { latest, changed: Condvar::new(), stop: false.into() });
+        let shared = Arc::new(Shared {
+            latest,
+            changed: Condvar::new(),
+            stop: false.into(),
+            asking_since: Mutex::new(None),
+        });
         let watched = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("gpu".to_owned())
             .spawn(move || watch(&watched, period, &cgroups, library.as_deref()))?;
-        Ok(Self { shared })
+        Ok(Self { shared, patience: period * HANG_PERIODS })
     }
 
-    /// What was seen last; never waits for the driver.
+    /// What was seen last; never waits for the driver. Nothing is known of GPUs whose driver has been
+    /// asked and has not answered for ten periods: what it said before may long be wrong.
     pub fn latest(&self) -> GpuSnapshot {
+        let since = *self.shared.asking_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waited) = since.map(|since| since.elapsed()).filter(|it| *it > self.patience) {
+            let why = format!("NVML has not answered for {:.0} s", waited.as_secs_f64());
+            return GpuSnapshot::without(Fact::unknown(why));
+        }
         self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -169,6 +187,16 @@ impl Drop for GpuMonitor {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.changed.notify_all();
     }
+}
+
+fn ask<T>(shared: &Shared, question: impl FnOnce() -> T) -> T {
+    let note = |since| {
+        *shared.asking_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    };
+    note(Some(Instant::now()));
+    let answer = question();
+    note(None);
+    answer
 }
 
 fn publish(shared: &Shared, snapshot: GpuSnapshot) {
@@ -193,10 +221,10 @@ fn open(library: Option<&Path>) -> Result<Nvml, NvmlError> {
 fn watch(shared: &Shared, period: Duration, cgroups: &ProcessCgroups, library: Option<&Path>) {
     let mut seen_us = BTreeMap::new();
     while !shared.stop.load(Ordering::Relaxed) {
-        match open(library) {
+        match ask(shared, || open(library)) {
             Ok(nvml) => {
                 while !shared.stop.load(Ordering::Relaxed) {
-                    publish(shared, read::look(&nvml, cgroups, &mut seen_us));
+                    publish(shared, ask(shared, || read::look(&nvml, cgroups, &mut seen_us)));
                     rest(shared, period);
                 }
             }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use super::{GpuMonitor, GpuSnapshot, ProcessCgroups};
 
 /// The stand-in. Processes 101 and 102 run on GPU 0, 102 on GPU 1 too; what it answers differs by
-/// `SPLIT`, `MUTE` and `SHARED`, and GPU 1 is lost as soon as the file `LOST` is there.
+/// `SPLIT`, `MUTE` and `SHARED`; GPU 1 is lost as soon as the file `LOST` is there, and calls hang while
+/// `HANG` is. Shared, what 102 uses of GPU 0 is charged to 103, the MPS server.
 const LIBRARY: &str = r#"
 #include <stdio.h>
 #include <string.h>
@@ -36,7 +37,7 @@ int nvmlDeviceGetName(void *d, char *s, u n) { CHECK(d); snprintf(s, n, "Fake %l
 int nvmlDeviceGetUUID(void *d, char *s, u n) { CHECK(d); snprintf(s, n, "GPU-%ld", number(d)); return 0; }
 int nvmlDeviceGetUtilizationRates(void *d, struct utilization *r) { CHECK(d); r->gpu = 80; r->memory = 40; return 0; }
 int nvmlDeviceGetMemoryInfo_v2(void *d, struct memory *m) { CHECK(d); m->total = 1000; m->reserved = 0; m->free = 400; m->used = 600; return 0; }
-int nvmlDeviceGetPowerUsage(void *d, u *mw) { CHECK(d); *mw = 200000; return 0; }
+int nvmlDeviceGetPowerUsage(void *d, u *mw) { CHECK(d); while (access(HANG, F_OK) == 0) usleep(1000); *mw = 200000; return 0; }
 int nvmlDeviceGetClockInfo(void *d, u kind, u *mhz) { CHECK(d); *mhz = number(d) ? 500 : 1500; return 0; }
 int nvmlDeviceGetMaxClockInfo(void *d, u kind, u *mhz) { CHECK(d); *mhz = 2000; return 0; }
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, ull *r) { CHECK(d); *r = number(d) ? 4 : 1; return 0; }
@@ -69,6 +70,7 @@ int nvmlDeviceGetProcessUtilization(void *d, struct sample *s, u *n, ull since) 
   if (!s) { *n = 3; return 7; }
   at += 10;
   struct sample first[3] = { { 101, at, 20, 10, 4, 0 }, { 101, at + 1, 40, 30, 0, 2 }, { 102, at, 90, 50, 0, 0 } };
+  if (SHARED && !number(d)) first[2].pid = 103;
   memcpy(s, first, sizeof first);
   if (number(d)) { s[0] = first[2]; *n = 1; } else *n = 3;
   return 0;
@@ -90,12 +92,13 @@ impl Fake {
             let is_on = flags.contains(&flag);
             format!("-D{flag}={}", u8::from(is_on))
         });
-        let lost = format!("-DLOST=\"{}\"", dir.path().join("lost").display());
+        let [lost, hang] = [("LOST", "lost"), ("HANG", "hang")]
+            .map(|(name, file)| format!("-D{name}=\"{}\"", dir.path().join(file).display()));
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-w", "-o"])
             .arg(&library)
             .args(defaults)
-            .arg(lost)
+            .args([lost, hang])
             .arg(&source)
             .output();
         match built {
@@ -106,7 +109,7 @@ impl Fake {
                 return None;
             }
         }
-        for (pid, path) in [(101, "/a"), (102, "/b")] {
+        for (pid, path) in [(101, "/a"), (102, "/b"), (103, "/mps")] {
             let proc = dir.path().join(format!("proc/{pid}"));
             fs::create_dir_all(&proc).unwrap();
             fs::write(proc.join("cgroup"), format!("0::{path}\n")).unwrap();
@@ -166,6 +169,49 @@ fn processes_that_share_a_gpu_through_mps_are_found_once_and_it_is_said() {
     let seen = first(&fake.monitor());
     assert!(seen.state.shortfall().unwrap().contains("MPS"), "{}", seen.state);
     assert_eq!(seen.workloads["/a"].memory_bytes, Some(100));
+    let of = |path: &str| seen.workloads[path].utilisation;
+    assert!(is_near(of("/mps"), 0.9), "what the server is charged stays with it: {:?}", of("/mps"));
+    assert!(is_near(of("/b"), 0.9), "on the other GPU only: {:?}", of("/b"));
+}
+
+#[test]
+fn a_driver_that_hangs_delays_nobody_and_what_it_said_before_is_not_told_on() {
+    let Some(fake) = Fake::build(&[]) else { return };
+    let monitor = fake.monitor();
+    assert!(first(&monitor).state.is_known());
+    let hang = fake.dir.path().join("hang");
+    fs::write(&hang, "").unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut seen = monitor.latest();
+    while seen.state.is_known() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        seen = monitor.latest();
+    }
+    assert!(seen.state.reason().unwrap().contains("has not answered for"), "{}", seen.state);
+    assert!(seen.devices.is_empty() && seen.workloads.is_empty());
+    fs::remove_file(&hang).unwrap();
+    while !seen.state.is_known() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        seen = monitor.latest();
+    }
+    assert_eq!(seen.devices.len(), 2, "it answers again");
+}
+
+#[test]
+fn a_process_that_ends_between_two_looks_is_nobodys_and_its_use_goes_with_it() {
+    let Some(fake) = Fake::build(&[]) else { return };
+    let monitor = fake.monitor();
+    assert!(first(&monitor).workloads.contains_key("/a"));
+    fs::remove_dir_all(fake.dir.path().join("proc/101")).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut seen = monitor.latest();
+    let is_on = |seen: &GpuSnapshot| !seen.state.is_known() || seen.workloads.contains_key("/a");
+    while is_on(&seen) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        seen = monitor.latest();
+    }
+    assert!(!seen.workloads.contains_key("/a") && seen.state.is_known(), "{:?}", seen.workloads);
+    assert!(is_near(seen.workloads["/b"].utilisation, 1.8), "the others' use is theirs still");
 }
 
 #[test]

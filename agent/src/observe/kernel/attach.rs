@@ -212,7 +212,7 @@ fn hook_of(program: &str, offsets: &Offsets) -> Hook {
         "count_pages_got" => Hook::TypedTracepoint("mm_filemap_get_pages"),
         "count_page_fault" => Hook::TypedTracepoint("mm_filemap_fault"),
         "count_pages_mapped" => Hook::TypedTracepoint("mm_filemap_map_pages"),
-        "count_page_dirtied" if offsets.missing_tracepoint("writeback_dirty_folio").is_none() => {
+        "count_page_dirtied" if offsets.has_tracepoint("writeback_dirty_folio") => {
             Hook::TypedTracepoint("writeback_dirty_folio")
         }
         // Its name before Linux 5.16.

@@ -1,9 +1,9 @@
 //! Reads the layout of kernel structures from BTF, the type information a kernel carries.
 //!
-//! Only what finding fields takes: structures, unions, arrays, pointers and enumerators. Every
-//! access is bounds-checked; a damaged or unknown blob is an error, never a panic.
+//! Only what finding fields takes: structures, unions, arrays, pointers, enumerators, and the arguments
+//! of tracepoints. Every access is bounds-checked; a damaged or unknown blob is an error, never a panic.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use thiserror::Error;
 
@@ -50,11 +50,17 @@ pub enum BtfError {
         /// Its name.
         name: String,
     },
-    /// The kernel has no such tracepoint.
-    #[error("this kernel has no tracepoint {name}")]
-    NoTracepoint {
-        /// Its name.
-        name: String,
+    /// The field is said to end behind its structure.
+    #[error("{structure}.{member} ends at byte {end} of {size}")]
+    OutsideStructure {
+        /// The structure.
+        structure: String,
+        /// The field.
+        member: String,
+        /// Where the field would end, bytes from the structure's begin.
+        end: u64,
+        /// The structure's size, bytes.
+        size: u64,
     },
     /// The field exists but is of another type.
     #[error("{path} is not {expected}")]
@@ -79,6 +85,7 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const FWD: u32 = 7;
     pub(super) const TYPEDEF: u32 = 8;
     pub(super) const VOLATILE: u32 = 9;
     pub(super) const CONST: u32 = 10;
@@ -117,6 +124,17 @@ struct Type {
 struct Member {
     offset_bits: u64,
     type_id: u32,
+    /// Bits of it when it is a bit field, else zero.
+    bits: u64,
+}
+
+/// What a tracepoint hands to programs in one place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Argument {
+    /// A pointer to a structure of this name, empty for a pointer to anything else.
+    Pointer(String),
+    /// A number or a structure by value, of `bytes`.
+    Value { bytes: u64 },
 }
 
 impl<'a> Btf<'a> {
@@ -183,8 +201,9 @@ impl<'a> Btf<'a> {
         while let Some(hop) = hops.next() {
             let (offset, type_id) = self.hop(structure, &mut name, hop)?;
             offsets.push(offset);
+            let last = hop.rsplit('.').next().unwrap_or(hop);
             let wrong =
-                |expected: String| BtfError::WrongType { path: format!("{name}.{hop}"), expected };
+                |expected: String| BtfError::WrongType { path: format!("{name}.{last}"), expected };
             let target = self.resolve(type_id)?;
             if hops.peek().is_none() {
                 let size = self.size_of(type_id)?;
@@ -228,25 +247,49 @@ impl<'a> Btf<'a> {
         Err(BtfError::NoEnumerator { name: name.to_owned() })
     }
 
-    /// How many arguments the tracepoint `name` hands to programs.
+    /// What each of the tracepoints `names` that this kernel has hands to programs, in order.
     ///
     /// # Errors
-    /// When the kernel has no such tracepoint.
-    pub(super) fn tracepoint_arguments(&self, name: &str) -> Result<usize, BtfError> {
-        // A pointer to a function whose first argument is the tracepoint's own.
-        let wanted = format!("btf_trace_{name}");
+    /// When the types that say so lie outside the blob.
+    pub(super) fn tracepoints(
+        &self,
+        names: &[&'static str],
+    ) -> Result<BTreeMap<&'static str, Vec<Argument>>, BtfError> {
+        let mut tracepoints = BTreeMap::new();
         for &position in self.types.iter().skip(1) {
             let found = self.type_at(position)?;
-            if found.kind != kind::TYPEDEF || self.string(found.name)? != wanted.as_bytes() {
+            if found.kind != kind::TYPEDEF {
                 continue;
             }
+            let Some(name) = self.string(found.name)?.strip_prefix(b"btf_trace_") else { continue };
+            let Some(name) = names.iter().find(|wanted| wanted.as_bytes() == name) else {
+                continue;
+            };
             let pointer = self.resolve(found.size_or_type)?;
             let function = self.resolve(pointer.size_or_type)?;
-            if pointer.kind == kind::PTR && function.kind == kind::FUNC_PROTO {
-                return Ok(function.n_items.saturating_sub(1));
+            if pointer.kind != kind::PTR || function.kind != kind::FUNC_PROTO {
+                continue;
             }
+            // The first is the tracepoint's own.
+            let arguments = (1..function.n_items).map(|item| {
+                let at = function.position + 12 + 8 * item;
+                self.argument(word_at(self.blob, at + 4)?)
+            });
+            tracepoints.insert(*name, arguments.collect::<Result<_, _>>()?);
         }
-        Err(BtfError::NoTracepoint { name: name.to_owned() })
+        Ok(tracepoints)
+    }
+
+    fn argument(&self, type_id: u32) -> Result<Argument, BtfError> {
+        let found = self.resolve(type_id)?;
+        if found.kind != kind::PTR {
+            return Ok(Argument::Value { bytes: self.size_of(type_id)? });
+        }
+        let target = self.resolve(found.size_or_type)?;
+        // A structure that is only declared has a name all the same.
+        let is_named = matches!(target.kind, kind::STRUCT | kind::UNION | kind::FWD);
+        let name = if is_named { self.string(target.name)? } else { b"" };
+        Ok(Argument::Pointer(String::from_utf8_lossy(name).into_owned()))
     }
 
     /// Offset and type of `a.b[c]` within a structure.
@@ -263,10 +306,7 @@ impl<'a> Btf<'a> {
             let member = self.member(holder, member_name, 0)?.ok_or_else(|| {
                 BtfError::NoMember { structure: name.clone(), member: member_name.to_owned() }
             })?;
-            if member.offset_bits % 8 != 0 {
-                let path = format!("{name}.{member_name}");
-                return Err(BtfError::WrongType { path, expected: "whole bytes".to_owned() });
-            }
+            self.check_place(holder, name, member_name, member)?;
             offset += member.offset_bits / 8;
             let mut type_id = member.type_id;
             if let Some(index) = index {
@@ -281,6 +321,27 @@ impl<'a> Btf<'a> {
             name.push('.');
             name.push_str(member_name);
         }
+    }
+
+    /// A field that can be read: whole bytes, all of them within the structure.
+    fn check_place(
+        &self,
+        holder: u32,
+        structure: &str,
+        member_name: &str,
+        member: Member,
+    ) -> Result<(), BtfError> {
+        if !member.offset_bits.is_multiple_of(8) || member.bits != 0 {
+            let path = format!("{structure}.{member_name}");
+            return Err(BtfError::WrongType { path, expected: "whole bytes".to_owned() });
+        }
+        let end = (member.offset_bits / 8).saturating_add(self.size_of(member.type_id)?);
+        let size = u64::from(self.type_of(holder)?.size_or_type);
+        if end > size {
+            let (structure, member) = (structure.to_owned(), member_name.to_owned());
+            return Err(BtfError::OutsideStructure { structure, member, end, size });
+        }
+        Ok(())
     }
 
     /// Type of an array's elements, and the offset of the one numbered by enumerator `index`.
@@ -319,16 +380,19 @@ impl<'a> Btf<'a> {
             let member_name = self.string(word_at(self.blob, at)?)?;
             let type_id = word_at(self.blob, at + 4)?;
             let placement = word_at(self.blob, at + 8)?;
-            let offset_bits =
-                u64::from(if holder.has_bitfields { placement & 0xff_ffff } else { placement });
+            let (bits, offset_bits) = if holder.has_bitfields {
+                (u64::from(placement >> 24), u64::from(placement & 0xff_ffff))
+            } else {
+                (0, u64::from(placement))
+            };
             if member_name == name.as_bytes() {
-                return Ok(Some(Member { offset_bits, type_id }));
+                return Ok(Some(Member { offset_bits, type_id, bits }));
             }
             if member_name.is_empty()
                 && let Some(inner) = self.member(self.resolve_id(type_id)?, name, depth + 1)?
             {
                 let offset_bits = offset_bits + inner.offset_bits;
-                return Ok(Some(Member { offset_bits, type_id: inner.type_id }));
+                return Ok(Some(Member { offset_bits, ..inner }));
             }
         }
         Ok(None)

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::btf::{Btf, BtfError};
+use super::btf::{Argument, Btf, BtfError};
 
 /// Builds BTF type by type; ids count from 1.
 struct Builder {
@@ -38,7 +38,7 @@ impl Builder {
     }
 
     fn structure(&mut self, name: &str, kind: u32, members: &[(&str, u32, u32)]) {
-        self.head(name, kind, members.len(), 64);
+        self.head(name, kind, members.len(), 128);
         for &(member, type_id, offset_bits) in members {
             let member = self.string(member);
             self.words(&[member, type_id, offset_bits]);
@@ -75,7 +75,11 @@ fn sample() -> Vec<u8> {
     b.head("stamp_t", 8, 0, 1); // 9: typedef of u64
     b.head("", 3, 0, 0); // 10: array of 4 pointers to set
     b.words(&[7, 2, 4]);
-    b.structure("task", 4, &[("", 4, 0), ("sets", 7, 64), ("info", 8, 128)]); // 11
+    b.head("task", 4, 3, 256); // 11
+    for (member, type_id, offset_bits) in [("", 4, 0), ("sets", 7, 64), ("info", 8, 128)] {
+        let member = b.string(member);
+        b.words(&[member, type_id, offset_bits]);
+    }
     b.head("ids", 6, 2, 4); // 12
     for (name, value) in [("FIRST_ID", 0), ("CPU_ID", 3)] {
         let name = b.string(name);
@@ -84,10 +88,18 @@ fn sample() -> Vec<u8> {
     b.head("more", 6, 1, 4); // 13
     let name = b.string("LARGE_ID");
     b.words(&[name, 4]);
-    b.head("", 13, 3, 0); // 14: function of what the tracepoint keeps, a task and a number
-    b.words(&[0, 7, 0, 11, 0, 2]);
+    b.head("", 13, 3, 0); // 14: function of what the tracepoint keeps, a pointer to a set and a number
+    b.words(&[0, 7, 0, 7, 0, 2]);
     b.head("", 2, 0, 14); // 15
     b.head("btf_trace_task_seen", 8, 0, 15); // 16
+    // Bit fields are told by the highest bit of the second word.
+    let name = b.string("flags");
+    b.words(&[name, 1 << 31 | 4 << 24 | 2, 8]); // 17
+    for (member, type_id, placement) in [("part", 2, 3 << 24 | 32), ("plain", 2, 0)] {
+        let member = b.string(member);
+        b.words(&[member, type_id, placement]);
+    }
+    b.structure("late", 4, &[("in_it", 1, 960), ("behind", 1, 968)]); // 18
     b.finish()
 }
 
@@ -101,7 +113,10 @@ fn finds_fields_through_anonymous_and_embedded_structures_pointers_and_arrays() 
     assert_eq!(btf.offsets("task.sets->refs", 8), Ok(vec![8, 0]));
     assert_eq!(btf.offsets("task.sets->slots[CPU_ID]->refs", 8), Ok(vec![8, 32, 0]));
     assert_eq!(btf.enumerator("CPU_ID"), Ok(3));
-    assert_eq!(btf.tracepoint_arguments("task_seen"), Ok(2));
+    let told = btf.tracepoints(&["task_seen", "task_gone"]).unwrap();
+    let expected = [Argument::Pointer("set".to_owned()), Argument::Value { bytes: 4 }];
+    assert_eq!(told.get("task_seen").unwrap(), &expected);
+    assert_eq!(told.len(), 1);
 }
 
 #[test]
@@ -116,8 +131,18 @@ fn what_is_missing_is_named() {
     assert_eq!(text("task.sets->slots[LARGE_ID]", 8), "set.slots is not long enough");
     assert_eq!(text("task.pid", 8), "task.pid is not 8 bytes but 4");
     assert_eq!(text("task.pid->x", 8), "task.pid is not a pointer");
-    let missing = btf.tracepoint_arguments("task_gone").unwrap_err().to_string();
-    assert_eq!(missing, "this kernel has no tracepoint task_gone");
+}
+
+#[test]
+fn fields_of_another_width_or_outside_their_structure_are_refused() {
+    let blob = sample();
+    let btf = Btf::parse(&blob).unwrap();
+    let text = |path, width| btf.offsets(path, width).unwrap_err().to_string();
+    assert_eq!(text("task.info.queued", 4), "task.info.queued is not 4 bytes but 8");
+    assert_eq!(btf.offsets("flags.plain", 4), Ok(vec![0]));
+    assert_eq!(text("flags.part", 4), "flags.part is not whole bytes", "three bits of a number");
+    assert_eq!(btf.offsets("late.in_it", 8), Ok(vec![120]));
+    assert_eq!(text("late.behind", 8), "late.behind ends at byte 129 of 128");
 }
 
 #[test]
@@ -162,5 +187,6 @@ fn reads_the_running_kernel() {
     assert_eq!(btf.offsets("task_struct.cgroups->dfl_cgrp->kn->id", 8).unwrap().len(), 4);
     assert_eq!(btf.offsets("task_struct.pid", 4).unwrap().len(), 1);
     assert!(btf.offsets("task_struct.no_such_member", 8).is_err());
-    assert!(btf.tracepoint_arguments("sched_switch").unwrap() >= 3);
+    let told = btf.tracepoints(&["sched_switch"]).unwrap();
+    assert_eq!(told["sched_switch"][1], Argument::Pointer("task_struct".to_owned()));
 }

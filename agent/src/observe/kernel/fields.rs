@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::arguments::Tracepoints;
 use super::btf::{Btf, BtfError};
 use super::hierarchy::Hierarchy;
 
@@ -140,26 +141,6 @@ const ALL: [Chain; 29] = [
     PACKET_SOCKET,
 ];
 
-/// Tracepoints that not every supported kernel has, or not with the same arguments.
-const TRACEPOINTS: [&str; 10] = [
-    "mark_victim",
-    "mm_filemap_add_to_page_cache",
-    "mm_filemap_get_pages",
-    "mm_filemap_fault",
-    "mm_filemap_map_pages",
-    "writeback_dirty_folio",
-    "writeback_dirty_page",
-    "tcp_retransmit_skb",
-    "udp_fail_queue_rcv_skb",
-    "kfree_skb",
-];
-
-/// Arguments of `kfree_skb` with a reason, and with the socket that would have received the packet.
-const DROP_ARGUMENTS: usize = 3;
-const DROP_ARGUMENTS_WITH_RECEIVER: usize = 4;
-/// Arguments of `mark_victim` with the task itself, and not only its process id.
-const VICTIM_ARGUMENTS_WITH_TASK: usize = 2;
-
 impl Chain {
     /// The way from a task to its cgroup's id in `hierarchy`.
     pub(super) fn to_task_cgroup(hierarchy: Hierarchy) -> Self {
@@ -175,8 +156,8 @@ pub(super) struct Offsets {
     /// Value of each variable that could be found.
     pub(super) variables: BTreeMap<&'static str, u64>,
     missing: BTreeMap<&'static str, BtfError>,
-    /// Arguments of each of [`TRACEPOINTS`] that the kernel has.
-    tracepoints: BTreeMap<&'static str, usize>,
+    /// Tracepoints, or why nothing is known of any.
+    tracepoints: Result<Tracepoints, BtfError>,
 }
 
 impl Offsets {
@@ -199,8 +180,7 @@ impl Offsets {
         for (variable, enumerator) in enumerators {
             variables.extend(btf.enumerator(enumerator).ok().map(|value| (variable, value)));
         }
-        let arguments = |name| Some((name, btf.tracepoint_arguments(name).ok()?));
-        let tracepoints = TRACEPOINTS.into_iter().filter_map(arguments).collect();
+        let tracepoints = Tracepoints::find(btf);
         let mut found = Self { variables, missing, tracepoints };
         let ways = [
             ("HAS_TYPED_TASK", btf.enumerator("BPF_FUNC_get_current_task_btf").is_ok()),
@@ -227,35 +207,33 @@ impl Offsets {
 
     /// Why drops cannot be told from other ends of packets; `None` when they can.
     pub(super) fn missing_drop_reason(&self) -> Option<String> {
-        let tells = self.drop_arguments() >= DROP_ARGUMENTS
+        let tells = self.tracepoints.as_ref().is_ok_and(Tracepoints::tells_drop_reason)
             && self.variables.contains_key("DROP_REASON_UNSPECIFIED");
         (!tells).then(|| "this kernel does not say why a packet ends (Linux 5.17)".to_owned())
     }
 
-    /// Why the program for `tracepoint` has nothing to attach to; `None` when it has, or when this
-    /// is only known once it is tried.
+    /// Why the program for `tracepoint` has nothing to attach to, or would misread what it is handed;
+    /// `None` when it can be attached.
     pub(super) fn missing_tracepoint(&self, tracepoint: &str) -> Option<String> {
-        let is_known = TRACEPOINTS.contains(&tracepoint);
-        (is_known && !self.tracepoints.contains_key(tracepoint))
-            .then(|| BtfError::NoTracepoint { name: tracepoint.to_owned() }.to_string())
+        match &self.tracepoints {
+            Ok(tracepoints) => tracepoints.missing(tracepoint),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Whether the kernel has `tracepoint`.
+    pub(super) fn has_tracepoint(&self, tracepoint: &str) -> bool {
+        self.tracepoints.as_ref().is_ok_and(|tracepoints| tracepoints.has(tracepoint))
     }
 
     /// Whether a drop names the socket that would have received the packet.
     pub(super) fn tells_drop_receiver(&self) -> bool {
-        self.drop_arguments() >= DROP_ARGUMENTS_WITH_RECEIVER
+        self.tracepoints.as_ref().is_ok_and(Tracepoints::tells_drop_receiver)
     }
 
     /// Whether a victim of the OOM killer is told as a task, and not only by its process id.
     pub(super) fn tells_victim_task(&self) -> bool {
-        self.arguments("mark_victim") >= VICTIM_ARGUMENTS_WITH_TASK
-    }
-
-    fn drop_arguments(&self) -> usize {
-        self.arguments("kfree_skb")
-    }
-
-    fn arguments(&self, tracepoint: &str) -> usize {
-        self.tracepoints.get(tracepoint).copied().unwrap_or_default()
+        self.tracepoints.as_ref().is_ok_and(Tracepoints::tells_victim_task)
     }
 
     /// The first of `chains` that this kernel has, or the first of all.

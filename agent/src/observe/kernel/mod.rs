@@ -4,6 +4,7 @@
 //! counters per cgroup. Reading order: [`hierarchy`] (which ids name a workload), [`fields`] and
 //! [`btf`] (where kernel structures keep things), [`attach`], [`slots`], [`counters`], [`events`].
 
+mod arguments;
 mod attach;
 mod btf;
 #[cfg(test)]

@@ -208,7 +208,7 @@ impl Sampler {
             None
         };
         Ok(Self {
-            tree: Tree::new(&layout, tree_config),
+            tree: Tree::new(&config.root, &layout, tree_config),
             tracked: BTreeMap::new(),
             kernel: KernelSource::load(config),
             gpu,

@@ -238,6 +238,98 @@ fn a_container_at_another_path_in_the_v2_tree_is_one_workload() {
     assert_eq!(sample(&fourth, &path).get(Feature::PsiCpuSome), None);
 }
 
+/// A hybrid host on which process 42 is at `/batch/job` in v1 and at `/jobs/7` in the v2 tree.
+fn host_with_two_paths() -> FakeHost {
+    let host = FakeHost::new(&format!("{LEGACY}{HYBRID_V2}"));
+    host.write("proc/pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
+    host.write("sys/fs/cgroup/unified/jobs/7/cgroup.procs", "42\n");
+    host.write(
+        "sys/fs/cgroup/unified/jobs/7/cpu.pressure",
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+    );
+    host.write("sys/fs/cgroup/cpu,cpuacct/batch/job/cgroup.procs", "42\n");
+    host.write("sys/fs/cgroup/cpu,cpuacct/batch/job/cpuacct.usage", "5\n");
+    is_at(&host, 42, "/batch/job", "/jobs/7");
+    host
+}
+
+fn is_at(host: &FakeHost, pid: u32, v1: &str, v2: &str) {
+    host.write(
+        &format!("proc/{pid}/cgroup"),
+        &format!("9:name=systemd:/\n4:memory:/\n2:cpu,cpuacct:{v1}\n0::{v2}\n"),
+    );
+}
+
+fn ticks(sampler: &mut Sampler, from: u32, n: u32) -> Tick {
+    let mut ticks = (from..from + n).map(|at| tick(sampler, f64::from(at)));
+    let first = ticks.next().unwrap();
+    ticks.last().unwrap_or(first)
+}
+
+#[test]
+fn a_workload_at_another_path_in_the_v2_tree_is_found_by_its_tasks() {
+    let host = host_with_two_paths();
+    let mut sampler = host.sampler();
+    assert_eq!(paths(&tick(&mut sampler, 1.0)), ["/batch/job", "/jobs/7"], "not asked yet");
+    assert_eq!(paths(&tick(&mut sampler, 2.0)).len(), 2, "told once only");
+    let third = tick(&mut sampler, 3.0);
+    assert_eq!((paths(&third), third.gone.clone()), (vec!["/batch/job"], vec!["/jobs/7".into()]));
+    host.write(
+        "sys/fs/cgroup/unified/jobs/7/cpu.pressure",
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=500000\n",
+    );
+    let seen = tick(&mut sampler, 4.0);
+    assert_eq!(sample(&seen, "/batch/job").get(Feature::PsiCpuSome), Some(0.5));
+    assert_eq!(sample(&seen, "/batch/job").get(Feature::CpuCores), Some(0.0));
+
+    // A process of somebody else comes into the v2 cgroup: it is not this workload's any more.
+    host.write("sys/fs/cgroup/unified/jobs/7/cgroup.procs", "42\n43\n");
+    is_at(&host, 43, "/batch/other", "/jobs/7");
+    let apart = ticks(&mut sampler, 5, 140);
+    assert_eq!(paths(&apart), ["/batch/job", "/jobs/7"]);
+    // It moves on, and ends: only the first is left to ask.
+    is_at(&host, 43, "/batch/other", "/elsewhere");
+    assert_eq!(paths(&ticks(&mut sampler, 145, 140)), ["/batch/job"]);
+    fs::remove_dir_all(host.path("proc/43")).unwrap();
+    assert_eq!(paths(&ticks(&mut sampler, 285, 140)), ["/batch/job"]);
+    fs::remove_dir_all(host.path("sys/fs/cgroup/unified/jobs")).unwrap();
+    let alone = ticks(&mut sampler, 425, 20);
+    assert_eq!(paths(&alone), ["/batch/job"]);
+    assert_eq!(sample(&alone, "/batch/job").get(Feature::PsiCpuSome), None);
+}
+
+#[test]
+fn paths_are_not_joined_when_tasks_disagree_or_none_can_be_asked() {
+    let both = ["/batch/job", "/jobs/7"];
+    let host = host_with_two_paths();
+    host.write("sys/fs/cgroup/cpu,cpuacct/batch/job/cgroup.procs", "42\n43\n");
+    is_at(&host, 43, "/batch/job", "/jobs/8");
+    assert_eq!(paths(&ticks(&mut host.sampler(), 1, 8)), both, "one of two is elsewhere");
+
+    let host = host_with_two_paths();
+    is_at(&host, 42, "/batch/job", "/");
+    assert_eq!(paths(&ticks(&mut host.sampler(), 1, 8)), both, "in no cgroup of the v2 tree");
+
+    let host = host_with_two_paths();
+    is_at(&host, 42, "/batch/moved", "/jobs/7");
+    assert_eq!(paths(&ticks(&mut host.sampler(), 1, 8)), both, "it has moved since it was listed");
+
+    let host = host_with_two_paths();
+    host.write("proc/42/cgroup", "2:cpu,cpuacct:/batch/\u{fffd}\n\n:::\n0::\n");
+    assert_eq!(paths(&ticks(&mut host.sampler(), 1, 8)), both, "what it says makes no sense");
+
+    let host = host_with_two_paths();
+    fs::remove_dir_all(host.path("proc/42")).unwrap();
+    assert_eq!(paths(&ticks(&mut host.sampler(), 1, 8)), both, "it has ended");
+
+    let host = host_with_two_paths();
+    host.write("sys/fs/cgroup/cpu,cpuacct/batch/next/cgroup.procs", "44\n");
+    host.write("sys/fs/cgroup/unified/jobs/7/cgroup.procs", "42\n44\n");
+    is_at(&host, 44, "/batch/next", "/jobs/7");
+    let three = ["/batch/job", "/batch/next", "/jobs/7"];
+    assert_eq!(paths(&ticks(&mut host.sampler(), 1, 8)), three, "two share the v2 cgroup");
+}
+
 #[test]
 fn workloads_come_and_go_between_ticks() {
     let host = FakeHost::new(UNIFIED);

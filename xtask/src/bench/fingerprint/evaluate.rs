@@ -114,10 +114,60 @@ fn ask(runs: &[Run], asked: usize, distance: &Distance, comparable_min: f64) -> 
     }
 }
 
-/// By the program distance as a whole, by each of its groups alone, without each, and by demand.
+/// What hashes of events tell.
+const SKETCHES: [Group; 2] = [Group::OrderSketch, Group::CodeSketch];
+
+/// Weights of a sketch that are tried, times what it is.
+const TIMES: [f64; 4] = [0.0, 0.25, 0.5, 1.0];
+/// Differences of two sketches that are tried as entirely different: the Hellinger distance has 1 as its
+/// highest, and sketches of few events differ by chance.
+const ONES: [f64; 3] = [0.5, 0.75, 1.0];
+
+/// Recognition at another weight of a sketch.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Weighed {
+    /// Which.
+    pub(super) sketch: &'static str,
+    /// How many times its weight in the program distance.
+    pub(super) times: f64,
+    /// The difference that counts as entirely different.
+    pub(super) one: f64,
+    /// Among every other program, by name: a weight may be chosen by it.
+    pub(super) tuning: Recognition,
+    /// Among the other half, which shows whether the choice holds.
+    pub(super) scored: Recognition,
+}
+
+/// The program distance with other weights of either sketch, in two halves of the programs.
+pub(super) fn sketch_weights(runs: &[Run]) -> Vec<Weighed> {
+    let names: BTreeSet<&String> = runs.iter().map(|run| &run.program).collect();
+    let half = |rest: usize| -> Vec<Run> {
+        let chosen: BTreeSet<&String> = names.iter().copied().skip(rest).step_by(2).collect();
+        runs.iter().filter(|run| chosen.contains(&run.program)).cloned().collect()
+    };
+    let halves = [half(0), half(1)];
+    let mut found = Vec::new();
+    for group in SKETCHES {
+        for times in TIMES {
+            // Without weight, the difference does not matter.
+            for one in ONES.into_iter().take(if times > 0.0 { ONES.len() } else { 1 }) {
+                let distance = Distance::program().weighed(group, times, one);
+                let [tuning, scored] =
+                    halves.each_ref().map(|half| recognise(half, "program", &distance, 0.0));
+                found.push(Weighed { sketch: group.name(), times, one, tuning, scored });
+            }
+        }
+    }
+    found
+}
+
+/// By the program distance as a whole and without sketches, by each of its groups alone, without each,
+/// and by demand.
 pub(super) fn all(runs: &[Run]) -> Vec<Recognition> {
     let program = Distance::program();
     let mut found = vec![recognise(runs, "program", &program, COMPARABLE_MIN)];
+    let without_sketches = SKETCHES.into_iter().fold(program.clone(), Distance::without);
+    found.push(recognise(runs, "without both sketches", &without_sketches, COMPARABLE_MIN));
     let groups: BTreeSet<Group> = program.cells().iter().map(|cell| cell.group).collect();
     for group in &groups {
         let only = program.clone().only(*group);
@@ -179,6 +229,17 @@ mod tests {
         let table = confusion(&found.verdicts);
         assert_eq!(table["a"]["a"], 2);
         assert!(!table["c"].contains_key("c"));
+    }
+
+    #[test]
+    fn each_program_is_in_one_half_and_weights_that_nothing_bears_change_nothing() {
+        let runs: Vec<Run> = (0..8_u32)
+            .map(|i| run(&format!("p{}", i / 2), i % 2, 0.1 + 0.2 * f64::from(i / 2)))
+            .collect();
+        for found in sketch_weights(&runs) {
+            assert_eq!((found.tuning.runs, found.scored.runs), (4, 4));
+            assert!((found.tuning.accuracy - 1.0).abs() < 1e-9, "no run has a sketch");
+        }
     }
 
     #[test]

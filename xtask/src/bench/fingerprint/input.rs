@@ -39,6 +39,16 @@ impl Draw {
     }
 }
 
+/// `items` in another order for each `seed`.
+pub(super) fn shuffled<T: Copy>(items: &[T], seed: u64) -> Vec<T> {
+    let mut draw = Draw::new(seed);
+    let mut order = items.to_vec();
+    for last in (1..order.len()).rev() {
+        order.swap(last, draw.below(last + 1));
+    }
+    order
+}
+
 /// Files of this machine that inputs are made of.
 pub(super) fn sources() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
@@ -98,7 +108,19 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Draw;
+    use super::{Draw, shuffled};
+
+    #[test]
+    fn another_seed_is_another_order_of_the_same() {
+        let items: Vec<u32> = (0..30).collect();
+        let (first, second) = (shuffled(&items, 1), shuffled(&items, 2));
+        assert_ne!(first, second);
+        assert_eq!(shuffled(&items, 1), first);
+        let mut sorted = first;
+        sorted.sort_unstable();
+        assert_eq!(sorted, items);
+        assert!(shuffled::<u32>(&[], 1).is_empty());
+    }
 
     #[test]
     fn other_seeds_draw_other_files() {

@@ -2,6 +2,7 @@
 //! in a fresh cgroup, recorded by the real agent; each run is then asked for its nearest neighbour.
 
 mod evaluate;
+mod executables;
 mod input;
 mod programs;
 mod report;
@@ -13,13 +14,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use self::executables::Executables;
 use self::programs::{PROGRAMS, Program};
 use self::report::Report;
 use self::stage::Stage;
 use super::BenchArgs;
 use super::rig;
 use crate::progress;
-use crate::setup::debian;
 
 /// Options of `cargo xtask bench fingerprint`.
 #[derive(clap::Args)]
@@ -39,9 +40,10 @@ pub(super) struct Options {
     /// fingerprint: programs that run side by side
     #[arg(long, default_value_t = 2)]
     parallel: usize,
-    /// fingerprint: install with apt-get what is not there
+    /// fingerprint: leave out programs that are not there instead of unpacking Debian's packages of
+    /// them below `target`
     #[arg(long)]
-    install: bool,
+    offline: bool,
     /// fingerprint: keep the recording in this file
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -59,18 +61,16 @@ pub(super) fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         trace::read(recording, options.period)?
     } else {
         super::need_root()?;
-        if options.install {
-            install(&chosen);
-        }
+        let (executables, lacking) = Executables::gather(root, &chosen, options.offline);
+        let lacks = |program: &Program| lacking.iter().any(|(name, _)| *name == program.name);
         let present: Vec<Program> =
-            chosen.iter().copied().filter(|program| program.missing().is_empty()).collect();
-        for program in &chosen {
-            missing.extend(program.missing().into_iter().map(|name| (program.name, name)));
-        }
+            chosen.iter().copied().filter(|program| !lacks(program)).collect();
+        missing.extend(lacking);
         let agent = rig::build(root, args.profile)?;
         let trace = std::env::temp_dir().join(format!("headroom-trace-{}.csv", std::process::id()));
         let kept = options.keep.clone().unwrap_or_else(|| trace.clone());
-        let broken = record(agent.agent(), &kept, &present, options)?;
+        let stage = Stage::set(agent.agent(), &kept, options.period, executables)?;
+        let broken = record(stage, &present, options)?;
         let mut runs = trace::read(&kept, options.period)?;
         runs.retain(|run| !broken.contains(&(run.program.as_str(), run.number)));
         if options.keep.is_none() {
@@ -103,32 +103,23 @@ fn choose(names: &[String]) -> Result<Vec<Program>> {
     names.iter().map(by_name).collect()
 }
 
-/// What cannot be installed is left out of the measurement and listed there.
-fn install(chosen: &[Program]) {
-    for program in chosen.iter().filter(|program| !program.missing().is_empty()) {
-        if let Err(reason) = debian::install(program.packages, "it is to be recognised") {
-            eprintln!("  {} is left out: {reason}", program.name);
-        }
-    }
-}
-
 /// Returns program and number of the runs that ended before their time.
 fn record(
-    agent: &Path,
-    trace: &Path,
+    mut stage: Stage,
     programs: &[Program],
     options: &Options,
 ) -> Result<Vec<(&'static str, u32)>> {
     let mut broken = Vec::new();
-    let mut stage = Stage::set(agent, trace, options.period)?;
     let time = Duration::from_secs(options.seconds);
     for round in 0..options.runs {
         let what = format!("run {} of {}, {} programs", round + 1, options.runs, programs.len());
         progress::step(&what, "each in a fresh cgroup, on another input", || {
             stage.prepare(round)?;
-            for together in programs.chunks(options.parallel.max(1)) {
+            // Others beside it in each run: company is not what is to be recognised.
+            let order = input::shuffled(programs, u64::from(round) + 1);
+            for together in order.chunks(options.parallel.max(1)) {
                 for name in stage.play(together, round, time)? {
-                    eprintln!("  {name} ended before its time and is left out of run {round}");
+                    eprintln!("  {name} is left out of run {round}: it did not run to the end");
                     broken.push((name, round));
                 }
             }

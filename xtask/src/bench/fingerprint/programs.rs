@@ -1,22 +1,23 @@
-//! The programs that are to be told apart: what any Debian has, and some that can be installed.
+//! The programs that are to be told apart: what any Debian has, and some that can be fetched.
 //! Each runs until it is ended, on an input that differs from run to run.
 
 use std::path::{Path, PathBuf};
-
-use crate::process;
 
 /// A program under recognition.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Program {
     /// Name in the tables.
     pub(super) name: &'static str,
-    /// Executables it needs on `PATH`.
+    /// Executables it and its client need.
     pub(super) needs: &'static [&'static str],
     /// Debian packages that bring them.
     pub(super) packages: &'static [&'static str],
     /// Shell script of what is recognised. It runs in a folder of its own with `$IN`, a file of
-    /// [`super::input::BYTES`], `$TREE`, a folder of files, and `$SEED`.
-    script: &'static str,
+    /// [`super::input::BYTES`], `$TREE`, a folder of files, `$SEED`, and `$PORT`, which is free.
+    pub(super) script: &'static str,
+    /// Shell script that makes in the folder what the program needs before it is looked at, outside
+    /// the cgroup.
+    pub(super) prepare: Option<&'static str>,
     /// Shell script of what makes the load from outside the cgroup, where a server needs it.
     pub(super) client: Option<&'static str>,
 }
@@ -27,7 +28,17 @@ const fn alone(
     packages: &'static [&'static str],
     script: &'static str,
 ) -> Program {
-    Program { name, needs, packages, script, client: None }
+    Program { name, needs, packages, script, prepare: None, client: None }
+}
+
+const fn served(
+    name: &'static str,
+    needs: &'static [&'static str],
+    packages: &'static [&'static str],
+    script: &'static str,
+    client: &'static str,
+) -> Program {
+    Program { name, needs, packages, script, prepare: None, client: Some(client) }
 }
 
 /// All of them.
@@ -122,34 +133,100 @@ pub(super) const PROGRAMS: &[Program] = &[
         &["git"],
         "git init -q r; cp \"$IN\" r/f; cd r; while :; do git add -A; git -c user.name=n -c user.email=e commit -qm c; head -c 200000 /dev/urandom > g; git gc -q; done > /dev/null 2>&1",
     ),
+    alone(
+        "brotli",
+        &["brotli"],
+        &["brotli"],
+        "while :; do brotli -q 6 -c \"$IN\" > /dev/null; done",
+    ),
+    alone("pigz", &["pigz"], &["pigz"], "while :; do pigz -6 -p 2 -c \"$IN\" > /dev/null; done"),
+    alone("lua", &["lua5.4"], &["lua5.4"], "exec lua5.4 \"$SCRIPTS/bodies.lua\" \"$SEED\""),
+    alone(
+        "ruby",
+        &["ruby"],
+        &["ruby"],
+        // What is unpacked is not where Ruby looks for its own.
+        "R=$(ls -d \"$UNPACKED\"/usr/lib/*/ruby/3* \"$UNPACKED\"/usr/lib/ruby/3* 2> /dev/null | paste -sd:); RUBYLIB=$R exec ruby --disable-gems \"$SCRIPTS/text.rb\" \"$IN\" \"$SEED\"",
+    ),
+    alone(
+        "php",
+        &["php.default"],
+        &["php-cli"],
+        "exec php.default -n \"$SCRIPTS/templates.php\" \"$SEED\"",
+    ),
+    alone(
+        "sysbench-cpu",
+        &["sysbench"],
+        &["sysbench"],
+        "exec sysbench cpu --time=0 --events=0 --cpu-max-prime=20000 run > /dev/null",
+    ),
+    alone(
+        "sysbench-memory",
+        &["sysbench"],
+        &["sysbench"],
+        "exec sysbench memory --time=0 --memory-block-size=64K --memory-total-size=1000T run > /dev/null",
+    ),
+    alone(
+        "stress-ng-vm",
+        &["stress-ng"],
+        &["stress-ng"],
+        "exec stress-ng --vm 1 --vm-bytes 32M --temp-path . --timeout 0 > /dev/null 2>&1",
+    ),
+    alone(
+        "fio",
+        &["fio"],
+        &["fio"],
+        "exec fio --name=f --rw=randrw --size=16M --bs=8k --ioengine=psync --direct=1 --randseed=$SEED --time_based --runtime=1000 > /dev/null",
+    ),
+    served(
+        "python-http",
+        &["python3"],
+        &["python3"],
+        "exec python3 \"$SCRIPTS/server.py\" \"$TREE\" > /dev/null 2>&1",
+        "exec python3 \"$SCRIPTS/client.py\" \"$SEED\" 250",
+    ),
+    served(
+        "redis",
+        &["redis-server", "redis-benchmark"],
+        &["redis-server", "redis-tools"],
+        "exec redis-server --port 0 --unixsocket \"$PWD/s\" --save '' > /dev/null",
+        "while [ ! -S s ]; do sleep 0.1; done; while :; do redis-benchmark -s \"$PWD/s\" -q -n 20000 -r 1000$SEED -t set,get,incr,lpush,sadd,hset; done > /dev/null 2>&1",
+    ),
+    served(
+        "memcached",
+        &["memcached", "python3"],
+        &["memcached"],
+        "exec memcached -u root -s m -m 64 -t 2",
+        "exec python3 \"$SCRIPTS/memcached_client.py\" \"$SEED\"",
+    ),
     Program {
-        name: "python-http",
-        needs: &["python3"],
-        packages: &["python3"],
-        script: "exec python3 \"$SCRIPTS/server.py\" \"$TREE\" > /dev/null 2>&1",
-        client: Some("exec python3 \"$SCRIPTS/client.py\" \"$SEED\" 250"),
-    },
-    Program {
-        name: "redis",
-        needs: &["redis-server", "redis-benchmark"],
-        packages: &["redis-server", "redis-tools"],
-        script: "exec redis-server --port 0 --unixsocket \"$PWD/s\" --save '' > /dev/null",
+        name: "nginx",
+        needs: &["nginx", "ab"],
+        packages: &["nginx", "apache2-utils"],
+        script: "exec nginx -e stderr -p \"$PWD\" -c \"$PWD/nginx.conf\" 2> /dev/null",
+        prepare: Some("sh -e \"$SCRIPTS/nginx.sh\""),
         client: Some(
-            "sleep 0.5; while :; do redis-benchmark -s \"$PWD/s\" -q -n 20000 -r 1000$SEED; done > /dev/null 2>&1",
+            "sleep 0.3; while :; do for at in 1 2 $SEED 8; do ab -q -c 8 -n 2000 \"http://127.0.0.1:$PORT/$at/$at\"; done; done > /dev/null 2>&1",
         ),
     },
+    Program {
+        name: "postgres",
+        needs: &["postgres", "initdb", "pgbench", "setpriv"],
+        packages: &["postgresql", "postgresql-contrib", "util-linux"],
+        script: "exec setpriv --reuid=65534 --regid=65534 --clear-groups postgres -D data > /dev/null 2>&1",
+        prepare: Some("sh -e \"$SCRIPTS/postgres.sh\""),
+        client: Some(
+            "while :; do pgbench -h \"$PWD\" -U bench -c 2 -T 1000 --random-seed=$SEED postgres || sleep 0.2; done > /dev/null 2>&1",
+        ),
+    },
+    served(
+        "iperf3",
+        &["iperf3"],
+        &["iperf3"],
+        "exec iperf3 -s -p $PORT > /dev/null 2>&1",
+        "while :; do iperf3 -c 127.0.0.1 -p $PORT -b 2G -t 1000 || sleep 0.2; done > /dev/null 2>&1",
+    ),
 ];
-
-impl Program {
-    /// The executables it needs that are not on this machine.
-    pub(super) fn missing(&self) -> Vec<&'static str> {
-        self.needs.iter().copied().filter(|name| process::find(name).is_none()).collect()
-    }
-
-    pub(super) fn script(&self) -> &'static str {
-        self.script
-    }
-}
 
 /// Files the programs work with.
 pub(super) const SCRIPTS: &[(&str, &str)] = &[
@@ -161,6 +238,12 @@ pub(super) const SCRIPTS: &[(&str, &str)] = &[
     ("tree.js", include_str!("work/tree.js")),
     ("unit.c", include_str!("work/unit.c")),
     ("rows.sql", include_str!("work/rows.sql")),
+    ("nginx.sh", include_str!("work/nginx.sh")),
+    ("postgres.sh", include_str!("work/postgres.sh")),
+    ("memcached_client.py", include_str!("work/memcached_client.py")),
+    ("bodies.lua", include_str!("work/bodies.lua")),
+    ("text.rb", include_str!("work/text.rb")),
+    ("templates.php", include_str!("work/templates.php")),
 ];
 
 /// Writes [`SCRIPTS`] below `folder` and returns where.

@@ -9,7 +9,8 @@ use headroom_fingerprint::{
 };
 use serde_json::json;
 
-use super::evaluate::{self, Recognition, Run};
+use super::evaluate::{self, Recognition, Run, Weighed};
+use super::executables::Missing;
 use crate::bench::rig;
 
 /// Everything that is told of a measurement.
@@ -19,12 +20,13 @@ pub(super) struct Report {
     runs: usize,
     known_mean: f64,
     recognitions: Vec<Recognition>,
-    /// Program and executable that is not on this machine.
-    missing: Vec<(&'static str, &'static str)>,
+    weighed: Vec<Weighed>,
+    /// Programs that could not run here, with the reason.
+    missing: Vec<Missing>,
 }
 
 impl Report {
-    pub(super) fn of(runs: &[Run], missing: Vec<(&'static str, &'static str)>) -> Result<Self> {
+    pub(super) fn of(runs: &[Run], missing: Vec<Missing>) -> Result<Self> {
         let programs: BTreeSet<&String> = runs.iter().map(|run| &run.program).collect();
         let known: usize = runs.iter().map(|run| run.vector.known()).sum();
         Ok(Self {
@@ -33,6 +35,7 @@ impl Report {
             runs: runs.len(),
             known_mean: known as f64 / runs.len().max(1) as f64,
             recognitions: evaluate::all(runs),
+            weighed: evaluate::sketch_weights(runs),
             missing,
         })
     }
@@ -47,8 +50,8 @@ impl Report {
             VectorHash::current(),
             self.known_mean,
         );
-        for (program, executable) in &self.missing {
-            println!("not there: {program} ({executable})");
+        for (program, reason) in &self.missing {
+            println!("skipped: {program}: {reason}");
         }
         println!(
             "\nnearest neighbour, one run left out      right   no answer   margin (median, p10)"
@@ -64,8 +67,29 @@ impl Report {
                 margin(found.margin_p10),
             );
         }
+        self.print_weights();
         self.print_confusion();
         Ok(())
+    }
+
+    fn print_weights(&self) {
+        println!("\nsketches, times their weight    half the programs         the other half");
+        println!("{:>30}   right, margin, p10 of it", "and what is 1");
+        for found in &self.weighed {
+            let told = |half: &Recognition| {
+                let [median, p10] =
+                    [half.margin_median, half.margin_p10].map(Option::unwrap_or_default);
+                format!("{:>5.1} % {median:>6.2} {p10:>5.2}", half.accuracy * 100.0)
+            };
+            println!(
+                "{:>14} {:>6} {:>7} {:>25} {:>25}",
+                found.sketch,
+                found.times,
+                found.one,
+                told(&found.tuning),
+                told(&found.scored),
+            );
+        }
     }
 
     /// Rows are what ran, columns what it was taken for.
@@ -109,6 +133,7 @@ impl Report {
             "programs": self.programs,
             "missing": self.missing,
             "recognition": self.recognitions,
+            "sketches_weighed": self.weighed,
             "confusion": evaluate::confusion(verdicts),
             "runs": verdicts,
         });

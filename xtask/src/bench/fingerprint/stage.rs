@@ -1,8 +1,10 @@
 //! Runs programs in cgroups of their own while the real agent records them: every run a fresh
 //! cgroup, another input. Everything is ended and removed when it is dropped.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,11 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use super::executables::Executables;
 use super::input;
 use super::programs::{self, Program};
 use crate::bench::rig;
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::demo::processes::Process;
+use crate::process;
 
 /// Parent of every cgroup of the measurement.
 pub(super) const PARENT: &str = "/headroom-fingerprint";
@@ -23,6 +27,8 @@ pub(super) const PARENT: &str = "/headroom-fingerprint";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long processes may take to leave after they were killed.
 const LEAVE: Duration = Duration::from_secs(5);
+/// How long the preparation of one program may take, as `timeout` takes it.
+const PREPARE_SECONDS_MAX: &str = "30";
 
 /// Folder, agent and cgroups of one measurement.
 pub(super) struct Stage {
@@ -32,11 +38,17 @@ pub(super) struct Stage {
     folder: PathBuf,
     scripts: PathBuf,
     sources: Vec<PathBuf>,
+    executables: Executables,
 }
 
 impl Stage {
     /// Starts the recording into `trace` and waits until the agent has looked once.
-    pub(super) fn set(agent: &Path, trace: &Path, period_s: f64) -> Result<Self> {
+    pub(super) fn set(
+        agent: &Path,
+        trace: &Path,
+        period_s: f64,
+        executables: Executables,
+    ) -> Result<Self> {
         let folder =
             std::env::temp_dir().join(format!("headroom-fingerprint-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -49,7 +61,8 @@ impl Stage {
         command.args(["record", "--force", "--period", &period_s.to_string(), "--out"]);
         command.arg(trace).args(["--include", &format!("{PARENT}/*")]).process_group(0);
         let recorder = Process::start("record", &folder, &mut command)?;
-        let mut stage = Self { recorder, parent, hierarchies, folder, scripts, sources };
+        let mut stage =
+            Self { recorder, parent, hierarchies, folder, scripts, sources, executables };
         rig::wait_for("the agent's first look", || {
             stage.recorder.check()?;
             Ok(fs::metadata(trace).is_ok_and(|meta| meta.len() > 0))
@@ -64,25 +77,37 @@ impl Stage {
         input::make(&folder, &self.sources, u64::from(round) + 1)
     }
 
-    /// Runs `programs` side by side for `time`, each in its own cgroup. Returns those that ended
-    /// before their time.
+    /// Runs `programs` side by side for `time`, each in its own cgroup. Returns those that could not
+    /// be prepared or ended before their time.
     pub(super) fn play(
         &mut self,
         programs: &[Program],
         round: u32,
         time: Duration,
     ) -> Result<Vec<&'static str>> {
-        let mut players = Vec::new();
+        let mut broken = Vec::new();
+        let mut scenes = Vec::new();
         for program in programs {
-            players.push(Player::start(self, *program, round)?);
+            let scene = Scene::set(self, program, round)?;
+            match program.prepare.map(|script| scene.prepare(script)) {
+                Some(Err(error)) => {
+                    eprintln!("  {} cannot be prepared: {error:#}", program.name);
+                    broken.push(program.name);
+                }
+                Some(Ok(())) | None => scenes.push((program, scene)),
+            }
+        }
+        let mut players = Vec::new();
+        for (program, scene) in &scenes {
+            players.push(Player::start(self, program, round, scene)?);
         }
         let end = Instant::now() + time;
         while Instant::now() < end {
             self.recorder.check()?;
             std::thread::sleep(Duration::from_millis(100).min(end - Instant::now().min(end)));
         }
-        let ended = players.iter_mut().filter_map(Player::name_if_ended);
-        Ok(ended.collect())
+        broken.extend(players.iter_mut().filter_map(Player::name_if_ended));
+        Ok(broken)
     }
 
     /// Removes the input of a round.
@@ -107,6 +132,55 @@ impl Drop for Stage {
     }
 }
 
+/// Where a program runs, and what its shells are told.
+struct Scene {
+    folder: PathBuf,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+impl Scene {
+    fn set(stage: &Stage, program: &Program, round: u32) -> Result<Self> {
+        let shared = stage.round(round);
+        let folder = shared.join(program.name);
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let mut environment = stage.executables.environment(program);
+        environment.extend([
+            ("IN", shared.join("input").into_os_string()),
+            ("TREE", shared.join("tree").into_os_string()),
+            ("SCRIPTS", stage.scripts.clone().into_os_string()),
+            ("SEED", (round + 1).to_string().into()),
+            ("PORT", free_port()?.to_string().into()),
+        ]);
+        Ok(Self { folder, environment })
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let mut command = Command::new("sh");
+        self.place(command.args(["-c", script]));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Runs a script to its end, outside of any cgroup of the measurement.
+    fn prepare(&self, script: &str) -> Result<()> {
+        let mut command = Command::new("timeout");
+        self.place(command.args([PREPARE_SECONDS_MAX, "sh", "-c", script]));
+        process::capture(&mut command).map(drop)
+    }
+
+    fn place(&self, command: &mut Command) {
+        let environment = self.environment.iter().map(|(name, value)| (name, value));
+        command.current_dir(&self.folder).process_group(0).envs(environment);
+    }
+}
+
+/// A port that nobody listens on now. Another program may take it before ours does; the run is then
+/// told as one that ended before its time.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?;
+    Ok(listener.local_addr().context("read the free port")?.port())
+}
+
 /// One program in its cgroup; ended with all it started when dropped.
 struct Player {
     name: &'static str,
@@ -117,23 +191,13 @@ struct Player {
 }
 
 impl Player {
-    fn start(stage: &Stage, program: Program, round: u32) -> Result<Self> {
-        let folder = stage.round(round);
-        let own = folder.join(program.name);
-        fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
+    fn start(stage: &Stage, program: &Program, round: u32, scene: &Scene) -> Result<Self> {
         let path = format!("{PARENT}/{}-{round}", program.name);
         let cgroup = Cgroup::create(&stage.hierarchies, &path)?;
-        let shell = |script: &str| {
-            let mut command = Command::new("sh");
-            command.args(["-c", script]).current_dir(&own).process_group(0);
-            command.env("IN", folder.join("input")).env("TREE", folder.join("tree"));
-            command.env("SCRIPTS", &stage.scripts).env("SEED", (round + 1).to_string());
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            command
-        };
         // The shell waits for a line, so that nothing runs before it is in its cgroup.
-        let script = format!("read -r go; exec < /dev/null; {}", program.script());
-        let mut child = shell(&script)
+        let script = format!("read -r go; exec < /dev/null; {}", program.script);
+        let mut child = scene
+            .shell(&script)
             .stdin(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", program.name))?;
@@ -145,7 +209,7 @@ impl Player {
             go.write_all(b"go\n").with_context(|| format!("let {} go", program.name))?;
         }
         if let Some(client) = program.client {
-            let spawned = shell(client).spawn();
+            let spawned = scene.shell(client).spawn();
             player.client = Some(spawned.with_context(|| format!("load {}", program.name))?);
         }
         Ok(player)
