@@ -43,6 +43,7 @@ fn cases(version: Version) -> Vec<Case> {
                 "blkio/w/io.weight",
                 "default 250\n254:0 300",
             ),
+            Case(Knob::NetEgress, 2e6, 2e6, "net/w/net.egress", "2000000"),
         ],
         Version::V1 => vec![
             Case(Knob::CpuBurst, 0.95, 0.95, "cpu/w/cpu.cfs_burst_us", "95000"),
