@@ -6,7 +6,7 @@
 //! Reading order: [`config`] (what it may do), [`protocol`] and [`client`] (what is said to it),
 //! [`cpus`], [`devices`], [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts),
 //! [`path`], [`hierarchy`] and [`knob`] (the files), [`egress`] (the network), [`owner`] (who else is asked), [`journal`],
-//! `engine` (joins them), `server` (socket and threads).
+//! `engine` (joins them), `server` (socket and threads), `resident` (how little of it stays in memory).
 
 pub mod client;
 pub mod config;
@@ -26,12 +26,13 @@ pub mod setting;
 
 mod engine;
 mod host;
+mod resident;
 mod server;
 
 use std::{io, sync::Arc, thread, time::Instant};
 
 use thiserror::Error;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use client::{ClientError, GuardClient};
 pub use config::GuardConfig;
@@ -111,6 +112,10 @@ pub fn run(config: &GuardConfig) -> Result<(), GuardError> {
     if config.egress.on {
         log_egress(egress::restore());
         egress::prepare(&config.egress);
+    }
+    match resident::let_go() {
+        Ok(bytes) => debug!(bytes, "pages of the program that only starting needed are let go"),
+        Err(error) => debug!("the program stays resident as it is: {error}"),
     }
     let served = server::serve(engine, owners, listener, config, start, host::asked_to_stop);
     if config.egress.on {
