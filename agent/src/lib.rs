@@ -2,8 +2,9 @@
 //!
 //! Reading order follows the data: [`observe`] reads facts, [`app`] runs the live loop over the pure
 //! crates, [`guard`] is the separate process that alone changes limits, [`uplink`] talks to the
-//! aggregator, [`join`] gets it a certificate. [`doctor`], [`snapshot`] and [`record`] show what is observed, [`selfbench`] what
-//! observing costs, [`policy_check`] what a policy means, [`owners`] who holds limits, [`explain`] what was done and why.
+//! aggregator, [`join`] gets it a certificate, both by way of [`reach`]. [`doctor`], [`snapshot`] and
+//! [`record`] show what is observed, [`selfbench`] what observing costs, [`policy_check`] what a policy
+//! means, [`owners`] who holds limits, [`explain`] what was done and why.
 
 pub mod app;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod join;
 pub mod observe;
 pub mod owners;
 pub mod policy_check;
+pub mod reach;
 pub mod record;
 pub mod selfbench;
 pub mod snapshot;

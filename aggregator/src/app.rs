@@ -120,6 +120,7 @@ impl App {
         };
         let ingest_config = IngestConfig {
             listen: config.listen.quic,
+            tcp: config.listen.tcp,
             tls: identities.tls.server_config()?,
             agents_max: config.ingest.agents_max,
             clock_skew_s_max: config.ingest.clock_skew_s_max,

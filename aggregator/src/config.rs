@@ -59,6 +59,9 @@ impl Default for AggregatorConfig {
 pub struct ListenConfig {
     /// UDP address agents connect to.
     pub quic: SocketAddr,
+    /// Whether agents may also connect by TLS over TCP, at the same address and port, where UDP does not
+    /// get through.
+    pub tcp: bool,
     /// TCP address of dashboard, API and metrics. They ask for no login: keep it local, or put a
     /// proxy that does in front.
     pub http: SocketAddr,
@@ -70,6 +73,7 @@ impl Default for ListenConfig {
     fn default() -> Self {
         Self {
             quic: SocketAddr::from(([127, 0, 0, 1], 7443)),
+            tcp: true,
             http: SocketAddr::from(([127, 0, 0, 1], 7480)),
             http_names: Vec::new(),
         }

@@ -11,6 +11,10 @@ mod world;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};
 
+use headroom_agent::{
+    join::{self, Invitation},
+    reach::Carrier,
+};
 use headroom_aggregator::{
     enrol::{Journal, ledger::Subject, token::Scope},
     pki,
@@ -52,6 +56,32 @@ fn a_host_joins_with_a_token_and_its_samples_arrive() {
         .unwrap()
         .read(|ledger| ledger.tokens().map(|state| state.used_by.len()).sum::<usize>());
     assert_eq!(uses, 1);
+}
+
+/// Joining, reporting and being revoked where no UDP gets through.
+#[test]
+fn where_udp_is_blocked_a_host_joins_reports_and_is_told_of_its_revocation() {
+    let world = World::new(|_, _| {});
+    let server = world.without_udp();
+    let token = world.token(Scope::Any, 1);
+    let invitation = Invitation { server: server.clone(), ..world.invitation("host-1", &token) };
+    join::join(&invitation, &world.host("one")).unwrap();
+    let guess = Invitation {
+        server: server.clone(),
+        ..world.invitation("host-2", "hrj-0123456789ab-0123456789012345678901234567890123456789")
+    };
+    let refused = format!("{:#}", join::join(&guess, &world.host("two")).unwrap_err());
+    assert!(refused.contains("refuses"), "{refused}");
+
+    let agent = world.agent_to(&server, "one", "host-1", true);
+    agent.report(report());
+    eventually("the sample is acknowledged", || agent.stats().vectors_acked == 1);
+    assert_eq!(agent.stats().carrier, Some(Carrier::Tcp));
+    world.revoke(Subject::Node("host-1".to_owned()), "lost");
+    eventually("it is told why", || {
+        agent.stats().last_error.is_some_and(|error| error.contains("lost"))
+    });
+    assert!(!agent.stats().connected);
 }
 
 /// Certificates of four seconds: renewed while samples flow, with none lost or doubled; the bundle of

@@ -1,7 +1,7 @@
 //! An aggregator on loopback, the operator's commands beside it, and hosts that join.
 
 use std::{
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -9,7 +9,7 @@ use std::{
 
 use headroom_agent::{
     join::{self, Invitation, Joined, pin::CaHash},
-    uplink::{Identity, TickReport, Uplink, UplinkConfig, UplinkHandle, WorkloadReport},
+    uplink::{Identity, TickReport, Transport, Uplink, UplinkConfig, UplinkHandle, WorkloadReport},
 };
 use headroom_aggregator::{
     api::View,
@@ -63,6 +63,27 @@ pub(crate) fn report() -> TickReport {
     }
 }
 
+/// Carries TCP, and nothing else, to `server`.
+fn tcp_only(server: SocketAddr) -> SocketAddr {
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = front.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in front.incoming().flatten() {
+            let Ok(onward) = TcpStream::connect(server) else { continue };
+            for (mut from, mut to) in
+                [(client.try_clone().unwrap(), onward.try_clone().unwrap()), (onward, client)]
+            {
+                thread::spawn(move || {
+                    // What ends on one side ends on the other.
+                    drop(std::io::copy(&mut from, &mut to));
+                    drop(to.shutdown(Shutdown::Write));
+                });
+            }
+        }
+    });
+    address
+}
+
 /// An authority and the aggregator of its directory.
 pub(crate) struct World {
     pub(crate) temporary: TempDir,
@@ -106,6 +127,7 @@ impl World {
         Invitation {
             server: self.address().to_string(),
             server_name: "localhost".to_owned(),
+            transport: Transport::Auto,
             ca_hash: CaHash::parse(&hash).unwrap(),
             token: token.to_owned(),
             node: node.to_owned(),
@@ -132,11 +154,27 @@ impl World {
             .unwrap();
     }
 
+    /// A way to the aggregator that lets no UDP through: the address to use instead.
+    pub(crate) fn without_udp(&self) -> String {
+        tcp_only(self.address()).to_string()
+    }
+
     /// Runs the uplink of `node` with the identity in the directory of `host`.
     pub(crate) fn agent(&self, host: &str, node: &str, renew: bool) -> UplinkHandle {
+        self.agent_to(&self.address().to_string(), host, node, renew)
+    }
+
+    /// As [`agent`](Self::agent), by way of `server`.
+    pub(crate) fn agent_to(
+        &self,
+        server: &str,
+        host: &str,
+        node: &str,
+        renew: bool,
+    ) -> UplinkHandle {
         let dir = self.host(host);
         let config = UplinkConfig {
-            server: self.address().to_string(),
+            server: server.to_owned(),
             server_name: "localhost".to_owned(),
             ca: dir.join("ca.pem"),
             cert: dir.join("agent.pem"),

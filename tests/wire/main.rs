@@ -1,5 +1,5 @@
 //! Both sides of the wire as they ship: the agent's uplink against the aggregator's ingest, over QUIC
-//! on loopback.
+//! and over TCP, on loopback.
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
@@ -8,6 +8,7 @@ mod kill;
 mod models;
 mod network;
 mod server;
+mod tcp;
 mod world;
 
 use std::time::Duration;

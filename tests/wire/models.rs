@@ -55,6 +55,7 @@ fn models_reach_agents_now_and_later_and_verdicts_come_back() {
     };
     let config = IngestConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tcp: true,
         tls: identities.tls.server_config().unwrap(),
         agents_max: 10,
         clock_skew_s_max: 300.0,

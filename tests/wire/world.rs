@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headroom_agent::uplink::{Identity, Uplink, UplinkConfig, UplinkHandle};
+use headroom_agent::uplink::{Identity, Transport, Uplink, UplinkConfig, UplinkHandle};
 use headroom_aggregator::{config::AggregatorConfig, pki};
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{
@@ -149,7 +149,19 @@ impl World {
         files: &Path,
         spool_dir: Option<PathBuf>,
     ) -> UplinkHandle {
+        self.agent_by(Transport::Auto, node, files, spool_dir)
+    }
+
+    pub(crate) fn agent_by(
+        &self,
+        transport: Transport,
+        node: &str,
+        files: &Path,
+        spool_dir: Option<PathBuf>,
+    ) -> UplinkHandle {
         let config = UplinkConfig {
+            transport,
+            quic_again_s: 1.0,
             server: std::fs::read_to_string(self.dir.path().join("quic")).unwrap(),
             server_name: "localhost".to_owned(),
             ca: files.join("ca.pem"),

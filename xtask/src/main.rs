@@ -5,6 +5,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod process;
 mod progress;
 mod schema;
@@ -34,8 +35,10 @@ enum Command {
     Ebpf(EbpfArgs),
     /// Run every check: format, lints, tests, kernel, virtual machine, deployment files
     Test(test::TestArgs),
+    /// Let libFuzzer look for bytes that break a decoder
+    Fuzz(fuzz::FuzzArgs),
     /// Measure what Headroom costs and how quickly it acts
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Write docs/FINGERPRINT.md: the features and the components of the vector
     Schema,
     /// Boot another kernel in a virtual machine and run the kernel and guard tests there
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&root, &args),
         Command::Ebpf(args) => build_kernel_programs(&root, &args),
         Command::Test(args) => test::run(&root, &args),
+        Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
         Command::Schema => schema::write(&root),
         Command::Vm(args) => vm::run(&root, &args),

@@ -14,7 +14,7 @@ use headroom_predict::Source;
 use serde::{Deserialize, Serialize};
 
 use super::latency::DurationSummary;
-use crate::uplink::CertificateState;
+use crate::{reach::Carrier, uplink::CertificateState};
 use headroom_wire::ProbeReport;
 
 /// State of the agent after its last tick.
@@ -83,12 +83,22 @@ pub struct StartsStatus {
 pub struct UplinkStatus {
     /// Whether a session is open.
     pub connected: bool,
+    /// What carries it; `None` when none is open.
+    #[serde(default)]
+    pub carrier: Option<Carrier>,
     /// Bytes sent since the start.
     pub sent_bytes: u64,
     /// Workload-samples sent since the start.
     pub sent_vectors: u64,
     /// Reports given up because the spool was full.
     pub dropped: u64,
+    /// Samples given up on disk, in a long absence of the aggregator, so that others of their workload
+    /// could stay.
+    #[serde(default)]
+    pub thinned: u64,
+    /// Bytes on disk that wait for the aggregator.
+    #[serde(default)]
+    pub spool_bytes: u64,
     /// The last error; empty when none.
     pub last_error: String,
     /// How the agent's certificate stands.

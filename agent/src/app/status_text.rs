@@ -69,12 +69,24 @@ fn uplink_lines(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
     let Some(uplink) = &status.uplink else {
         return writeln!(f, "uplink    absent (no [uplink] in the configuration)");
     };
-    let state = if uplink.connected { "connected" } else { "not connected" };
+    let state = match (uplink.connected, uplink.carrier) {
+        (false, _) => "not connected".to_owned(),
+        (true, Some(carrier)) => format!("connected by {carrier}"),
+        (true, None) => "connected".to_owned(),
+    };
     write!(f, "uplink    {state}, {} vectors in {} bytes", uplink.sent_vectors, uplink.sent_bytes)?;
     if uplink.last_error.is_empty() {
         writeln!(f)?;
     } else {
         writeln!(f, "; last error: {}", uplink.last_error)?;
+    }
+    if uplink.spool_bytes > 0 || uplink.dropped > 0 || uplink.thinned > 0 {
+        let waiting_mib = uplink.spool_bytes as f64 / 1048576.0;
+        let (thinned, dropped) = (uplink.thinned, uplink.dropped);
+        writeln!(
+            f,
+            "spool     {waiting_mib:.1} MiB wait on disk, {thinned} samples thinned, {dropped} dropped"
+        )?;
     }
     let certificate = &uplink.certificate;
     match certificate.days_left(status.t_s) {

@@ -367,9 +367,12 @@ impl Loop {
             let stats = uplink.stats();
             UplinkStatus {
                 connected: stats.connected,
+                carrier: stats.carrier,
                 sent_bytes: stats.bytes_sent,
                 sent_vectors: stats.vectors_sent,
                 dropped: stats.vectors_dropped + stats.reports_dropped,
+                thinned: stats.vectors_thinned,
+                spool_bytes: stats.spool_bytes,
                 last_error: stats.last_error.unwrap_or_default(),
                 certificate: uplink.certificate(),
             }

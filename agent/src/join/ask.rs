@@ -1,10 +1,6 @@
 //! One request for a certificate, over a connection of its own.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use headroom_wire::{
     certificate::CertificateFacts,
@@ -12,13 +8,21 @@ use headroom_wire::{
     tls::provider,
 };
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, IdleTimeout, TransportConfig, VarInt,
     crypto::rustls::QuicClientConfig,
 };
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 use rustls::client::danger::ServerCertVerifier;
 use thiserror::Error;
-use tokio::{net::lookup_host, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use crate::{
+    reach::{self, Carrier, QUIC_FIRST, ReachError, name_of},
+    uplink::Transport,
+};
 
 const IDLE_MS: u32 = 30_000;
 /// How long one step may take.
@@ -27,16 +31,19 @@ const STEP: Duration = Duration::from_secs(15);
 /// Why there is no certificate.
 #[derive(Debug, Error)]
 pub enum AskError {
-    /// The name of the aggregator leads nowhere.
-    #[error("cannot resolve {server}: {reason}; write `--server HOST:PORT`")]
-    Resolve {
-        /// The name.
-        server: String,
-        /// What the system says.
-        reason: String,
-    },
     /// No connection came about.
-    #[error("no connection to {server}: {reason}")]
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    /// No connection came about either way.
+    #[error("by QUIC: {quic}; by TCP: {tcp}")]
+    Neither {
+        /// What was in the way of QUIC.
+        quic: Box<AskError>,
+        /// What was in the way of TCP.
+        tcp: Box<AskError>,
+    },
+    /// The connection broke.
+    #[error("connection to {server}: {reason}")]
     Connect {
         /// Where to.
         server: String,
@@ -44,7 +51,7 @@ pub enum AskError {
         reason: String,
     },
     /// No answer.
-    #[error("no answer from {server} within {} s: is UDP let through?", STEP.as_secs())]
+    #[error("no answer from {server} within {} s", STEP.as_secs())]
     Silent {
         /// From whom.
         server: String,
@@ -129,16 +136,8 @@ pub fn without_certificate(
         .with_no_client_auth())
 }
 
-/// Host and port-less name of `server`, or `server_name` where one is given.
-pub fn name_of<'a>(server: &'a str, server_name: &'a str) -> &'a str {
-    if !server_name.is_empty() {
-        return server_name;
-    }
-    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
-}
-
-/// Sends `request` to `server` and waits for the answer.
+/// Sends `request` to `server` and waits for the answer: by QUIC, and by TLS over TCP where
+/// `transport` lets it and UDP does not get through.
 ///
 /// # Errors
 ///
@@ -147,51 +146,30 @@ pub async fn ask(
     server: &str,
     server_name: &str,
     mut tls: rustls::ClientConfig,
+    transport: Transport,
     request: &Request,
 ) -> Result<Grant, AskError> {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
     let bytes = request.encode()?;
-    let refused = |reason: String| AskError::Connect { server: server.to_owned(), reason };
-    let silent = |_elapsed| AskError::Silent { server: server.to_owned() };
-    let resolve = |reason: String| AskError::Resolve { server: server.to_owned(), reason };
-    let address = timeout(STEP, lookup_host(server))
-        .await
-        .map_err(silent)?
-        .map_err(|error| resolve(error.to_string()))?
-        .next()
-        .ok_or_else(|| resolve("no address".to_owned()))?;
-    let local: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    let name = name_of(server, server_name);
+    let may_tcp = transport.allows(Carrier::Tcp);
+    let wait = if may_tcp { QUIC_FIRST } else { STEP };
+    let quic = match transport.allows(Carrier::Quic) {
+        true => Some(ask_quic(server, name, tls.clone(), &bytes, wait).await),
+        false => None,
     };
-    let crypto = QuicClientConfig::try_from(tls).map_err(|error| refused(error.to_string()))?;
-    let mut config = ClientConfig::new(Arc::new(crypto));
-    let mut transport = TransportConfig::default();
-    transport.max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))));
-    config.transport_config(Arc::new(transport));
-    let endpoint = Endpoint::client(local).map_err(|error| refused(error.to_string()))?;
-    let connecting = endpoint
-        .connect_with(config, address, name_of(server, server_name))
-        .map_err(|error| refused(error.to_string()))?;
-    let connection =
-        timeout(STEP, connecting).await.map_err(silent)?.map_err(|error| told(server, &error))?;
-    let answer = timeout(STEP, converse(&connection, &bytes)).await.map_err(silent)?;
-    // Closing it ourselves hides what the other side said.
-    let closed = connection.close_reason();
-    connection.close(VarInt::from_u32(0), b"done");
-    // The close is sent by a task that ends with the runtime: it is given the time to.
-    drop(timeout(Duration::from_millis(500), endpoint.wait_idle()).await);
-    let bytes = match answer {
-        Ok(bytes) => bytes,
-        Err(reason) => {
-            return Err(match closed {
-                Some(error @ ConnectionError::ApplicationClosed(_)) => told(server, &error),
-                _ => refused(reason),
-            });
+    let answer = match quic {
+        Some(Err(AskError::Reach(blocked))) if may_tcp && blocked.is_blocked() => {
+            ask_tcp(server, name, tls, &bytes).await.map_err(|tcp| match tcp {
+                tcp @ AskError::Refused { .. } => tcp,
+                tcp => AskError::Neither { quic: Box::new(blocked.into()), tcp: Box::new(tcp) },
+            })?
         }
+        Some(answer) => answer?,
+        None => ask_tcp(server, name, tls, &bytes).await?,
     };
-    match Reply::decode(&bytes) {
+    match Reply::decode(&answer) {
         Ok(Reply::Issued(grant)) => Ok(grant),
         Ok(Reply::Refused { kind, reason }) => Err(AskError::Refused { kind, reason }),
         Err(error) => {
@@ -200,11 +178,77 @@ pub async fn ask(
     }
 }
 
+async fn ask_quic(
+    server: &str,
+    name: &str,
+    tls: rustls::ClientConfig,
+    bytes: &[u8],
+    wait: Duration,
+) -> Result<Vec<u8>, AskError> {
+    let broken = |reason: String| AskError::Connect { server: server.to_owned(), reason };
+    let silent = |_elapsed| AskError::Silent { server: server.to_owned() };
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| broken(error.to_string()))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))));
+    config.transport_config(Arc::new(transport));
+    let (endpoint, connection) =
+        reach::quic(server, name, config, wait).await.map_err(|error| match error {
+            ReachError::Handshake {
+                source: source @ ConnectionError::ApplicationClosed(_),
+                ..
+            } => told(server, &source),
+            other => other.into(),
+        })?;
+    let answer = timeout(STEP, converse(&connection, bytes)).await.map_err(silent)?;
+    // Closing it ourselves hides what the other side said.
+    let closed = connection.close_reason();
+    connection.close(VarInt::from_u32(0), b"done");
+    // The close is sent by a task that ends with the runtime: it is given the time to.
+    drop(timeout(Duration::from_millis(500), endpoint.wait_idle()).await);
+    answer.map_err(|reason| match closed {
+        Some(error @ ConnectionError::ApplicationClosed(_)) => told(server, &error),
+        _ => broken(reason),
+    })
+}
+
+async fn ask_tcp(
+    server: &str,
+    name: &str,
+    tls: rustls::ClientConfig,
+    bytes: &[u8],
+) -> Result<Vec<u8>, AskError> {
+    let stream = reach::tcp(server, name, Arc::new(tls), STEP).await?;
+    timeout(STEP, converse_stream(stream, bytes))
+        .await
+        .map_err(|_elapsed| AskError::Silent { server: server.to_owned() })?
+        .map_err(|reason| AskError::Connect { server: server.to_owned(), reason })
+}
+
 async fn converse(connection: &Connection, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
     send.write_all(bytes).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;
     receive.read_to_end(REPLY_BYTES_MAX).await.map_err(|error| error.to_string())
+}
+
+/// As [`converse`], where each side ends its half of one stream.
+async fn converse_stream(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: &[u8],
+) -> Result<Vec<u8>, String> {
+    stream.write_all(bytes).await.map_err(|error| error.to_string())?;
+    stream.shutdown().await.map_err(|error| error.to_string())?;
+    let mut answer = Vec::new();
+    let limit = REPLY_BYTES_MAX as u64 + 1;
+    stream.take(limit).read_to_end(&mut answer).await.map_err(|error| error.to_string())?;
+    match answer.len() {
+        0 => Err("it ended without an answer".to_owned()),
+        bytes if bytes > REPLY_BYTES_MAX => {
+            Err(format!("an answer of over {REPLY_BYTES_MAX} bytes"))
+        }
+        _ => Ok(answer),
+    }
 }
 
 /// What a peer that closed the connection said.
@@ -217,17 +261,5 @@ fn told(server: &str, error: &ConnectionError) -> AskError {
             }
         }
         other => AskError::Connect { server: server.to_owned(), reason: other.to_string() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::name_of;
-
-    #[test]
-    fn the_name_is_the_host_unless_another_is_given() {
-        assert_eq!(name_of("agg.example:7443", ""), "agg.example");
-        assert_eq!(name_of("[2001:db8::1]:7443", ""), "2001:db8::1");
-        assert_eq!(name_of("10.0.0.1:7443", "agg.example"), "agg.example");
     }
 }

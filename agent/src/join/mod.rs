@@ -26,6 +26,7 @@ use self::{
     ask::AskError,
     pin::{CaHash, PinnedAuthority},
 };
+use crate::uplink::Transport;
 
 /// Arguments of `join`.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +49,9 @@ pub struct JoinArgs {
     /// Name in the aggregator's certificate; the host of --server when left out
     #[arg(long, default_value = "")]
     server_name: String,
+    /// What carries the connection
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
     /// Where key and certificates are kept; made when it is not there
     #[arg(long, default_value = "/var/lib/headroom/agent/tls")]
     dir: PathBuf,
@@ -80,6 +84,8 @@ pub struct Invitation {
     pub server: String,
     /// Name in its certificate; empty: the host of `server`.
     pub server_name: String,
+    /// What carries the connection.
+    pub transport: Transport,
     /// Hash of its authority.
     pub ca_hash: CaHash,
     /// The token.
@@ -104,6 +110,7 @@ pub fn run(args: JoinArgs) -> anyhow::Result<()> {
     let invitation = Invitation {
         server: args.server,
         server_name: args.server_name,
+        transport: args.transport,
         ca_hash: args.ca_hash,
         token: token.trim().to_owned(),
         node,
@@ -166,7 +173,7 @@ fn valid(dir: &Path, node: &str) -> Option<Joined> {
 ///
 /// With the aggregator's sentence, or one about the file that is in the way.
 pub fn join(invitation: &Invitation, dir: &Path) -> anyhow::Result<Joined> {
-    let Invitation { server, server_name, ca_hash, token, node } = invitation;
+    let Invitation { server, server_name, transport, ca_hash, token, node } = invitation;
     files::make_dir(dir)?;
     let key = files::read_or_make_key(&dir.join("agent.key"))?;
     let csr = ask::signing_request(&key)?.into();
@@ -179,7 +186,7 @@ pub fn join(invitation: &Invitation, dir: &Path) -> anyhow::Result<Joined> {
         .enable_all()
         .build()
         .context("start a runtime")?;
-    let asked = runtime.block_on(ask::ask(server, server_name, tls, &request));
+    let asked = runtime.block_on(ask::ask(server, server_name, tls, *transport, &request));
     let grant = match (asked, pinned.refused()) {
         (Ok(grant), _) => grant,
         (Err(_), Some(reason)) => bail!("{server} is not the aggregator: {reason}"),
@@ -217,6 +224,9 @@ fn settings(invitation: &Invitation, dir: &Path) -> String {
     if !invitation.server_name.is_empty() {
         lines.push(format!("server_name = {}", text(&invitation.server_name)));
     }
+    if invitation.transport != Transport::Auto {
+        lines.push(format!("transport = {}", text(invitation.transport.name())));
+    }
     for (key, name) in [("ca", "ca.pem"), ("cert", "agent.pem"), ("key", "agent.key")] {
         lines.push(format!("{key} = {}", file(name)));
     }
@@ -234,13 +244,14 @@ mod tests {
     use std::path::Path;
 
     use super::{Invitation, pin::CaHash, settings};
-    use crate::config::AgentConfig;
+    use crate::{config::AgentConfig, uplink::Transport};
 
     #[test]
     fn the_settings_it_tells_are_a_configuration() {
         let invitation = Invitation {
             server: "agg.example:7443".to_owned(),
             server_name: "agg".to_owned(),
+            transport: Transport::Tcp,
             ca_hash: CaHash::of(b""),
             token: String::new(),
             node: "host \"1\"".to_owned(),
@@ -253,6 +264,7 @@ mod tests {
             (uplink.server.as_str(), uplink.server_name.as_str()),
             ("agg.example:7443", "agg")
         );
+        assert_eq!(uplink.transport, Transport::Tcp);
         assert_eq!(uplink.cert, Path::new("/var/lib/x/agent.pem"));
         assert_eq!(config.model.public_key.as_deref(), Some(Path::new("/var/lib/x/model.pub")));
     }

@@ -2,9 +2,11 @@
 //!
 //! The same small loads run with the kernel programs on and off, turn by turn, so that a drift of
 //! the machine hits both alike; beside them what one tick costs the agent itself. `turns` runs and
-//! times, `act` does the same for changing limits, this file asks and prints.
+//! times, `watch` observes alone, `own` reads what this process uses, `act` measures changing limits,
+//! this file asks and prints.
 
 mod act;
+mod own;
 mod turns;
 mod watch;
 

@@ -1,15 +1,15 @@
-//! What observing alone costs this process on a host as it is: CPU with its spread, memory, and what
-//! the kernel holds for it.
+//! What observing alone costs this process on a host as it is: CPU with its spread, system calls,
+//! memory, and what the kernel holds for it.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use headroom_measure::Figure;
+use headroom_measure::{Figure, Value};
 
-use super::turns::milliseconds;
+use super::{
+    own::{self, CallCounter, CpuTime},
+    turns::milliseconds,
+};
 use crate::{
     app::clock,
     observe::sampler::{ObserveConfig, Sampler},
@@ -21,24 +21,58 @@ const WARM_UP_TICKS: u32 = 10;
 /// Periods whose CPU time is told together.
 const SLICE_TICKS: u32 = 5;
 
+/// Values of all slices so far.
+#[derive(Default)]
+struct Slices {
+    cpu_percent: Vec<f64>,
+    reading_percent: Vec<f64>,
+    calls: Vec<f64>,
+}
+
+/// Where a slice began.
+struct Mark {
+    at: Instant,
+    cpu: CpuTime,
+    calls: Option<u64>,
+}
+
+impl Mark {
+    fn now(calls: Option<&CallCounter>) -> Self {
+        Self { at: Instant::now(), cpu: CpuTime::now(), calls: calls.and_then(CallCounter::count) }
+    }
+}
+
+impl Slices {
+    fn add(&mut self, begun: &Mark, ended: &Mark) {
+        let percent = 100.0 / (ended.at - begun.at).as_secs_f64();
+        self.cpu_percent.push((ended.cpu.process_s - begun.cpu.process_s) * percent);
+        self.reading_percent.push((ended.cpu.thread_s - begun.cpu.thread_s) * percent);
+        if let (Some(before), Some(now)) = (begun.calls, ended.calls) {
+            self.calls.push(now.wrapping_sub(before) as f64 / f64::from(SLICE_TICKS));
+        }
+    }
+}
+
 /// Observes for about `seconds` after the warm-up.
 pub(super) fn run(config: &ObserveConfig, seconds: u32) -> anyhow::Result<Vec<Figure>> {
+    // Before the sampler, whose threads it is to count for.
+    let counter = CallCounter::start();
+    let calls = counter.as_ref().ok();
     let mut sampler = Sampler::start(config).context("start observing")?;
     let period = Duration::from_secs_f64(config.period_s);
     let n_ticks = WARM_UP_TICKS + (f64::from(seconds) / config.period_s).ceil() as u32;
-    let (mut tick_ms, mut cpu_percent) = (Vec::new(), Vec::new());
+    let (mut tick_ms, mut slices) = (Vec::new(), Slices::default());
     let mut n_workloads = 0;
-    let mut slice = (Instant::now(), 0.0);
+    let mut begun = Mark::now(calls);
     for number in 0..=n_ticks {
         let began = Instant::now();
         let is_measured = number >= WARM_UP_TICKS;
         if is_measured && (number - WARM_UP_TICKS).is_multiple_of(SLICE_TICKS) {
-            let used_s = process_cpu_s();
+            let ended = Mark::now(calls);
             if number > WARM_UP_TICKS {
-                let passed_s = (began - slice.0).as_secs_f64();
-                cpu_percent.push((used_s - slice.1) / passed_s * 100.0);
+                slices.add(&begun, &ended);
             }
-            slice = (began, used_s);
+            begun = ended;
         }
         n_workloads = sampler.sample(clock::unix_s()).workloads.len();
         if is_measured {
@@ -46,63 +80,57 @@ pub(super) fn run(config: &ObserveConfig, seconds: u32) -> anyhow::Result<Vec<Fi
         }
         std::thread::sleep(period.saturating_sub(began.elapsed()));
     }
-    let what = format!("{n_workloads} workloads, slices of {SLICE_TICKS} periods, all threads");
+    let why_uncounted = counter.err().map(|error| error.to_string());
+    Ok(figures(n_workloads, &tick_ms, &slices, why_uncounted))
+}
+
+fn figures(
+    n_workloads: usize,
+    tick_ms: &[f64],
+    slices: &Slices,
+    why_uncounted: Option<String>,
+) -> Vec<Figure> {
+    let what = format!("{n_workloads} workloads, slices of {SLICE_TICKS} periods");
     let mib = |bytes: Option<u64>| -> Vec<f64> {
         bytes.into_iter().map(|bytes| bytes as f64 / f64::from(1 << 20)).collect()
     };
-    Ok(vec![
-        Figure::of("observing, CPU", "% of one core", &cpu_percent, &what),
-        Figure::of("one tick", "ms", &tick_ms, &what),
-        Figure::of("resident memory", "MiB", &mib(resident_bytes()), "of the whole process"),
-        Figure::of("kernel memory of maps", "MiB", &mib(map_bytes()), "as the kernel accounts it"),
-    ])
-}
-
-/// CPU time of all threads of this process, seconds.
-fn process_cpu_s() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the time lives as long as the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1.0e9
-}
-
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
-/// Memory of every kernel map that this process holds open; each once, however often it is open.
-fn map_bytes() -> Option<u64> {
-    let mut maps = std::collections::BTreeMap::new();
-    for entry in fs::read_dir("/proc/self/fdinfo").ok()?.flatten() {
-        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim().parse::<u64>().ok()
-        };
-        if let (Some(_), Some(id), Some(bytes)) =
-            (field("map_type:"), field("map_id:"), field("memlock:"))
-        {
-            maps.insert(id, bytes);
-        }
-    }
-    (!maps.is_empty()).then(|| maps.values().sum())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{process_cpu_s, resident_bytes};
-
-    #[test]
-    fn this_process_uses_memory_and_time() {
-        assert!(resident_bytes().unwrap() > 100_000);
-        let before = process_cpu_s();
-        let mut sum = 0_u64;
-        while process_cpu_s() <= before {
-            sum = std::hint::black_box(sum.wrapping_add(1));
-        }
-        assert!(process_cpu_s() > before);
-    }
+    let resident = own::resident();
+    let calls = "system calls";
+    vec![
+        Figure::of(
+            "observing, CPU",
+            "% of one core",
+            &slices.cpu_percent,
+            &format!("{what}, all threads"),
+        ),
+        Figure::of(
+            "of it reading",
+            "% of one core",
+            &slices.reading_percent,
+            "without the threads that take hooks off and on while others make storms",
+        ),
+        match why_uncounted {
+            Some(why) => Figure::new(calls, "per period", Value::Absent(why), &what),
+            None => Figure::of(calls, "per period", &slices.calls, &what),
+        },
+        Figure::of("one tick", "ms", tick_ms, &what),
+        Figure::of(
+            "resident memory",
+            "MiB",
+            &mib(resident.map(|found| found.all_bytes)),
+            "of the whole process, pages of its program among them",
+        ),
+        Figure::of(
+            "of it its own",
+            "MiB",
+            &mib(resident.map(|found| found.own_bytes)),
+            "no pages of files",
+        ),
+        Figure::of(
+            "kernel memory of maps",
+            "MiB",
+            &mib(own::map_bytes()),
+            "as the kernel accounts it",
+        ),
+    ]
 }

@@ -15,17 +15,21 @@ use headroom_wire::{
     enrol::Request,
     tls::{self, TlsFiles, provider},
 };
+use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use rustls::{RootCertStore, client::WebPkiServerVerifier, pki_types::CertificateDer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::{UplinkConfig, UplinkError, quic};
+use super::{Transport, UplinkConfig, UplinkError};
 use crate::join::{
     ask::{self, AskError},
     files::{self, FileError},
 };
 
+/// Below the time after which address translators forget a flow.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const IDLE_MS: u32 = 60_000;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest wait between attempts to renew, seconds.
@@ -57,10 +61,32 @@ pub(super) enum RenewError {
     Authority { path: String, reason: String },
 }
 
+/// What to connect with, for either carrier.
+#[derive(Clone, Debug)]
+pub(super) struct ClientTls {
+    pub(super) quic: quinn::ClientConfig,
+    pub(super) tcp: Arc<rustls::ClientConfig>,
+}
+
+impl ClientTls {
+    fn new(tls: rustls::ClientConfig) -> Result<Self, UplinkError> {
+        let mut transport = TransportConfig::default();
+        transport
+            .keep_alive_interval(Some(KEEP_ALIVE))
+            .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(0));
+        let crypto = QuicClientConfig::try_from(tls.clone())?;
+        let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
+        quic.transport_config(Arc::new(transport));
+        Ok(Self { quic, tcp: Arc::new(tls) })
+    }
+}
+
 /// What is in use.
 #[derive(Debug)]
 struct Current {
-    client: quinn::ClientConfig,
+    client: ClientTls,
     facts: Option<CertificateFacts>,
     state: CertificateState,
 }
@@ -70,6 +96,7 @@ struct Current {
 pub(super) struct Credentials {
     server: String,
     server_name: String,
+    transport: Transport,
     node: String,
     files: TlsFiles,
     renew: bool,
@@ -123,6 +150,7 @@ impl Credentials {
         Ok(Self {
             server: config.server.clone(),
             server_name: config.server_name.clone(),
+            transport: config.transport,
             node: node.to_owned(),
             files,
             renew: config.renew,
@@ -136,7 +164,7 @@ impl Credentials {
     }
 
     /// What to connect with now.
-    pub(super) fn client(&self) -> quinn::ClientConfig {
+    pub(super) fn client(&self) -> ClientTls {
         self.current().client.clone()
     }
 
@@ -219,7 +247,8 @@ impl Credentials {
             let tls = ask::without_certificate(self.verifier()?)?;
             (Request::Return { node: self.node.clone(), csr }, tls)
         };
-        let grant = ask::ask(&self.server, &self.server_name, tls, &request).await?;
+        let grant =
+            ask::ask(&self.server, &self.server_name, tls, self.transport, &request).await?;
         ask::granted(&self.server, &grant, &self.node, &key)?;
         let authorities = files::pem(&grant.authorities);
         if fs::read_to_string(&self.files.ca).ok().as_ref() != Some(&authorities) {
@@ -249,7 +278,7 @@ impl Credentials {
 }
 
 fn load(files: &TlsFiles, renewals: u64) -> Result<Current, UplinkError> {
-    let client = quic::client_config(tls::client(files)?)?;
+    let client = ClientTls::new(tls::client(files)?)?;
     let (facts, fault) = match CertificateFacts::of_file(&files.cert) {
         Ok(facts) => (Some(facts), None),
         Err(error) => (None, Some(error.to_string())),

@@ -2,14 +2,19 @@
 //!
 //! The live loop hands over reports through [`UplinkHandle::report`], which never waits. A thread of
 //! its own batches them (`session`, pure), keeps what is not yet acknowledged in memory and, when
-//! the aggregator is away, in a bounded spool on disk (`spool`), and speaks QUIC (`quic`) with a
-//! certificate that is renewed meanwhile (`identity`).
+//! the aggregator is away, in a bounded spool on disk (`spool`), and speaks (`link`) over QUIC, or TLS on
+//! TCP where UDP does not get through (`road`, `line`), with a certificate that is renewed meanwhile
+//! (`identity`).
 
 mod identity;
+mod line;
+mod link;
 mod outbox;
-mod quic;
+mod record;
+mod road;
 mod session;
 mod spool;
+mod thin;
 
 use std::{
     collections::VecDeque,
@@ -28,8 +33,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
-pub use self::identity::CertificateState;
+pub use self::{identity::CertificateState, road::Transport};
 use self::{identity::Credentials, outbox::Outbox, spool::SpoolError};
+use crate::reach::Carrier;
 
 /// Reports that may wait for the uplink's thread; older ones are dropped and counted.
 const WAITING_MAX: usize = 64;
@@ -44,6 +50,10 @@ pub struct UplinkConfig {
     pub server: String,
     /// Name in the aggregator's certificate; empty: the host of `server`.
     pub server_name: String,
+    /// What carries the connection: `auto`, `quic` or `tcp`.
+    pub transport: Transport,
+    /// While UDP does not get through and TCP is used: how often QUIC is tried again, seconds.
+    pub quic_again_s: f64,
     /// Certificate authority that signed the aggregator's certificate, PEM.
     pub ca: PathBuf,
     /// This agent's certificate, PEM.
@@ -61,7 +71,8 @@ pub struct UplinkConfig {
     pub memory_s_max: f64,
     /// Where batches wait on disk while the aggregator is away; without it they wait in memory.
     pub spool_dir: Option<PathBuf>,
-    /// The spool's size at most, bytes; beyond it the oldest are dropped and counted.
+    /// The spool's size at most, bytes; beyond it the oldest detail is thinned, to a sample every ten
+    /// seconds, every minute, and last to changes of limits alone.
     pub spool_bytes_max: u64,
     /// How many times faster than it was made what waits on disk is sent once the aggregator is back;
     /// new reports go first.
@@ -73,6 +84,8 @@ impl Default for UplinkConfig {
         Self {
             server: "127.0.0.1:7443".to_owned(),
             server_name: String::new(),
+            transport: Transport::Auto,
+            quic_again_s: 600.0,
             ca: "/var/lib/headroom/agent/tls/ca.pem".into(),
             cert: "/var/lib/headroom/agent/tls/agent.pem".into(),
             key: "/var/lib/headroom/agent/tls/agent.key".into(),
@@ -138,6 +151,8 @@ pub enum UplinkError {
 pub struct UplinkStats {
     /// Whether the aggregator has accepted this agent and the connection lives.
     pub connected: bool,
+    /// What carries the connection; `None` when there is none.
+    pub carrier: Option<Carrier>,
     /// Connections accepted.
     pub connections: u64,
     /// Frame bytes written to the stream.
@@ -150,6 +165,9 @@ pub struct UplinkStats {
     pub vectors_acked: u64,
     /// Samples lost because memory or spool was full, or they could not be written.
     pub vectors_dropped: u64,
+    /// Samples given up on disk, in a long absence of the aggregator, so that others of their workload
+    /// could stay.
+    pub vectors_thinned: u64,
     /// Whole reports lost because the uplink's thread was too slow.
     pub reports_dropped: u64,
     /// Batches that wait for an acknowledgement.
@@ -209,7 +227,7 @@ impl Uplink {
             .enable_all()
             .build()
             .map_err(UplinkError::Thread)?;
-        let link = quic::Link {
+        let link = link::Link {
             config,
             identity,
             boot,
@@ -237,6 +255,9 @@ fn check(config: &UplinkConfig) -> Result<(), UplinkError> {
     }
     if !(1.0..=1_000.0).contains(&config.catch_up) {
         return refuse("catch_up", &config.catch_up, "between 1 and 1000 times the live rate");
+    }
+    if !(1.0..=86_400.0).contains(&config.quic_again_s) {
+        return refuse("quic_again_s", &config.quic_again_s, "between 1 second and a day");
     }
     if config.memory_bytes_max < 1 << 20 {
         return refuse("memory_bytes_max", &config.memory_bytes_max, "at least 1 MiB");

@@ -56,6 +56,7 @@ pub(super) struct Outbox {
     connected: bool,
     stalled: bool,
     vectors_dropped: u64,
+    vectors_thinned: u64,
     last_error: Option<String>,
 }
 
@@ -82,6 +83,7 @@ impl Outbox {
             connected: false,
             stalled: false,
             vectors_dropped: 0,
+            vectors_thinned: 0,
             last_error: None,
         })
     }
@@ -167,9 +169,10 @@ impl Outbox {
                 self.last_error = Some(error);
             }
         }
-        let dropped = self.spool.as_mut().map_or(0, Spool::take_dropped);
-        self.vectors_dropped += dropped;
-        if dropped > 0 && self.connected {
+        let losses = self.spool.as_mut().map(Spool::take_losses).unwrap_or_default();
+        self.vectors_dropped += losses.dropped;
+        self.vectors_thinned += losses.thinned;
+        if losses.dropped > 0 && self.connected {
             self.promise();
         }
     }
@@ -309,6 +312,11 @@ impl Outbox {
     /// Samples lost since the last call.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.vectors_dropped)
+    }
+
+    /// Samples given up since the last call so that others of their workload could stay on disk.
+    pub(super) fn take_thinned(&mut self) -> u64 {
+        std::mem::take(&mut self.vectors_thinned)
     }
 
     /// What went wrong since the last call.

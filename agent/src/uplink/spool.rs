@@ -3,9 +3,13 @@
 //! A segment is self-contained: it names every workload before a batch uses it. Segments survive a
 //! restart and are deleted when all of their batches are acknowledged. Writes are not flushed one by
 //! one: a crash of the host may cost the newest. A damaged record ends its segment and is counted.
+//!
+//! When the bound is reached segments are rewritten with less detail, the oldest first (`thin`): half
+//! of the bound is for whole ones, a quarter for those of ten seconds, and the rest for what is older.
+//! Only when nothing is left but outcomes the oldest segment goes.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -18,15 +22,14 @@ use headroom_wire::{
 };
 use thiserror::Error;
 
-use super::session::Ready;
+use super::{
+    record::{BATCH, DEFINITIONS, HEADER_BYTES, parse, record},
+    session::Ready,
+    thin::{Detail, Thinner},
+};
 
 /// A segment is closed beyond this size, bytes.
 pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
-const SUFFIX: &str = "segment";
-/// kind, boot, seq, samples, length, checksum.
-const HEADER_BYTES: usize = 1 + 8 + 8 + 8 + 4 + 4;
-const DEFINITIONS: u8 = b'D';
-const BATCH: u8 = b'B';
 
 /// Why the spool cannot be used.
 #[derive(Debug, Error)]
@@ -64,12 +67,22 @@ pub(super) struct Spool {
     reader: Option<Reader>,
     unacked: VecDeque<Unacked>,
     acked: HashMap<BootId, Numbering>,
-    vectors_dropped: u64,
+    losses: SpoolLosses,
+}
+
+/// What the bound has cost.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct SpoolLosses {
+    /// Samples given up so that others of their workload could stay.
+    pub(super) thinned: u64,
+    /// Samples that went with their segment, outcomes and all.
+    pub(super) dropped: u64,
 }
 
 #[derive(Debug)]
 struct Segment {
     id: u64,
+    detail: Detail,
     bytes: u64,
     vectors: u64,
     read: bool,
@@ -98,15 +111,6 @@ struct Unacked {
     vectors: u64,
 }
 
-struct Parsed<'a> {
-    kind: u8,
-    boot: BootId,
-    seq: u64,
-    vectors: u64,
-    frame: &'a [u8],
-    bytes: usize,
-}
-
 impl Spool {
     /// Opens the spool in `dir` with what an earlier life left there.
     pub(super) fn open(dir: &Path, bytes_max: u64) -> Result<Self, SpoolError> {
@@ -124,21 +128,26 @@ impl Spool {
             reader: None,
             unacked: VecDeque::new(),
             acked: HashMap::new(),
-            vectors_dropped: 0,
+            losses: SpoolLosses::default(),
         };
-        let mut ids = Vec::new();
+        let mut found: BTreeMap<u64, Detail> = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
             let path = entry.map_err(failed("list", dir))?.path();
             let id = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-            if path.extension().is_some_and(|suffix| suffix == SUFFIX)
-                && let Some(id) = id
-            {
-                ids.push(id);
+            let detail = Detail::ALL
+                .into_iter()
+                .find(|detail| path.extension().is_some_and(|suffix| suffix == detail.suffix()));
+            let (Some(id), Some(detail)) = (id, detail) else { continue };
+            // A life that ended while it thinned left both; the thinner one is whole.
+            if let Some(other) = found.insert(id, detail) {
+                let (kept, gone) = (detail.max(other), detail.min(other));
+                found.insert(id, kept);
+                let path = spool.path(id, gone);
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
         }
-        ids.sort_unstable();
-        for id in ids {
-            let path = spool.path(id);
+        for (id, detail) in found {
+            let path = spool.path(id, detail);
             let bytes = fs::read(&path).map_err(failed("read", &path))?;
             let (mut offset, mut vectors) = (0, 0);
             let mut oldest = HashMap::new();
@@ -152,6 +161,7 @@ impl Spool {
             spool.next_id = id + 1;
             spool.segments.push_back(Segment {
                 id,
+                detail,
                 bytes: bytes.len() as u64,
                 vectors,
                 read: false,
@@ -161,7 +171,7 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Appends one batch; drops the oldest segments when the spool grows beyond its bound.
+    /// Appends one batch; thins the oldest segments when the spool grows beyond its bound.
     pub(super) fn append(&mut self, ready: &Ready) -> Result<(), SpoolError> {
         if self.segments.back().is_some_and(|segment| segment.bytes >= SEGMENT_BYTES) {
             self.close_writer()?;
@@ -186,7 +196,7 @@ impl Spool {
             }
         }
         record(&mut bytes, BATCH, ready.boot, ready.seq, ready.vectors, &ready.frame);
-        let path = self.path(self.next_id - 1);
+        let path = self.path(self.next_id - 1, Detail::Whole);
         writer.file.write_all(&bytes).map_err(failed("write", &path))?;
         self.writer = Some(writer);
         if let Some(segment) = self.segments.back_mut() {
@@ -195,14 +205,75 @@ impl Spool {
             note(&mut segment.oldest, ready.boot, ready.seq);
         }
         while self.bytes() > self.bytes_max && self.segments.len() > 1 {
-            self.drop_oldest()?;
+            match self.to_thin() {
+                Some(at) => self.thin(at)?,
+                None => self.drop_oldest()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The segment that gives up detail next; `None` when none has any to give.
+    fn to_thin(&self) -> Option<usize> {
+        let oldest = |detail: Detail| {
+            self.segments
+                .iter()
+                .position(|segment| segment.detail == detail && !self.is_in_use(segment))
+        };
+        let is_over = |detail: Detail, share: u64| {
+            let of_detail = self.segments.iter().filter(|segment| segment.detail == detail);
+            of_detail.map(|segment| segment.bytes).sum::<u64>() > self.bytes_max / share
+        };
+        let whole = || oldest(Detail::Whole);
+        let ten_seconds = || oldest(Detail::TenSeconds);
+        whole()
+            .filter(|_| is_over(Detail::Whole, 2))
+            .or_else(|| ten_seconds().filter(|_| is_over(Detail::TenSeconds, 4)))
+            .or_else(|| oldest(Detail::Minute))
+            .or_else(ten_seconds)
+            .or_else(whole)
+    }
+
+    /// Whether a segment is being written, read, or waits for acknowledgements.
+    fn is_in_use(&self, segment: &Segment) -> bool {
+        let is_written = self.writer.is_some() && segment.id + 1 == self.next_id;
+        let is_read =
+            segment.read || self.reader.as_ref().is_some_and(|reader| reader.id == segment.id);
+        is_written || is_read || self.unacked.iter().any(|unacked| unacked.id == segment.id)
+    }
+
+    /// Writes the segment `at` again with less detail. The old file goes when the new one is on disk.
+    fn thin(&mut self, at: usize) -> Result<(), SpoolError> {
+        let Some(segment) = self.segments.get(at) else { return Ok(()) };
+        let (id, before) = (segment.id, segment.detail);
+        let Some(detail) = before.less() else { return Ok(()) };
+        let path = self.path(id, before);
+        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        let (thinned, vectors) = thinned(&bytes, detail);
+        let target = self.path(id, detail);
+        let draft = target.with_extension("draft");
+        let write = || -> io::Result<()> {
+            let mut options = fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+            file.write_all(&thinned)?;
+            file.sync_data()?;
+            fs::rename(&draft, &target)
+        };
+        write().map_err(failed("write", &target))?;
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        if let Some(segment) = self.segments.get_mut(at) {
+            self.losses.thinned += segment.vectors.saturating_sub(vectors);
+            segment.detail = detail;
+            segment.bytes = thinned.len() as u64;
+            segment.vectors = vectors;
         }
         Ok(())
     }
 
     fn new_segment(&mut self) -> Result<Writer, SpoolError> {
         let id = self.next_id;
-        let path = self.path(id);
+        let path = self.path(id, Detail::Whole);
         let file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -211,13 +282,20 @@ impl Spool {
             .map_err(failed("create", &path))?;
         self.next_id += 1;
         let oldest = HashMap::new();
-        self.segments.push_back(Segment { id, bytes: 0, vectors: 0, read: false, oldest });
+        self.segments.push_back(Segment {
+            id,
+            detail: Detail::Whole,
+            bytes: 0,
+            vectors: 0,
+            read: false,
+            oldest,
+        });
         Ok(Writer { file, defined: HashSet::new() })
     }
 
     fn close_writer(&mut self) -> Result<(), SpoolError> {
         if let Some(writer) = self.writer.take() {
-            let path = self.path(self.next_id - 1);
+            let path = self.path(self.next_id - 1, Detail::Whole);
             writer.file.sync_data().map_err(failed("flush", &path))?;
         }
         Ok(())
@@ -229,8 +307,8 @@ impl Spool {
             self.reader = None;
         }
         self.unacked.retain(|unacked| unacked.id != segment.id);
-        self.vectors_dropped += segment.vectors;
-        let path = self.path(segment.id);
+        self.losses.dropped += segment.vectors;
+        let path = self.path(segment.id, segment.detail);
         fs::remove_file(&path).map_err(failed("remove", &path))
     }
 
@@ -241,11 +319,11 @@ impl Spool {
                 let Some(segment) = self.segments.iter().find(|segment| !segment.read) else {
                     return Ok(None);
                 };
-                let id = segment.id;
+                let (id, detail) = (segment.id, segment.detail);
                 if id + 1 == self.next_id {
                     self.close_writer()?;
                 }
-                let path = self.path(id);
+                let path = self.path(id, detail);
                 let bytes = fs::read(&path).map_err(failed("read", &path))?;
                 self.reader = Some(Reader { id, bytes, offset: 0 });
                 continue;
@@ -283,7 +361,7 @@ impl Spool {
             if waits || !segment.read {
                 return Ok(());
             }
-            let path = self.path(segment.id);
+            let path = self.path(segment.id, segment.detail);
             self.segments.pop_front();
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
@@ -342,60 +420,35 @@ impl Spool {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Samples dropped since the last call.
-    pub(super) fn take_dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.vectors_dropped)
+    /// Samples lost since the last call.
+    pub(super) fn take_losses(&mut self) -> SpoolLosses {
+        std::mem::take(&mut self.losses)
     }
 
-    fn path(&self, id: u64) -> PathBuf {
-        self.dir.join(format!("{id:012}.{SUFFIX}"))
+    fn path(&self, id: u64, detail: Detail) -> PathBuf {
+        self.dir.join(format!("{id:012}.{}", detail.suffix()))
     }
+}
+
+/// The records of a segment with less detail, and the samples that are left.
+fn thinned(bytes: &[u8], detail: Detail) -> (Vec<u8>, u64) {
+    let (mut thinned, mut vectors, mut offset) = (Vec::new(), 0, 0);
+    let mut thinner = Thinner::new(detail);
+    while let Some(parsed) = parse(&bytes[offset..]) {
+        offset += parsed.bytes;
+        let batch = (parsed.kind == BATCH).then(|| thinner.batch(parsed.frame)).flatten();
+        let (frame, left) = match &batch {
+            Some((frame, left)) => (frame.as_slice(), *left),
+            None => (parsed.frame, parsed.vectors),
+        };
+        vectors += left;
+        record(&mut thinned, parsed.kind, parsed.boot, parsed.seq, left, frame);
+    }
+    (thinned, vectors)
 }
 
 fn note(oldest: &mut HashMap<BootId, u64>, boot: BootId, seq: u64) {
     oldest.entry(boot).and_modify(|oldest| *oldest = seq.min(*oldest)).or_insert(seq);
-}
-
-fn record(into: &mut Vec<u8>, kind: u8, boot: BootId, seq: u64, vectors: u64, frame: &[u8]) {
-    let mut header = Vec::with_capacity(HEADER_BYTES);
-    header.push(kind);
-    header.extend_from_slice(&boot.0.to_le_bytes());
-    header.extend_from_slice(&seq.to_le_bytes());
-    header.extend_from_slice(&vectors.to_le_bytes());
-    header.extend_from_slice(&u32::try_from(frame.len()).unwrap_or(u32::MAX).to_le_bytes());
-    let checksum = checksum(&header, frame);
-    into.extend_from_slice(&header);
-    into.extend_from_slice(&checksum.to_le_bytes());
-    into.extend_from_slice(frame);
-}
-
-fn checksum(header: &[u8], frame: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(header);
-    hasher.update(frame);
-    hasher.finalize()
-}
-
-/// The record at the start of `bytes`; `None` at the end and where a record is damaged.
-fn parse(bytes: &[u8]) -> Option<Parsed<'_>> {
-    let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
-    let number = |at: usize| {
-        header.get(at..at + 8).and_then(|eight| eight.try_into().ok()).map(u64::from_le_bytes)
-    };
-    let short = |at: usize| {
-        header.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes)
-    };
-    let length = usize::try_from(short(25)?).ok()?;
-    let frame = rest.get(..length)?;
-    (checksum(&header[..29], frame) == short(29)?).then_some(())?;
-    Some(Parsed {
-        kind: header[0],
-        boot: BootId(number(1)?),
-        seq: number(9)?,
-        vectors: number(17)?,
-        frame,
-        bytes: HEADER_BYTES + length,
-    })
 }
 
 #[cfg(test)]

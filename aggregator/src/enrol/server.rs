@@ -11,7 +11,11 @@ use headroom_wire::enrol::{EnrolError, Grant, REQUEST_BYTES_MAX, Reply, Request}
 use quinn::{Connection, ConnectionError, VarInt};
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     Admission, Denied, EnrolConfig, Journal, JournalError, Refusal,
@@ -152,13 +156,11 @@ impl Enrolment {
     /// Why none was given; the peer has been told.
     pub async fn serve(self: &Arc<Self>, connection: &Connection) -> Result<String, EnrolEnded> {
         let address = connection.remote_address().ip();
-        let result = self.answer(connection, address).await;
+        let result = self.answer_quic(connection, address).await;
         match &result {
             Ok(_) => connection.close(VarInt::from_u32(CLOSE_ANSWERED), b"done"),
             Err(ended) => {
-                if ended.is_failure() {
-                    self.throttle().failed(address, now_s());
-                }
+                self.count(ended, address);
                 let reason = ended.to_string();
                 connection.close(VarInt::from_u32(CLOSE_REFUSED), reason.as_bytes());
             }
@@ -166,17 +168,61 @@ impl Enrolment {
         result
     }
 
-    async fn answer(
+    /// As [`serve`](Self::serve), over one stream that ends when all is said; `chain` is what the peer
+    /// showed in the handshake.
+    ///
+    /// # Errors
+    ///
+    /// Why none was given; the peer has been told.
+    pub async fn serve_stream(
+        self: &Arc<Self>,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        address: IpAddr,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<String, EnrolEnded> {
+        let result = match self.seat(address) {
+            Ok(_seat) => match timeout(STEP, read_request(&mut stream)).await {
+                Ok(Some(bytes)) => self.decide(&bytes, chain).await,
+                Ok(None) | Err(_) => Err(EnrolEnded::Silent),
+            },
+            Err(ended) => Err(ended),
+        };
+        if let Err(ended) = &result {
+            self.count(ended, address);
+        }
+        let bytes = reply_of(&result).encode()?;
+        let told = timeout(STEP, async {
+            stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok()
+        });
+        if !told.await.unwrap_or(false) {
+            tracing::debug!(%address, "the peer did not take the reply to its end");
+        }
+        result.map(|grant| grant.node)
+    }
+
+    fn count(&self, ended: &EnrolEnded, address: IpAddr) {
+        if ended.is_failure() {
+            self.throttle().failed(address, now_s());
+        }
+    }
+
+    /// A place among those who are served, for an address that did not fail too often.
+    fn seat(&self, address: IpAddr) -> Result<SemaphorePermit<'_>, EnrolEnded> {
+        let at_once_max = self.config.at_once_max;
+        let seat = self.seats.try_acquire().map_err(|_none| EnrolEnded::Busy { at_once_max })?;
+        let wait_s = self.throttle().wait_s(address, now_s());
+        match wait_s {
+            Some(wait_s) => Err(EnrolEnded::Throttled { wait_s }),
+            None => Ok(seat),
+        }
+    }
+
+    async fn answer_quic(
         self: &Arc<Self>,
         connection: &Connection,
         address: IpAddr,
     ) -> Result<String, EnrolEnded> {
-        let at_once_max = self.config.at_once_max;
-        let _seat = self.seats.try_acquire().map_err(|_none| EnrolEnded::Busy { at_once_max })?;
-        let wait_s = self.throttle().wait_s(address, now_s());
-        if let Some(wait_s) = wait_s {
-            return Err(EnrolEnded::Throttled { wait_s });
-        }
+        let _seat = self.seat(address)?;
         let (mut send, mut receive) = timeout(STEP, connection.accept_bi())
             .await
             .map_err(|_elapsed| EnrolEnded::Silent)??;
@@ -188,13 +234,7 @@ impl Enrolment {
             Ok(Ok(_)) => Err(EnrolEnded::Early),
             Ok(Err(_)) | Err(_) => Err(EnrolEnded::Silent),
         };
-        let reply = match &granted {
-            Ok(grant) => Reply::Issued(grant.clone()),
-            Err(ended) => {
-                Reply::Refused { kind: ended.kind().to_owned(), reason: ended.to_string() }
-            }
-        };
-        let bytes = reply.encode()?;
+        let bytes = reply_of(&granted).encode()?;
         let told = timeout(STEP, async {
             send.write_all(&bytes).await.is_ok()
                 && send.finish().is_ok()
@@ -294,6 +334,21 @@ impl Enrolment {
         };
         Ok(permitted?)
     }
+}
+
+fn reply_of(granted: &Result<Grant, EnrolEnded>) -> Reply {
+    match granted {
+        Ok(grant) => Reply::Issued(grant.clone()),
+        Err(ended) => Reply::Refused { kind: ended.kind().to_owned(), reason: ended.to_string() },
+    }
+}
+
+/// A whole request; `None` when it is larger than one may be, or breaks off.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(REQUEST_BYTES_MAX).ok()? + 1;
+    stream.take(limit).read_to_end(&mut bytes).await.ok()?;
+    (bytes.len() <= REQUEST_BYTES_MAX).then_some(bytes)
 }
 
 fn ours(error: &PkiError) -> EnrolEnded {

@@ -1,8 +1,12 @@
-//! Takes in what agents send: `quic` serves connections, `streams` reads and writes their frames,
-//! [`session`] decides what they mean.
+//! Takes in what agents send: `quic` and `tcp` serve connections, `conversation` speaks with an
+//! agent over either, `streams` reads and writes frames, [`session`] decides what they mean.
 
+mod conversation;
+mod ended;
 mod quic;
+mod server;
 pub mod session;
 mod streams;
+mod tcp;
 
-pub use quic::{IngestConfig, IngestError, IngestServer, Services};
+pub use server::{IngestConfig, IngestError, IngestServer, Services};

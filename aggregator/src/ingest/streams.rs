@@ -1,12 +1,20 @@
 //! Frames on the streams of one connection: control messages in order, and batches each on a stream of
-//! its own.
+//! its own where the transport has streams.
+
+use std::io;
 
 use headroom_wire::{Message, frame};
-use quinn::{Connection, RecvStream, SendStream};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use quinn::{Connection, RecvStream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
-    quic::{Ended, STEP, Services},
+    ended::Ended,
+    server::{STEP, Services},
     session::Refusal,
 };
 
@@ -18,7 +26,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Reads control messages, one by one in order. The end of the stream is told by none at all, so that
 /// what came before it is dealt with first.
 pub(super) async fn read_control(
-    receive: &mut RecvStream,
+    receive: &mut (impl AsyncRead + Unpin),
     services: &Services,
     arrivals: &mpsc::Sender<Vec<Message>>,
 ) -> Result<std::convert::Infallible, Ended> {
@@ -36,12 +44,14 @@ pub(super) async fn read_control(
     }
 }
 
-/// Reads the streams of batches, each by itself, so that none waits for another.
+/// Reads the streams of batches, each by itself, so that none waits for another. Never resolves where
+/// batches come with the control messages.
 pub(super) async fn read_batches(
-    connection: &Connection,
+    connection: Option<&Connection>,
     services: &Services,
     arrivals: &mpsc::Sender<Vec<Message>>,
 ) -> Result<std::convert::Infallible, Ended> {
+    let Some(connection) = connection else { return std::future::pending().await };
     let mut reading = JoinSet::new();
     loop {
         tokio::select! {
@@ -65,7 +75,7 @@ async fn read_batch(
             Ok(message) => message,
             Err(Ended::Goodbye) => break,
             // An agent that gives a batch up sends it again, or says that it will not come.
-            Err(Ended::Read(quinn::ReadExactError::ReadError(quinn::ReadError::Reset(_)))) => {
+            Err(Ended::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Ok(());
             }
             Err(other) => return Err(other),
@@ -85,12 +95,12 @@ async fn read_batch(
 }
 
 pub(super) async fn write_all(
-    mut send: SendStream,
+    send: &mut (impl AsyncWrite + Unpin),
     mut queue: mpsc::Receiver<Message>,
     services: &Services,
 ) -> Result<std::convert::Infallible, Ended> {
     while let Some(message) = queue.recv().await {
-        match write(&mut send, &message, services).await {
+        match write(send, &message, services).await {
             // A message that cannot be written is a fault of ours, not of the agent.
             Err(Ended::Frame(error)) => {
                 tracing::error!(kind = message.kind(), %error, "cannot send");
@@ -102,32 +112,52 @@ pub(super) async fn write_all(
 }
 
 pub(super) async fn write(
-    send: &mut SendStream,
+    send: &mut (impl AsyncWrite + Unpin),
     message: &Message,
     services: &Services,
 ) -> Result<(), Ended> {
     let bytes = frame::encode(message)?;
-    timeout(STEP, send.write_all(&bytes)).await.map_err(|_elapsed| Ended::Stuck)??;
+    let written = async {
+        send.write_all(&bytes).await?;
+        send.flush().await
+    };
+    timeout(STEP, written).await.map_err(|_elapsed| Ended::Stuck)??;
     services.metrics.sent(bytes.len());
     Ok(())
 }
 
 pub(super) async fn read_frame(
-    receive: &mut RecvStream,
+    receive: &mut (impl AsyncRead + Unpin),
     services: &Services,
 ) -> Result<Message, Ended> {
     let mut header = [0; frame::HEADER_BYTES];
-    receive.read_exact(&mut header).await.map_err(|error| match error {
-        quinn::ReadExactError::FinishedEarly(0) => Ended::Goodbye,
-        other => Ended::Read(other),
-    })?;
+    let first = match receive.read(&mut header).await {
+        Ok(0) => return Err(Ended::Goodbye),
+        Ok(bytes) => bytes,
+        Err(error) => return Err(broken(error)),
+    };
+    receive.read_exact(&mut header[first..]).await.map_err(broken)?;
     let expected = frame::body_bytes(header)?;
     let mut body = Vec::with_capacity(expected.min(READ_BYTES));
     while body.len() < expected {
         let read = body.len();
         body.resize(expected.min(read + READ_BYTES), 0);
-        receive.read_exact(&mut body[read..]).await?;
+        receive.read_exact(&mut body[read..]).await.map_err(broken)?;
     }
     services.metrics.received(frame::HEADER_BYTES + body.len());
     Ok(frame::decode(&body)?)
+}
+
+/// An end where more was announced is the peer's doing; everything else is the network's.
+fn broken(error: io::Error) -> Ended {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Ended::Truncated,
+        _ => Ended::Io(error),
+    }
+}
+
+/// Reads and drops what still comes, to its end.
+pub(super) async fn drain(receive: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = [0; 4_096];
+    while matches!(receive.read(&mut rest).await, Ok(bytes) if bytes > 0) {}
 }

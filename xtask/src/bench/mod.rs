@@ -2,6 +2,7 @@
 //! Every figure comes with its spread and what it is to be compared with.
 
 mod account;
+mod crowd;
 mod detect;
 mod fingerprint;
 mod forecast;
@@ -32,7 +33,8 @@ pub(crate) struct BenchArgs {
     /// Print the figures as JSON on standard output; progress goes to standard error
     #[arg(long)]
     json: bool,
-    /// Build to measure; `dev` is quick to build and slower to run
+    /// Build to measure; `dev` is quick to build and slower to run: the agent itself is optimised
+    /// there as in a release, what it depends on is not
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
     /// Cgroups with a workload in each [default: 50, scale: 500]; replay: made-up workloads
@@ -166,12 +168,12 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         figures.extend(starts::run(&programs, Duration::from_secs(args.watch_s))?);
     }
     if subject.includes(Subject::Scale) {
-        let crowd = scale::Crowd {
+        let scale = scale::Scale {
             cgroups: args.workloads.unwrap_or(500),
             threads: args.cgroup_threads,
             busy_percent: args.busy_percent,
         };
-        figures.extend(scale::run(&programs, crowd, args.watch_s)?);
+        figures.extend(scale::run(&programs, scale, args.watch_s)?);
     }
     if subject.includes(Subject::Stream) {
         let trace = args.forecast.trace.first().map(PathBuf::as_path);
@@ -202,13 +204,13 @@ fn print(figures: &[Figure], args: &BenchArgs) -> Result<()> {
     if args.json {
         let whole = serde_json::json!({
             "machine": machine,
-            "profile": args.profile.name(),
+            "profile": args.profile.told(),
             "figures": figures,
         });
         println!("{}", serde_json::to_string_pretty(&whole)?);
         return Ok(());
     }
-    println!("\n{machine}; {} build", args.profile.name());
+    println!("\n{machine}; {}", args.profile.told());
     for figure in figures {
         println!("{figure}");
     }

@@ -27,15 +27,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) enum Profile {
     /// As it is shipped.
     Release,
-    /// As tests and demo use it.
+    /// As tests and demo use it, but for the agent itself.
     Dev,
 }
+
+/// What is built otherwise than tests have it: below the second level of optimisation code of generic
+/// functions is shared with dependencies that are not optimised at all, and a release does not do that.
+const DEV_AGENT: &str = "profile.dev.package.headroom-agent.opt-level=3";
 
 impl Profile {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Release => "release",
             Self::Dev => "dev",
+        }
+    }
+
+    /// For people, beside figures.
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Self::Release => "release build",
+            Self::Dev => "dev build, the agent optimised as in a release, its dependencies not",
         }
     }
 }
@@ -73,6 +85,9 @@ pub(super) fn build(root: &Path, profile: Profile) -> Result<Programs> {
     progress::step(&what, "they are what is measured", || {
         let mut command = cargo::at(root, &["build", "--profile", profile.name()]);
         command.args(["--workspace", "--bins"]);
+        if profile == Profile::Dev {
+            command.args(["--config", DEV_AGENT]);
+        }
         process::run(&mut command)
     })?;
     let own = std::env::current_exe().context("find this program")?;

@@ -1,25 +1,28 @@
 //! Many cgroups with many threads, few of which run: what observing them costs.
 //!
-//! Every cgroup holds one process of this program; the agent watches alone, without guard,
-//! aggregator or forecasts, and measures itself.
+//! The agent watches alone, without guard, aggregator or forecasts, and measures itself.
 
-use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use headroom_measure::Figure;
 
+use super::crowd::{Crowd, Member};
 use super::player::Role;
 use super::rig::Programs;
-use crate::cgroup::{Cgroup, Hierarchies};
-use crate::demo::processes::Process;
-use crate::{process, progress};
+use crate::progress;
+
+/// What each figure is to reach with 500 cgroups, 2,000 threads and a period of a second, by its
+/// name.
+const GOALS: [(&str, &str); 3] = [
+    ("observing, CPU", "goal 0.3 %"),
+    ("resident memory", "goal 32 MB, 30.5 MiB"),
+    ("kernel memory of maps", "goal 16 MB, 15.3 MiB"),
+];
 
 /// Who is there to be watched.
 #[derive(Clone, Copy)]
-pub(super) struct Crowd {
+pub(super) struct Scale {
     pub(super) cgroups: u32,
     /// In each cgroup.
     pub(super) threads: u32,
@@ -27,14 +30,26 @@ pub(super) struct Crowd {
     pub(super) busy_percent: u32,
 }
 
-pub(super) fn run(programs: &Programs, crowd: Crowd, watch_s: u64) -> Result<Vec<Figure>> {
-    let n_busy = crowd.cgroups * crowd.busy_percent / 100;
+impl Scale {
+    fn members(self) -> impl Iterator<Item = Member> {
+        (0..self.cgroups).map(move |number| {
+            // Spread over the names, as they are over a host.
+            let is_busy = number * self.busy_percent % 100 + self.busy_percent > 99;
+            let role = if is_busy { Role::Steady } else { Role::Idle };
+            Member { role, threads: self.threads, limit_cores: None }
+        })
+    }
+}
+
+pub(super) fn run(programs: &Programs, scale: Scale, watch_s: u64) -> Result<Vec<Figure>> {
+    let n_busy = scale.members().filter(|member| member.role == Role::Steady).count();
     let what = format!(
         "{} cgroups, {} threads, {n_busy} of the cgroups at work",
-        crowd.cgroups,
-        crowd.cgroups * crowd.threads
+        scale.cgroups,
+        scale.cgroups * scale.threads
     );
-    let gathered = progress::step(&what, "mostly idle, as on a real host", || gather(crowd))?;
+    let crowd =
+        progress::step(&what, "mostly idle, as on a real host", || Crowd::gather(scale.members()))?;
     let figures = progress::step("watch the agent observe them", "it measures itself", || {
         let mut command = Command::new(programs.agent());
         command.args(["selfbench", "--json", "--watch", &watch_s.to_string()]);
@@ -46,57 +61,30 @@ pub(super) fn run(programs: &Programs, crowd: Crowd, watch_s: u64) -> Result<Vec
             serde_json::from_slice(&output.stdout).context("read what selfbench measured")?;
         Ok(figures)
     });
-    drop(gathered);
+    drop(crowd);
     let mut figures = figures?;
     for figure in &mut figures {
-        figure.compare = format!("{}; {what}", figure.compare);
+        let goal = GOALS.into_iter().find(|(name, _goal)| *name == figure.name);
+        let goal = goal.map_or_else(String::new, |(_name, goal)| format!("; {goal}"));
+        figure.compare = format!("{}; {what}{goal}", figure.compare);
     }
     Ok(figures)
 }
 
-/// Processes in their cgroups; ended and removed when dropped.
-struct Gathered {
-    players: Vec<(Process, Cgroup)>,
-    parent: Cgroup,
-    hierarchies: Hierarchies,
-    logs: PathBuf,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn gather(crowd: Crowd) -> Result<Gathered> {
-    let mut hierarchies = Hierarchies::detect()?;
-    hierarchies.enable_controllers()?;
-    let parent = Cgroup::create(&hierarchies, "/headroom-bench")?;
-    let logs = std::env::temp_dir().join(format!("headroom-bench-scale-{}", std::process::id()));
-    std::fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
-    let mut gathered = Gathered { players: Vec::new(), parent, hierarchies, logs };
-    let threads = crowd.threads.to_string();
-    for number in 0..crowd.cgroups {
-        // Spread over the names, as they are over a host.
-        let is_busy = number * crowd.busy_percent % 100 + crowd.busy_percent > 99;
-        let role = if is_busy { Role::Steady } else { Role::Idle };
-        let path = format!("/headroom-bench/{}-{number:04}", role.name());
-        let cgroup = Cgroup::create(&gathered.hierarchies, &path)?;
-        let mut command = process::own();
-        command
-            .args(["bench", "--cgroup-threads", &threads, "--play", role.name()])
-            .process_group(0);
-        let player = Process::start(role.name(), &gathered.logs, &mut command)?;
-        cgroup.add(player.id())?;
-        gathered.players.push((player, cgroup));
-    }
-    Ok(gathered)
-}
-
-impl Drop for Gathered {
-    fn drop(&mut self) {
-        for (player, cgroup) in &mut self.players {
-            player.stop(Duration::from_secs(5));
-            cgroup.remove();
-        }
-        self.parent.remove();
-        self.hierarchies.restore_controllers();
-        if let Err(error) = std::fs::remove_dir_all(&self.logs) {
-            eprintln!("left {} behind: {error}", self.logs.display());
-        }
+    #[test]
+    fn the_share_at_work_is_met_and_spread() {
+        let scale = Scale { cgroups: 500, threads: 4, busy_percent: 5 };
+        let busy: Vec<usize> = scale
+            .members()
+            .enumerate()
+            .filter(|(_number, member)| member.role == Role::Steady)
+            .map(|(number, _member)| number)
+            .collect();
+        assert_eq!(busy.len(), 25);
+        assert!(busy.windows(2).all(|pair| pair[1] - pair[0] == 20), "{busy:?}");
     }
 }

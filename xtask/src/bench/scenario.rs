@@ -1,19 +1,16 @@
 //! The agent at work: many cgroups with a small workload each, a guard that writes limits, an
 //! aggregator that receives. Cost, wire, inference and latency are read from one run.
 
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value as Json;
 
 use super::account::Account;
+use super::crowd::{Crowd, Member};
 use super::player::Role;
 use super::rig::{Cast, Programs, Rig};
-use crate::cgroup::{Cgroup, Hierarchies};
-use crate::demo::processes::Process;
-use crate::{process, progress};
+use crate::progress;
 use headroom_measure::{Figure, Value};
 
 /// Time in which caches fill and windows begin, before anything is measured.
@@ -49,7 +46,7 @@ pub(super) struct Measured {
 }
 
 pub(super) fn run(programs: &Programs, plan: &Plan) -> Result<Measured> {
-    let crowd = Crowd::gather(plan.workloads)?;
+    let crowd = Crowd::gather(members(plan.workloads))?;
     let cast = Cast { aggregator: true, guard: true, audit: false };
     let mut rig = progress::step("start aggregator, guard and agent", "they are measured", || {
         Rig::start(programs, cast)
@@ -204,58 +201,16 @@ pub(super) fn durations(summary: &Json, name: &str, compare: &str) -> Figure {
     Figure::new(name, "ms", value, compare)
 }
 
-/// The workloads in their cgroups; ended and removed when dropped.
-struct Crowd {
-    players: Vec<(Process, Cgroup)>,
-    parent: Cgroup,
-    hierarchies: Hierarchies,
-    logs: PathBuf,
-}
-
-impl Crowd {
-    fn gather(size: u32) -> Result<Self> {
-        let mut hierarchies = Hierarchies::detect()?;
-        hierarchies.enable_controllers()?;
-        let parent = Cgroup::create(&hierarchies, "/headroom-bench")?;
-        let logs =
-            std::env::temp_dir().join(format!("headroom-bench-crowd-{}", std::process::id()));
-        std::fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
-        let mut crowd = Self { players: Vec::new(), parent, hierarchies, logs };
-        for number in 0..size {
-            let role = if number < WAVES { Role::Waves } else { Role::Steady };
-            let path = format!("/headroom-bench/{}-{number:03}", role.name());
-            let cgroup = Cgroup::create(&crowd.hierarchies, &path)?;
-            if role == Role::Waves {
-                cgroup.set_cpu_limit(Some(WAVES_LIMIT_CORES))?;
-            }
-            let mut command = process::own();
-            command
-                .args(["bench", "--cgroup-threads", "1", "--play", role.name()])
-                .process_group(0);
-            let player = Process::start(role.name(), &crowd.logs, &mut command)?;
-            cgroup.add(player.id())?;
-            crowd.players.push((player, cgroup));
+/// The first in waves, so that their limits move, the others steady.
+fn members(workloads: u32) -> impl Iterator<Item = Member> {
+    (0..workloads).map(|number| {
+        let is_in_waves = number < WAVES;
+        Member {
+            role: if is_in_waves { Role::Waves } else { Role::Steady },
+            threads: 1,
+            limit_cores: is_in_waves.then_some(WAVES_LIMIT_CORES),
         }
-        Ok(crowd)
-    }
-
-    fn size(&self) -> u32 {
-        u32::try_from(self.players.len()).unwrap_or(u32::MAX)
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        for (player, cgroup) in &mut self.players {
-            player.stop(Duration::from_secs(5));
-            cgroup.remove();
-        }
-        self.parent.remove();
-        self.hierarchies.restore_controllers();
-        if let Err(error) = std::fs::remove_dir_all(&self.logs) {
-            eprintln!("left {} behind: {error}", self.logs.display());
-        }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ pub struct WorkloadFiles {
 const SLOW_EVERY_READS: u32 = 8;
 
 /// Periods after which every file of a cgroup that does not run is read all the same.
-const THOROUGH_EVERY_READS: u32 = 32;
+const THOROUGH_EVERY_READS: u32 = 64;
 
 /// CPU time in a period up to which a workload whose memory stayed the same is taken to have left
 /// the parts of its memory as they were, until the next thorough look; nanoseconds.

@@ -209,7 +209,7 @@ fn a_cgroup_that_does_not_run_is_read_again_when_others_change_it_or_after_a_whi
     read(&mut files);
     write(&dir, &[("memory.stat", &stat(2))]);
     let n_quiet = n_held(&mut files);
-    assert!((1..32).contains(&n_quiet), "{n_quiet}");
+    assert!((1..64).contains(&n_quiet), "{n_quiet}");
     assert_eq!(files.last().memory_anon_bytes, Some(1));
     assert_eq!(n_held(&mut files), 0, "it is due");
     assert_eq!(read(&mut files).memory_anon_bytes, Some(2));

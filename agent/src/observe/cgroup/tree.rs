@@ -16,6 +16,13 @@ use super::{
 /// The most cgroups remembered, workloads or not.
 const NODES_MAX: usize = 65_536;
 
+/// Of so many full walks one is made while events tell of changes: it reads every directory of every
+/// hierarchy, for nothing as a rule.
+const FULL_WALKS_SPARED: f64 = 20.0;
+
+/// Quick looks of which one includes a given cgroup without children.
+const LEAF_EVERY_LOOKS: u64 = 10;
+
 /// Quick looks after which a cgroup without tasks is asked about them only every so often.
 const EAGER_LOOKS: u32 = 10;
 
@@ -32,7 +39,7 @@ pub struct TreeConfig {
     pub exclude: Vec<Glob>,
     /// The most workloads; further ones are counted in [`Tree::overflow`].
     pub workloads_max: usize,
-    /// Time between full walks, seconds.
+    /// Time between full walks, seconds; twenty times as long while events tell of changes.
     pub full_walk_s: f64,
 }
 
@@ -75,6 +82,7 @@ pub struct Tree {
     overflow: usize,
     unnamed: usize,
     last_full_s: Option<f64>,
+    quick_looks: u64,
 }
 
 impl Tree {
@@ -92,6 +100,7 @@ impl Tree {
             overflow: 0,
             unnamed: 0,
             last_full_s: None,
+            quick_looks: 0,
         }
     }
 
@@ -150,9 +159,12 @@ impl Tree {
     }
 
     /// Looks for changes: fully when due, otherwise quickly when `quick`, and settles which cgroups
-    /// are workloads. `now_s` is any clock that does not go back.
-    pub fn refresh(&mut self, now_s: f64, quick: bool) -> Changes {
-        let is_due = self.last_full_s.is_none_or(|last| now_s - last >= self.config.full_walk_s);
+    /// are workloads. `is_told` says that events tell of cgroups made and removed, so that a full
+    /// walk is a safeguard only. `now_s` is any clock that does not go back.
+    pub fn refresh(&mut self, now_s: f64, quick: bool, is_told: bool) -> Changes {
+        let spared = if is_told { FULL_WALKS_SPARED } else { 1.0 };
+        let every_s = self.config.full_walk_s * spared;
+        let is_due = self.last_full_s.is_none_or(|last| now_s - last >= every_s);
         if is_due {
             self.last_full_s = Some(now_s);
             self.walk_fully();
@@ -196,6 +208,7 @@ impl Tree {
 
     /// Compares every known directory with what `stat` says now.
     fn look_quickly(&mut self) {
+        self.quick_looks = self.quick_looks.wrapping_add(1);
         for h in 0..self.roots.len() {
             let Some(root) = &self.roots[h] else { continue };
             let mut changed = Vec::new();
@@ -203,7 +216,7 @@ impl Tree {
                 changed.push("/".to_owned());
             }
             for (path, node) in &mut self.nodes {
-                if node.inodes[h] == 0 || !is_due(node, h) {
+                if node.inodes[h] == 0 || !is_due(node, h, self.quick_looks) {
                     continue;
                 }
                 let Some(now) = root.stat(path) else {
@@ -309,12 +322,12 @@ impl Tree {
 }
 
 /// Whether a quick look includes `node`: a cgroup without children changes seldom, and when it is
-/// removed, reading its files tells.
-fn is_due(node: &Node, h: usize) -> bool {
+/// removed, reading its files tells. Its inode spreads those over the quick looks.
+fn is_due(node: &Node, h: usize, quick_looks: u64) -> bool {
     const CHILDLESS_LINKS: u64 = 2;
     node.links[h] != CHILDLESS_LINKS
         || node.looks < EAGER_LOOKS
-        || node.looks.is_multiple_of(EAGER_LOOKS)
+        || node.inodes[h].wrapping_add(quick_looks).is_multiple_of(LEAF_EVERY_LOOKS)
 }
 
 fn set(node: &mut Node, h: usize, ino: u64) {
@@ -345,3 +358,7 @@ fn qualifies(
     }
     node.had_tasks
 }
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

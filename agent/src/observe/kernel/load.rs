@@ -105,14 +105,56 @@ pub(super) struct Loaded {
     pub(super) hardware: hardware::States,
 }
 
-/// Hands memory that was freed back to the system: reading the kernel's type information takes many
-/// times what is kept of it, and the allocator would hold it for good.
-pub(super) fn give_back_freed() {
+/// Hands back to the system what only starting needed: freed memory, as reading the kernel's type
+/// information takes many times what is kept of it and the allocator would hold it for good; and the
+/// pages of this program's file, code and constants, of which a tick needs a small part and fetches
+/// that again from the page cache.
+pub(super) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes no pointer, and any thread may make it at any time.
     unsafe {
         libc::malloc_trim(0);
     }
+    // SAFETY: the callback matches what the call wants, and uses no data.
+    unsafe {
+        libc::dl_iterate_phdr(Some(give_back_file), std::ptr::null_mut());
+    }
+}
+
+/// Visits the first object, which is the program itself, and no other.
+unsafe extern "C" fn give_back_file(
+    object: *mut libc::dl_phdr_info,
+    _n_bytes: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    const STOP: libc::c_int = 1;
+    let page_bytes = 1_usize << page_shift();
+    // SAFETY: the caller hands a description that is valid during the call, with so many headers.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
+    };
+    let never_written = |header: &&libc::Elf64_Phdr| {
+        header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0
+    };
+    for header in headers.iter().filter(never_written) {
+        let (Ok(begin), Ok(n_bytes)) =
+            (usize::try_from(base + header.p_vaddr), usize::try_from(header.p_memsz))
+        else {
+            continue;
+        };
+        let start = begin & !(page_bytes - 1);
+        // SAFETY: pages of a file that are mapped without the right to write, and so as the file has
+        // them: the next access to one reads it from there again. A failure changes nothing.
+        unsafe {
+            libc::madvise(
+                std::ptr::with_exposed_provenance_mut(start),
+                begin + n_bytes - start,
+                libc::MADV_DONTNEED,
+            );
+        }
+    }
+    STOP
 }
 
 /// Loads the object and attaches every topic that this kernel can serve.

@@ -124,7 +124,7 @@ impl KernelProbes {
             None
         };
         let mut loaded = load::load(config)?;
-        load::give_back_freed();
+        load::give_back();
         let duties =
             Duties::start(loaded.taps, &loaded.maps.shared, loaded.maps.pace_events.take());
         Ok(Self {

@@ -24,7 +24,8 @@ pub struct ObserveConfig {
     pub exclude: Vec<Glob>,
     /// The most workloads; further cgroups are counted and told as overflow.
     pub max_workloads: usize,
-    /// Time between full walks of the cgroup tree, seconds.
+    /// Time between full walks of the cgroup tree, seconds; twenty times as long while kernel events
+    /// tell of cgroups made and removed.
     pub full_walk_s: f64,
     /// The most files held open; beyond it files are opened anew every period. The process's own
     /// limit is raised towards this as far as the system allows.

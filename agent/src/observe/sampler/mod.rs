@@ -302,9 +302,9 @@ impl Sampler {
     fn follow_tree(&mut self, at_s: f64, gone: &mut Vec<String>) -> BTreeMap<String, Brief> {
         let mut brief = self.kernel.feed(&mut self.tree);
         brief.retain(|path, _ids| !self.tracked.contains_key(path));
-        let quick =
-            !self.kernel.has(Topic::CgroupEvents) || self.ticks.is_multiple_of(QUICK_EVERY_TICKS);
-        let changes = self.tree.refresh(at_s, quick);
+        let is_told = self.kernel.has(Topic::CgroupEvents);
+        let quick = !is_told || self.ticks.is_multiple_of(QUICK_EVERY_TICKS);
+        let changes = self.tree.refresh(at_s, quick, is_told);
         self.counts.overflow = self.tree.overflow();
         self.counts.unnamed = self.tree.unnamed();
         gone.extend(changes.gone.into_iter().filter(|path| self.end(path)));

@@ -10,9 +10,9 @@ pub(super) mod summary;
 
 use std::{
     fmt::Write as _,
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
-    time::Instant,
+    sync::Mutex,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use headroom_allocate::Objective;
 use headroom_replay::{
     Kind, Outcome, Series, Setting,
-    score::{Scope, Tally},
+    score::{Scope, unmet_at_equal_slack},
 };
 use headroom_telemetry::Resource;
 
@@ -30,7 +30,9 @@ use self::{
 };
 use super::{
     output::{self, Output, csv_field, is_stdout},
-    positive, report,
+    positive,
+    progress::{Progress, how_far},
+    report,
 };
 
 pub(in crate::lab) use self::run::PolicyRun;
@@ -147,7 +149,10 @@ pub(super) struct Told {
 /// # Errors
 /// When an argument or the trace cannot be used, or an output not be written.
 pub fn run(args: &ReplayArgs) -> Result<()> {
-    let started = Instant::now();
+    let progress = Mutex::new(Progress::start());
+    let say = |line: &dyn Fn() -> String| {
+        progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).say(line);
+    };
     let step_s = positive("--step", args.step)?;
     let scope = scope(args)?;
     let mut kinds = args.policy.clone();
@@ -155,8 +160,8 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     kinds.retain(|kind| seen.insert(*kind));
     let resources =
         args.resources.iter().map(|name| asked(name.trim())).collect::<Result<Vec<_>>>()?;
-    let line = Line::new();
-    let loaded = load(&args.trace, &resources, step_s, |read, of| line.read(read, of))
+    let read = |read, of| say(&|| format!("reading {}", how_far(read, of)));
+    let loaded = load(&args.trace, &resources, step_s, read)
         .with_context(|| format!("replay {}", args.trace.display()))?;
     let setting = Setting { objective: args.objective.into(), lead_s: args.lead, knob: None };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -174,11 +179,15 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
             render(&asked, series, outcome, text);
         };
         let render: &run::Render<'_> = if args.out.is_some() { &render } else { &|_, _, _| {} };
-        let told = |done| line.replayed(&asked.name, done, series.len());
+        let told = |done| {
+            let (name, of) = (&asked.name, series.len());
+            say(&|| format!("{name}: {done} of {of} workloads replayed"));
+        };
         let runs = run::run(&series, &plan, render, &mut files, &told)?;
         resources.push(ResourceRun { name: asked.name, resource: asked.resource, series, runs });
     }
-    line.end();
+    let progress = progress.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let wall_s = progress.end();
     files.finish()?;
     let told = Told {
         trace: args.trace.display().to_string(),
@@ -191,7 +200,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
         setting,
         scope,
         step_s,
-        wall_s: started.elapsed().as_secs_f64(),
+        wall_s,
     };
     if let Some(path) = &args.report {
         let page = report::page(&told, &resources);
@@ -230,7 +239,11 @@ fn render(asked: &Asked, series: &Series, outcome: &Outcome, text: &mut Vec<u8>)
     let places = if series.resource == Resource::Memory { 1.0 } else { 1e4 };
     let mut rows = String::new();
     for change in &outcome.changes {
-        let limit = (change.limit * places).ceil() / places;
+        let limit = if change.limit.is_finite() {
+            ((change.limit * places).ceil() / places).to_string()
+        } else {
+            String::new()
+        };
         let t_s = series.t_s(change.step);
         // Writing to a string does not fail.
         let _infallible =
@@ -287,57 +300,11 @@ fn beside(path: &Path, kind: Kind) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// One line on a terminal that says how far it is.
-struct Line {
-    is_shown: bool,
-}
-
-impl Line {
-    fn new() -> Self {
-        Self { is_shown: std::io::stderr().is_terminal() }
-    }
-
-    fn read(&self, read: u64, of: Option<u64>) {
-        if self.is_shown {
-            let share = of.filter(|of| *of > 0).map(|of| read as f64 / of as f64 * 100.0);
-            eprint!("\rreading {:3.0} % ", share.unwrap_or(0.0));
-        }
-    }
-
-    fn replayed(&self, resource: &str, done: usize, of: usize) {
-        if self.is_shown {
-            eprint!("\r{resource}: {done} of {of} workloads replayed ");
-        }
-    }
-
-    fn end(&self) {
-        if self.is_shown {
-            eprintln!();
-        }
-    }
-}
-
 /// Unmet demand of `run` over that of `other` where both have the mean slack that `run` has;
 /// `None` when a curve does not reach there.
 pub(super) fn at_equal_slack(run: &PolicyRun, other: &PolicyRun) -> Option<f64> {
     let slack = run.tally.scores().slack_mean?;
-    let own = at_slack(&run.sweep, slack)?;
-    let others = at_slack(&other.sweep, slack)?;
-    (others > 0.0).then(|| own / others)
-}
-
-/// Unmet share at a mean slack, between the two points of a curve next to it.
-fn at_slack(sweep: &[(f64, Tally)], slack: f64) -> Option<f64> {
-    let mut points: Vec<(f64, f64)> = sweep
-        .iter()
-        .map(|(_, tally)| tally.scores())
-        .filter_map(|scores| Some((scores.slack_mean?, scores.unmet_share)))
-        .collect();
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    points.windows(2).find(|pair| pair[0].0 <= slack && slack <= pair[1].0).map(|pair| {
-        let width = (pair[1].0 - pair[0].0).max(f64::MIN_POSITIVE);
-        pair[0].1 + (slack - pair[0].0) / width * (pair[1].1 - pair[0].1)
-    })
+    unmet_at_equal_slack(&run.sweep, &other.sweep, slack)
 }
 
 #[cfg(test)]

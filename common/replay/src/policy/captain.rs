@@ -1,22 +1,25 @@
-//! Autothrottle's Captain (Wang et al., NSDI 2024): a reactive CPU controller that holds the share
-//! of throttled periods at a target.
+//! Autothrottle's Captain (Wang et al., NSDI 2024; microsoft/autothrottle, `worker-daemon.py`): a
+//! reactive CPU controller that holds the share of throttled periods at a target.
 //!
-//! It samples CFS periods of 100 ms and decides each second. A trace has neither, so its sample
-//! here is a step, throttled or not, and every answer comes one lead time late: that is what
-//! reacting costs when the step or the way to the kernel is long.
+//! It samples CFS periods of 100 ms and decides each second. A trace has neither, so a step stands
+//! for one such second: ten samples of one use, all of them throttled or none. Every answer comes
+//! one lead time late: that is what reacting costs when the step or the way to the kernel is long.
 
 use std::collections::VecDeque;
 
 use super::{Answer, Policy, Reason, Seen, Setting, Why, scale};
 use crate::series::Series;
 
-const THROTTLE_SAMPLES: usize = 10;
-const USE_SAMPLES: usize = 50;
+/// Samples within a second, and of use that are remembered.
+const SAMPLES: f64 = 10.0;
+const USE_SAMPLES: f64 = 50.0;
+const SECONDS: usize = 5;
 const TARGET: f64 = 0.1;
 const MARGIN: f64 = 3.0;
+/// Throttling above this multiple of the target raises the limit.
+const ALARM: f64 = 3.0;
 
 pub(super) struct Captain {
-    throttled: VecDeque<f64>,
     uses: VecDeque<f64>,
     target: f64,
     margin: f64,
@@ -32,7 +35,6 @@ pub(super) struct Captain {
 impl Captain {
     pub(super) fn new(series: &Series, setting: &Setting) -> Self {
         Self {
-            throttled: VecDeque::new(),
             uses: VecDeque::new(),
             target: setting.knob.unwrap_or(TARGET),
             margin: MARGIN,
@@ -45,23 +47,24 @@ impl Captain {
     }
 
     fn control(&mut self, limit: f64, is_throttled: bool) -> (f64, Why) {
-        let share = self.throttled.iter().sum::<f64>() / self.throttled.len().max(1) as f64;
+        let alarm = ALARM * self.target;
+        // The sample of the second with which a throttled share of all ten would be too much.
+        let noticed = (alarm * SAMPLES + 1e-9).floor() + 1.0;
         if let Some(before) = self.before_shrink.take()
             && is_throttled
-            && share > 3.0 * self.target
+            && noticed <= SAMPLES
         {
-            self.margin += share - self.target;
+            self.margin += noticed / SAMPLES - self.target;
+            // What is left of the second is not throttled any more, and says so to the margin.
+            self.margin = (self.margin - self.target).max(0.0);
             return ((2.0 * before - limit).max(self.floor), Why::Throttled);
         }
+        let share = f64::from(u8::from(is_throttled));
         self.margin = (self.margin + share - self.target).max(0.0);
-        if share > 3.0 * self.target {
-            return (limit * (1.0 + share - 3.0 * self.target), Why::Throttled);
+        if share > alarm {
+            return ((limit * (1.0 + share - alarm)).max(self.floor), Why::Throttled);
         }
-        let count = self.uses.len().max(1) as f64;
-        let mean = self.uses.iter().sum::<f64>() / count;
-        let spread =
-            (self.uses.iter().map(|used| (used - mean).powi(2)).sum::<f64>() / count).sqrt();
-        let most = self.uses.iter().copied().fold(0.0, f64::max);
+        let (most, spread) = self.peak_and_spread();
         let proposal = most + self.margin * spread;
         if !limit.is_finite() {
             return (proposal.max(self.floor), Why::Reclaim);
@@ -72,13 +75,14 @@ impl Captain {
         }
         (limit, Why::Start)
     }
-}
 
-fn keep_last(values: &mut VecDeque<f64>, value: f64, count: usize) {
-    if values.len() == count {
-        values.pop_front();
+    /// The largest use and the standard deviation of the samples, each second's being alike.
+    fn peak_and_spread(&self) -> (f64, f64) {
+        let mean = self.uses.iter().sum::<f64>() / SECONDS as f64;
+        let squares = self.uses.iter().map(|used| (used - mean).powi(2)).sum::<f64>();
+        let most = self.uses.iter().copied().fold(0.0, f64::max);
+        (most, (SAMPLES * squares / (USE_SAMPLES - 1.0)).sqrt())
     }
-    values.push_back(value);
 }
 
 impl Policy for Captain {
@@ -86,10 +90,12 @@ impl Policy for Captain {
         let limit = self.limit.unwrap_or(seen.in_force);
         let mut answer = Answer { limit, reason: Reason::bare(Why::Start) };
         if let Some(used) = seen.used {
-            keep_last(&mut self.throttled, f64::from(u8::from(seen.censored)), THROTTLE_SAMPLES);
-            keep_last(&mut self.uses, used, USE_SAMPLES);
-            // Without a limit there is nothing to throttle, and one sample tells no spread.
-            if limit.is_finite() || self.uses.len() >= THROTTLE_SAMPLES {
+            if self.uses.len() == SECONDS {
+                self.uses.pop_front();
+            }
+            self.uses.push_back(used);
+            // Without a limit there is nothing to throttle; it begins when its window is full.
+            if self.uses.len() == SECONDS {
                 let (next, why) = self.control(limit, seen.censored);
                 self.limit = Some(next);
                 answer = Answer { limit: next, reason: Reason::new(why, used) };
@@ -111,9 +117,11 @@ mod tests {
     use super::{Captain, Policy as _, Seen, Setting, Why};
     use crate::series::Series;
 
-    fn captain() -> Captain {
+    fn captain(uses: [f64; 5]) -> Captain {
         let series = Series::new("w", Resource::Cpu, 0.0, 300.0, vec![], vec![]).unwrap();
-        Captain::new(&series, &Setting::default())
+        let mut captain = Captain::new(&series, &Setting::default());
+        captain.uses.extend(uses);
+        captain
     }
 
     fn seen(used: f64, in_force: f64, censored: bool) -> Seen {
@@ -122,10 +130,8 @@ mod tests {
 
     #[test]
     fn throttling_above_three_times_the_target_raises_by_the_excess() {
-        let mut captain = captain();
-        // All of the samples throttled: 1 - 3 * 0.1 = 0.7 more.
-        captain.throttled.push_back(1.0);
-        captain.uses.push_back(2.0);
+        let mut captain = captain([2.0; 5]);
+        // All samples throttled: 1 - 3 * 0.1 = 0.7 more, and the margin is 3 + 1 - 0.1.
         let (limit, why) = captain.control(2.0, true);
         assert!((limit - 3.4).abs() < 1e-9);
         assert_eq!(why, Why::Throttled);
@@ -133,10 +139,19 @@ mod tests {
     }
 
     #[test]
+    fn the_proposal_is_peak_and_margin_times_the_deviation_of_fifty_samples() {
+        // Mean 1.2, squares 4 * 0.04 + 0.64 = 0.8 by ten samples over 49: 0.404061. The margin is
+        // 3 - 0.1, so 2 + 2.9 * 0.404061 = 3.171777.
+        let (limit, _) = captain([1.0, 1.0, 1.0, 1.0, 2.0]).control(4.0, false);
+        assert!((limit - 3.171_777).abs() < 1e-5, "{limit}");
+        // More than nine tenths of 3.5: kept.
+        let (limit, _) = captain([1.0, 1.0, 1.0, 1.0, 2.0]).control(3.5, false);
+        assert_eq!(limit.to_bits(), 3.5_f64.to_bits());
+    }
+
+    #[test]
     fn room_is_given_back_by_half_at_most() {
-        let mut captain = captain();
-        captain.throttled.push_back(0.0);
-        captain.uses.extend([1.0, 1.0]);
+        let mut captain = captain([1.0; 5]);
         assert_eq!(captain.control(10.0, false).0.to_bits(), 5.0_f64.to_bits());
         captain.before_shrink = None;
         assert_eq!(captain.control(1.5, false).0.to_bits(), 1.0_f64.to_bits());
@@ -147,16 +162,16 @@ mod tests {
 
     #[test]
     fn a_shrink_that_throttles_is_taken_back() {
-        let mut captain = captain();
+        let mut captain = captain([3.0; 5]);
         captain.before_shrink = Some(4.0);
-        captain.throttled.push_back(1.0);
-        captain.uses.push_back(3.0);
+        // 2 * 4 - 3. Noticed with the fourth sample: the margin is 3 + 0.4 - 0.1 - 0.1.
         assert_eq!(captain.control(3.0, true).0.to_bits(), 5.0_f64.to_bits());
+        assert!((captain.margin - 3.2).abs() < 1e-9, "{}", captain.margin);
     }
 
     #[test]
     fn answers_come_one_lead_late() {
-        let mut captain = captain();
+        let mut captain = captain([1.0; 5]);
         let first = captain.decide(&seen(1.0, 1.0, true));
         assert_eq!(first.limit.to_bits(), 1.0_f64.to_bits());
         let second = captain.decide(&seen(1.0, 1.0, true));

@@ -1,5 +1,8 @@
-//! KRR's simple strategy (robusta-dev/krr, `strategies/simple.py`): the 95th percentile of CPU and
-//! the maximum of memory with 15 % over two weeks, 25 % over the limit after a kill.
+//! KRR's simple strategy (robusta-dev/krr, `robusta_krr/strategies/simple.py`, rounding and floors
+//! in `core/runner.py`): the 95th percentile of CPU and the maximum of memory with 15 % over two
+//! weeks, rounded up to a millicore and a mebibyte; nothing is said from fewer than 100 points of
+//! 75 s. The limit of a kill and 25 % is an option there that is off at first. It is on here: a
+//! workload that is killed under its own maximum would be for ever.
 //!
 //! It is a report that people run; here it runs once a day from the second day on, and its
 //! request is taken as the limit.
@@ -8,7 +11,7 @@ use std::collections::VecDeque;
 
 use headroom_telemetry::Resource;
 
-use super::{Answer, Policy, Reason, Seen, Setting, Why, scale};
+use super::{Answer, MIB, Policy, Reason, Seen, Setting, Why, scale};
 use crate::series::Series;
 
 const HISTORY_S: f64 = 14.0 * 86_400.0;
@@ -16,6 +19,9 @@ const EVERY_S: f64 = 86_400.0;
 const CPU_PERCENTILE: f64 = 0.95;
 const MEMORY_FACTOR: f64 = 1.15;
 const OOM_FACTOR: f64 = 1.25;
+/// Points before it says anything, and what one stands for, seconds.
+const POINTS_MIN: f64 = 100.0;
+const POINT_S: f64 = 75.0;
 
 pub(super) struct Krr {
     resource: Resource,
@@ -24,6 +30,7 @@ pub(super) struct Krr {
     every: usize,
     seen: usize,
     percentile: f64,
+    points_per_step: f64,
     floor: f64,
     /// Limits at which the workload was killed, with their times.
     kills: VecDeque<(f64, f64)>,
@@ -39,6 +46,7 @@ impl Krr {
             every: series.steps_in(EVERY_S),
             seen: 0,
             percentile: setting.knob.unwrap_or(own),
+            points_per_step: series.step_s / POINT_S,
             floor: scale(series.resource).krr_floor,
             kills: VecDeque::new(),
         }
@@ -46,7 +54,7 @@ impl Krr {
 
     fn recommend(&self) -> Option<f64> {
         let mut values: Vec<f32> = self.history.iter().copied().filter(|v| !v.is_nan()).collect();
-        if values.is_empty() {
+        if values.is_empty() || values.len() as f64 * self.points_per_step < POINTS_MIN {
             return None;
         }
         let rank = self.percentile * (values.len() - 1) as f64;
@@ -56,11 +64,17 @@ impl Krr {
         let high = above.iter().copied().reduce(f32::min).map_or(low, f64::from);
         let percentile = low + (rank - below as f64) * (high - low);
         if self.resource != Resource::Memory {
-            return Some(percentile.max(self.floor));
+            return Some(round_up(percentile, 1e-3).max(self.floor));
         }
         let killed = self.kills.iter().map(|(_, limit)| limit * OOM_FACTOR).fold(0.0, f64::max);
-        Some((percentile * MEMORY_FACTOR).max(killed).max(self.floor))
+        let limit = (percentile * MEMORY_FACTOR).max(killed);
+        Some(round_up(limit, MIB).max(self.floor))
     }
+}
+
+/// The next whole multiple of `unit`.
+fn round_up(value: f64, unit: f64) -> f64 {
+    (value / unit).ceil() * unit
 }
 
 impl Policy for Krr {
@@ -89,7 +103,7 @@ impl Policy for Krr {
 mod tests {
     use headroom_telemetry::Resource;
 
-    use super::{Krr, Policy as _, Seen, Setting};
+    use super::{Krr, MIB, Policy as _, Seen, Setting};
     use crate::series::Series;
 
     fn krr(resource: Resource) -> Krr {
@@ -110,18 +124,47 @@ mod tests {
 
     #[test]
     fn cpu_is_the_95th_percentile() {
-        // 1..=100 in hundredths: rank 0.95 * 99 = 94.05, so 95.05 hundredths.
+        // 1..=100 in hundredths: rank 0.95 * 99 = 94.05, so 95.05 hundredths; up to a millicore.
         let limit = last(&mut krr(Resource::Cpu), (1..=100).map(|n| (f64::from(n) / 100.0, false)));
-        assert!((limit - 0.9505).abs() < 1e-6, "{limit}");
+        assert!((limit - 0.951).abs() < 1e-6, "{limit}");
+        // Ninety of one core and ten of three: rank 94.05 lies among the threes.
+        let uses = (1..=100).map(|n| (if n <= 90 { 1.0 } else { 3.0 }, false));
+        let limit = last(&mut krr(Resource::Cpu), uses);
+        assert!((limit - 3.0).abs() < 1e-9, "{limit}");
+        // An idle workload is left ten millicores.
+        let limit = last(&mut krr(Resource::Cpu), (1..=100).map(|_| (0.001, false)));
+        assert!((limit - 0.01).abs() < 1e-12, "{limit}");
+    }
+
+    #[test]
+    fn fewer_than_a_hundred_points_say_nothing() {
+        // A step of 864 s stands for 11.52 points of 75 s: eight make 92, nine 104.
+        let measured = |count: usize| {
+            let mut krr = krr(Resource::Cpu);
+            let mut limit = f64::INFINITY;
+            for n in 1..=100 {
+                let used = (n <= count).then_some(0.5);
+                let (t_s, in_force) = (864.0 * n as f64, limit);
+                let seen = Seen { t_s, used, censored: false, in_force, recorded_limit: None };
+                limit = krr.decide(&seen).limit;
+            }
+            limit
+        };
+        assert!(measured(8).is_infinite());
+        assert!((measured(9) - 0.5).abs() < 1e-9);
     }
 
     #[test]
     fn memory_is_the_maximum_and_a_kill_adds_a_quarter() {
         let limit =
             last(&mut krr(Resource::Memory), (1..=100).map(|n| (f64::from(n) * 1e7, false)));
-        assert!((limit - 1.15e9).abs() < 1e3, "{limit}");
+        // 1.15e9 bytes are 1096.7 MiB.
+        assert!((limit - 1097.0 * MIB).abs() < 1.0, "{limit}");
         let uses = (1..=100).map(|n| (1e9, n == 50));
         let limit = last(&mut krr(Resource::Memory), uses);
-        assert!((limit - 1.25e9).abs() < 1e3, "{limit}");
+        // Killed at 1e9: 1.25e9 bytes are 1192.1 MiB.
+        assert!((limit - 1193.0 * MIB).abs() < 1.0, "{limit}");
+        let limit = last(&mut krr(Resource::Memory), (1..=100).map(|_| (1e6, false)));
+        assert!((limit - 100.0 * MIB).abs() < 1.0, "{limit}");
     }
 }

@@ -9,6 +9,7 @@ mod autopilot_window;
 mod captain;
 mod headroom;
 mod krr;
+mod live;
 mod reason;
 mod senpai;
 mod simple;
@@ -40,7 +41,7 @@ pub struct Seen {
 /// The limit from the next step on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Answer {
-    /// Cores or bytes; infinite for no limit.
+    /// Cores or bytes; infinite for no limit, which takes one in force away.
     pub limit: f64,
     /// Why this value. Kept with the decision when the limit changes.
     pub reason: Reason,
@@ -90,8 +91,8 @@ pub(crate) const MIB: f64 = 1_048_576.0;
 pub(crate) fn scale(resource: Resource) -> Scale {
     if resource == Resource::Memory {
         Scale {
-            vpa_floor: 250e6,
-            krr_floor: 100e6,
+            vpa_floor: 250.0 * MIB,
+            krr_floor: 100.0 * MIB,
             floor: 4.0 * MIB,
             bucket_first: 1e7,
             bucket_max: 1e12,
@@ -111,6 +112,7 @@ pub(crate) fn scale(resource: Resource) -> Scale {
 pub fn build(kind: Kind, series: &Series, setting: &Setting) -> Box<dyn Policy> {
     match kind {
         Kind::Headroom => Box::new(headroom::Headroom::new(series, setting)),
+        Kind::HeadroomLive => Box::new(live::Live::new(series, setting)),
         Kind::Static => Box::new(simple::Static::new(series, setting)),
         Kind::Vpa => Box::new(vpa::Vpa::new(series.resource, series.step_s, setting)),
         Kind::AutopilotWindow => Box::new(autopilot_window::Window::new(series, setting)),

@@ -41,6 +41,8 @@ pub enum Why {
     NearLimit,
     /// Less will do for the next hold time.
     HoldOver,
+    /// Acting hurt: the workload has its own limit for a while.
+    GivenBack,
 }
 
 impl Why {
@@ -69,6 +71,7 @@ impl Why {
             Self::ForecastRise => "demand forecast above the limit",
             Self::NearLimit => "use close to the limit",
             Self::HoldOver => "held long enough and less will do",
+            Self::GivenBack => "own limit for a while: acting hurt",
         }
     }
 }
@@ -156,6 +159,7 @@ mod tests {
             Why::ForecastRise,
             Why::NearLimit,
             Why::HoldOver,
+            Why::GivenBack,
         ];
         for why in all {
             let text = Reason::new(why, 1.5e9).to_string();

@@ -95,7 +95,9 @@ impl Policy for Peak {
 
 /// Mean and N = 5 standard deviations of the last 24 samples of two hours, never above the limit
 /// the workload came with (Bashir et al., "Take it to the limit", EuroSys 2021, with the settings
-/// of its artifact). Nothing is changed before 24 samples are known.
+/// of its artifact, `n_sigma_predictor.py`). There it predicts machines; here the machine has one
+/// workload. Use counts as a share of its limit at the time, at most all of it, where there is one.
+/// Nothing is changed before 24 samples are known.
 pub(super) struct Nsigma {
     recent: VecDeque<f64>,
     samples: usize,
@@ -123,17 +125,18 @@ impl Policy for Nsigma {
             if self.recent.len() == self.samples {
                 self.recent.pop_front();
             }
-            self.recent.push_back(used);
+            self.recent
+                .push_back(seen.recorded_limit.map_or(used, |limit| (used / limit).min(1.0)));
         }
         if self.recent.len() < self.samples {
             return kept(seen);
         }
         let count = self.recent.len() as f64;
         let mean = self.recent.iter().sum::<f64>() / count;
-        let variance = self.recent.iter().map(|used| (used - mean).powi(2)).sum::<f64>() / count;
-        let peak = mean + self.sigmas * variance.sqrt();
-        let capped = seen.recorded_limit.map_or(peak, |limit| peak.min(limit));
-        Answer { limit: capped.max(self.floor), reason: Reason::new(Why::Spread, peak) }
+        let squares = self.recent.iter().map(|used| (used - mean).powi(2)).sum::<f64>();
+        let peak = mean + self.sigmas * (squares / (count - 1.0)).sqrt();
+        let capped = seen.recorded_limit.map_or(peak, |limit| peak.min(1.0) * limit);
+        Answer { limit: capped.max(self.floor), reason: Reason::new(Why::Spread, capped) }
     }
 }
 
@@ -262,15 +265,21 @@ mod tests {
 
     #[test]
     fn nsigma_waits_for_24_samples_and_is_capped_by_the_limit() {
-        // Twelve ones and twelve threes: mean 2, deviation 1, mean + 5 sigma = 7.
+        // Twelve ones and twelve threes: mean 2, squares 24 of 23, so 2 + 5 * 1.021508 = 7.107540.
         let used: Vec<f32> = (0..24).map(|n| if n % 2 == 0 { 1.0 } else { 3.0 }).collect();
         let free = series(used.clone(), vec![]);
         let limits = play(&mut Nsigma::new(&free, &Setting::default()), &free);
         assert!(limits[22].is_infinite());
-        assert!((limits[23] - 7.0).abs() < 1e-9);
+        assert!((limits[23] - 7.107_540).abs() < 1e-5, "{}", limits[23]);
         let capped = series(used, vec![5.0; 24]);
         let limits = play(&mut Nsigma::new(&capped, &Setting::default()), &capped);
         assert!((limits[23] - 5.0).abs() < 1e-9);
+        // Under a limit that is doubled half way, steady use of a tenth of it is no spread.
+        let used = (0..24).map(|n| if n < 12 { 1.0 } else { 2.0 }).collect();
+        let limit = (0..24).map(|n| if n < 12 { 10.0 } else { 20.0 }).collect();
+        let moved = series(used, limit);
+        let limits = play(&mut Nsigma::new(&moved, &Setting::default()), &moved);
+        assert!((limits[23] - 2.0).abs() < 1e-6, "{}", limits[23]);
     }
 
     #[test]
@@ -280,6 +289,27 @@ mod tests {
         let limits = play(&mut Seasonal::new(&series, &setting), &series);
         // After the fourth step the next is like the first, the one after like the second.
         assert_eq!(&limits[3..], &[4.0, 4.0]);
+    }
+
+    #[test]
+    fn seasonal_is_never_below_what_is_in_use() {
+        let series = series(vec![1.0, 1.0, 1.0, 6.0], vec![]);
+        let setting = Setting { lead_s: 21_600.0, ..Setting::default() };
+        let limits = play(&mut Seasonal::new(&series, &setting), &series);
+        // One yesterday, six now: 6 * 1.15. Before a day is known nothing is said.
+        assert!(limits[2].is_infinite());
+        assert!((limits[3] - 6.9).abs() < 1e-9, "{}", limits[3]);
+    }
+
+    #[test]
+    fn peak_has_a_floor_and_a_swept_margin() {
+        let idle = series(vec![0.001; 2], vec![]);
+        let limits = play(&mut Peak::new(&idle, &Setting::default()), &idle);
+        assert!((limits[1] - 0.01).abs() < 1e-12);
+        let busy = series(vec![2.0, 3.0], vec![]);
+        let setting = Setting { knob: Some(1.0), ..Setting::default() };
+        let limits = play(&mut Peak::new(&busy, &setting), &busy);
+        assert!((limits[0] - 4.0).abs() < 1e-9 && (limits[1] - 6.0).abs() < 1e-9);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The Vertical Pod Autoscaler's recommender and updater (kubernetes/autoscaler, main of
 //! November 2026), for a pod of one container whose limit is what is recommended as its request.
 //!
-//! Recommender: CPU samples of weight 0.1 and peaks of memory per 24 h in decaying histograms of
+//! Recommender (`pkg/recommender/{logic,model,util}`): CPU samples of weight 0.1 and peaks of memory per 24 h in decaying histograms of
 //! 176 buckets with a half life of 24 h; target, lower and upper bound are the 90th, 50th and 95th
-//! percentile with 15 % added; the bounds widen with little history. Updater: acts when the
-//! request is outside the bounds, or has stood for 12 h and is 10 % off the target. One sample a
-//! minute is what it expects: a longer step counts as as many.
+//! percentile with 15 % added; the bounds widen with little history. Updater (`pkg/updater/priority`):
+//! acts when the request is outside the bounds, has stood for 12 h and is 10 % off the target, or
+//! the container was killed within 10 min of its start, which is the last change or kill. One sample
+//! a minute is what it expects: a longer step counts as as many. Confidence comes from CPU samples
+//! there, also for memory; here each resource is replayed for itself, and its steps stand for them.
 
 use headroom_telemetry::Resource;
 
@@ -25,7 +27,7 @@ const OOM_BUMP_RATIO: f64 = 1.2;
 const SETTLED_S: f64 = 12.0 * 3600.0;
 /// Difference that is acted on then.
 const DIFFERENCE: f64 = 0.1;
-/// An OOM so soon after a change is acted on at once.
+/// An OOM so soon after the container's start is acted on at once.
 const QUICK_OOM_S: f64 = 600.0;
 
 /// What the recommender says.
@@ -50,6 +52,8 @@ pub(super) struct Vpa {
     memory_peak: f64,
     oom_peak: f64,
     set_s: f64,
+    /// Start of the container: the last change or kill.
+    started_s: f64,
 }
 
 impl Vpa {
@@ -71,6 +75,7 @@ impl Vpa {
             memory_peak: 0.0,
             oom_peak: 0.0,
             set_s: f64::NEG_INFINITY,
+            started_s: f64::NEG_INFINITY,
         }
     }
 
@@ -144,8 +149,10 @@ impl Policy for Vpa {
             self.observe(used, seen.t_s);
         }
         let is_oom = seen.censored && self.resource == Resource::Memory;
+        let is_quick_oom = is_oom && seen.t_s - self.started_s < QUICK_OOM_S;
         if is_oom {
             self.observe_oom(seen.in_force, seen.t_s);
+            self.started_s = seen.t_s;
         }
         let Some(told) = self.recommend() else { return kept(Why::Start) };
         let request = seen.in_force;
@@ -155,14 +162,14 @@ impl Policy for Vpa {
             Why::Start
         } else if request < told.lower || request > told.upper {
             Why::OutsideBounds
-        } else if is_oom && age_s <= QUICK_OOM_S && difference > 0.0 {
+        } else if is_quick_oom && difference > 0.0 {
             Why::LimitHit
         } else if age_s >= SETTLED_S && difference >= DIFFERENCE {
             Why::Drift
         } else {
             return kept(Why::Start);
         };
-        self.set_s = seen.t_s;
+        (self.set_s, self.started_s) = (seen.t_s, seen.t_s);
         Answer { limit: told.target, reason: Reason::new(why, told.target / SAFETY) }
     }
 }
@@ -222,13 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn a_kill_moves_the_bounds_past_the_request() {
+        let mut vpa = Vpa::new(Resource::Memory, 300.0, &Setting::default());
+        for day in 0..3 {
+            vpa.observe(1e9, f64::from(day) * 86_400.0);
+        }
+        // 2 GB are killed at 1.5 GB: 1.8 GB count instead of this day's peak. The days weigh 1/4,
+        // 1/2 and 1, so the newest has more than half and is the median, and the 90th percentile.
+        let limit = vpa.decide(&seen(2.0 * 86_400.0 + 3600.0, 2e9, 1.5e9)).limit;
+        // 1.8e9 lies in bucket 47: 1e7 (1.05^47 - 1) / 0.05 = 1.78e9, up to 1.88e9.
+        let edge = 1e7 * (1.05_f64.powi(48) - 1.0) / 0.05;
+        assert!((limit - 1.15 * edge).abs() < 1.0, "{limit}");
+    }
+
+    #[test]
     fn small_workloads_get_the_floor() {
         let mut cpu = Vpa::new(Resource::Cpu, 300.0, &Setting::default());
         let limit = cpu.decide(&seen(300.0, 0.001, f64::INFINITY)).limit;
         assert!((limit - 0.025).abs() < 1e-12);
         let mut memory = Vpa::new(Resource::Memory, 300.0, &Setting::default());
         let limit = memory.decide(&seen(300.0, 1e6, f64::INFINITY)).limit;
-        assert!((limit - 250e6).abs() < 1e-3);
+        assert!((limit - 250.0 * MIB).abs() < 1e-3);
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! under a lower limit, or without the one it was recorded under, is not in a trace; steps in
 //! which use touched the recorded limit are counted and reported.
 
+mod curve;
 mod day;
 mod ramps;
 mod summary;
 
 use headroom_telemetry::Resource;
 
+pub use curve::unmet_at_equal_slack;
 pub use day::{Day, days};
 pub use ramps::{Raises, Ramp, is_covered, raises, ramps};
 pub use summary::{Scores, Spread};

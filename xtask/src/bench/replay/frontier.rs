@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use headroom_replay::score::{Scope, Tally, ramps};
+use headroom_replay::score::{Tally, ramps};
 use headroom_replay::{Kind, Setting, replay};
 use headroom_telemetry::Resource;
 
@@ -11,18 +11,18 @@ use headroom_telemetry::Resource;
 pub(super) fn print(
     workloads: Option<u32>,
     trace: Option<&Path>,
-    days: u32,
+    options: &super::ReplayOptions,
     json: bool,
 ) -> Result<()> {
     let mut rows = Vec::new();
     for (resource, name) in [(Resource::Cpu, "cpu"), (Resource::Memory, "memory")] {
-        let series = super::series(resource, workloads, trace, days)?;
+        let series = super::series(resource, workloads, trace, options)?;
         for hours in Kind::Oracle.sweep().1 {
             let setting = Setting { knob: Some(*hours), ..Setting::default() };
             let mut tally = Tally::new(resource);
             for one in &series {
                 let outcome = replay(one, Kind::Oracle, &setting);
-                tally.add(one, &outcome, &ramps(one), &Scope::default());
+                tally.add(one, &outcome, &ramps(one), &options.part.scope());
             }
             let scores = tally.scores();
             if scores.workload_days > 0 {

@@ -3,6 +3,7 @@
 
 mod frontier;
 mod generate;
+mod goals;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use headroom_allocate::Objective;
 use headroom_replay::score::{Scope, Tally, ramps};
 use headroom_replay::{Kind, Series, Setting, replay};
 use headroom_telemetry::Resource;
@@ -17,6 +19,7 @@ use headroom_trace::{Steps, open};
 
 const SEED: u64 = 20_261_122;
 const STEP_S: f64 = 300.0;
+const DAY_S: f64 = 86_400.0;
 const WORKLOADS: u32 = 1000;
 
 /// Options of `cargo xtask bench replay`.
@@ -31,6 +34,73 @@ pub(super) struct ReplayOptions {
     /// replay: only the clairvoyant oracle, by how long its limits hold: the best that can be had
     #[arg(long)]
     frontier: bool,
+    /// replay: every goal of the replay beside what is reached on the trace, with intervals
+    #[arg(long)]
+    goals: bool,
+    /// replay: which part of a trace: `tuning` (days 1 to 20 of the workloads with an even sum of
+    /// the bytes of their names), `held-out` (the others, from day 20 on), or `whole`
+    #[arg(long, value_enum, default_value_t = Part::Whole)]
+    part: Part,
+    /// replay: length of a step of a trace, seconds
+    #[arg(long, default_value_t = STEP_S)]
+    replay_step: f64,
+    /// replay: what matters for the workloads
+    #[arg(long, value_enum, default_value_t = ObjectiveName::Serving)]
+    objective: ObjectiveName,
+}
+
+/// A part of a trace. Nothing is tuned on the part it is scored on.
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Part {
+    Whole,
+    Tuning,
+    HeldOut,
+}
+
+impl Part {
+    fn has(self, workload: &str) -> bool {
+        let is_even = workload.bytes().map(u32::from).sum::<u32>().is_multiple_of(2);
+        match self {
+            Self::Whole => true,
+            Self::Tuning => is_even,
+            Self::HeldOut => !is_even,
+        }
+    }
+
+    fn scope(self) -> Scope {
+        let (from_days, until_days) = match self {
+            Self::Whole => (1.0, f64::INFINITY),
+            Self::Tuning => (1.0, 20.0),
+            Self::HeldOut => (20.0, f64::INFINITY),
+        };
+        let (from_s, until_s) = (from_days * DAY_S, until_days * DAY_S);
+        Scope { from_s, until_s, ..Scope::default() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ObjectiveName {
+    LatencyCritical,
+    Serving,
+    Batch,
+    BestEffort,
+}
+
+impl From<ObjectiveName> for Objective {
+    fn from(name: ObjectiveName) -> Self {
+        match name {
+            ObjectiveName::LatencyCritical => Self::LatencyCritical,
+            ObjectiveName::Serving => Self::Serving,
+            ObjectiveName::Batch => Self::Batch,
+            ObjectiveName::BestEffort => Self::BestEffort,
+        }
+    }
+}
+
+impl ReplayOptions {
+    fn setting(&self) -> Setting {
+        Setting { objective: self.objective.into(), ..Setting::default() }
+    }
 }
 
 /// One policy over one resource.
@@ -53,18 +123,21 @@ pub(super) fn run(
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
+    if options.goals {
+        return goals::print(trace, options, threads, json);
+    }
     if options.frontier {
-        return frontier::print(workloads, trace, options.days, json);
+        return frontier::print(workloads, trace, options, json);
     }
     let mut whole_s = 0.0;
     let mut rows = Vec::new();
     for (resource, name) in [(Resource::Cpu, "cpu"), (Resource::Memory, "memory")] {
-        let series = series(resource, workloads, trace, options.days)?;
+        let series = series(resource, workloads, trace, options)?;
         if series.is_empty() {
             continue;
         }
         let started = Instant::now();
-        let runs = all(&series, resource, threads);
+        let runs = all(&series, resource, threads, options);
         let wall_s = started.elapsed().as_secs_f64();
         whole_s += wall_s;
         for run in &runs {
@@ -110,12 +183,14 @@ fn series(
     resource: Resource,
     workloads: Option<u32>,
     trace: Option<&Path>,
-    days: u32,
+    options: &ReplayOptions,
 ) -> Result<Vec<Series>> {
-    match trace {
-        Some(path) => load(path, resource),
-        None => generate::series(resource, workloads.unwrap_or(WORKLOADS), days, SEED),
-    }
+    let Some(path) = trace else {
+        return generate::series(resource, workloads.unwrap_or(WORKLOADS), options.days, SEED);
+    };
+    let mut all = load(path, resource, options.replay_step)?;
+    all.retain(|one| options.part.has(&one.workload));
+    Ok(all)
 }
 
 fn row(resource: &str, run: &Run) -> serde_json::Value {
@@ -128,9 +203,12 @@ fn row(resource: &str, run: &Run) -> serde_json::Value {
     })
 }
 
-fn all(series: &[Series], resource: Resource, threads: usize) -> Vec<Run> {
+fn all(series: &[Series], resource: Resource, threads: usize, options: &ReplayOptions) -> Vec<Run> {
+    let setting = options.setting();
+    let scope_of_days = options.part.scope();
     let none = || {
-        let kinds = Kind::ALL.into_iter().filter(|kind| kind.sets(resource));
+        let kinds = Kind::ALL.into_iter();
+        let kinds = kinds.filter(|kind| kind.sets(resource) && !kind.is_for_seconds());
         let run = |kind| Run { kind, tally: Tally::new(resource), busy_s: 0.0, steps: 0 };
         kinds.map(run).collect::<Vec<_>>()
     };
@@ -144,10 +222,10 @@ fn all(series: &[Series], resource: Resource, threads: usize) -> Vec<Run> {
                     let found = ramps(one);
                     for run in &mut own {
                         let started = Instant::now();
-                        let outcome = replay(one, run.kind, &Setting::default());
+                        let outcome = replay(one, run.kind, &setting);
                         run.busy_s += started.elapsed().as_secs_f64();
                         run.steps += one.used.len() as u64;
-                        run.tally.add(one, &outcome, &found, &Scope::default());
+                        run.tally.add(one, &outcome, &found, &scope_of_days);
                     }
                 }
                 let mut gathered =
@@ -164,7 +242,7 @@ fn all(series: &[Series], resource: Resource, threads: usize) -> Vec<Run> {
 }
 
 /// One column of a trace and its limit as series; none when the trace does not have it.
-fn load(path: &Path, resource: Resource) -> Result<Vec<Series>> {
+fn load(path: &Path, resource: Resource, step_s: f64) -> Result<Vec<Series>> {
     let mut trace = open(path).with_context(|| format!("replay {}", path.display()))?;
     let (used, limit) = if resource == Resource::Memory {
         ("memory_bytes", "memory_limit_bytes")
@@ -177,7 +255,7 @@ fn load(path: &Path, resource: Resource) -> Result<Vec<Series>> {
     let mut starts_s = Vec::new();
     while let Some(row) = trace.read_row()? {
         while making.len() <= row.workload_index {
-            making.push([0, 1].map(|_| (Steps::new(STEP_S), Vec::new())));
+            making.push([0, 1].map(|_| (Steps::new(step_s), Vec::new())));
             starts_s.push(row.t_s);
         }
         let values = [row.values[used], limit.and_then(|limit| row.values[limit])];
@@ -192,7 +270,7 @@ fn load(path: &Path, resource: Resource) -> Result<Vec<Series>> {
             made
         });
         let name = trace.workload(index).unwrap_or_default();
-        all.push(Series::new(name, resource, starts_s[index], STEP_S, used, limit)?);
+        all.push(Series::new(name, resource, starts_s[index], step_s, used, limit)?);
     }
     Ok(all)
 }

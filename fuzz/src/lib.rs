@@ -1,0 +1,3 @@
+//! Fuzz targets for what is decoded from outside; `cargo xtask fuzz` runs them.
+
+pub mod decoders;
