@@ -1,10 +1,13 @@
 //! Embeds the kernel programs when they were built.
 //!
 //! They compile for another target with another toolchain, so `cargo xtask ebpf` builds them and
-//! leaves the object where this script looks. Without it the agent compiles all the same and says
-//! at run time what is missing.
+//! leaves the objects where this script looks. Without them the agent compiles all the same and
+//! says at run time what is missing.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -23,16 +26,20 @@ fn main() {
             dir.join("headroom-agent-ebpf")
         }
     };
-    if !object.exists() {
-        return;
-    }
+    embed(&object, "headroom_kernel_object", "HEADROOM_KERNEL_OBJECT");
+    let pacing = object.with_file_name("headroom-pacing");
+    embed(&pacing, "headroom_pacing_object", "HEADROOM_PACING_OBJECT");
+}
+
+/// Copies `object`, if it is there, to where the compiler finds it by `variable` under `cfg`.
+fn embed(object: &Path, cfg: &str, variable: &str) {
+    let Some(name) = object.file_name().filter(|_name| object.exists()) else { return };
     println!("cargo::rerun-if-changed={}", object.display());
-    let out_dir = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    let copy = out_dir.join("headroom-agent-ebpf");
-    match fs::copy(&object, &copy) {
+    let copy = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join(name);
+    match fs::copy(object, &copy) {
         Ok(_) => {
-            println!("cargo::rustc-cfg=headroom_kernel_object");
-            println!("cargo::rustc-env=HEADROOM_KERNEL_OBJECT={}", copy.display());
+            println!("cargo::rustc-cfg={cfg}");
+            println!("cargo::rustc-env={variable}={}", copy.display());
         }
         Err(error) => println!("cargo::warning=copying {}: {error}", object.display()),
     }

@@ -83,6 +83,7 @@ fn of(args: &OfArgs, config: &OwnersConfig) -> anyhow::Result<()> {
     let facts = owners.facts(&args.path, Instant::now() + config.timeout());
     let word = |knob| match decide::route(&args.path, &facts, knob, false) {
         Ok(Some(owner)) => format!("{owner} is asked"),
+        Ok(None) if knob == Knob::NetEgress => "nobody is asked: the guard paces it".to_owned(),
         Ok(None) => "nobody is asked: the file is written".to_owned(),
         Err(NoRoute::Kubernetes) => {
             "refused: it is the kubelet's, unless the guard's rule says `kubernetes = true`"

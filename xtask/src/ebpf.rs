@@ -39,6 +39,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
 
 const TARGET: &str = "bpfel-unknown-none";
 const PROGRAM: &str = "headroom-agent-ebpf";
+/// The object of the guard, built along and put beside the other.
+const PACING: &str = "headroom-pacing";
 /// Everything an object is made from, below the repository.
 const SOURCES: &[&str] = &[
     "agent-ebpf/Cargo.lock",
@@ -73,6 +75,12 @@ struct Variant<'a> {
 }
 
 impl Variant<'_> {
+    /// Where what is built goes; the mutants are those of the first object.
+    fn paths(&self) -> Vec<PathBuf> {
+        let pacing = self.feature.is_none().then(|| self.path.with_file_name(PACING));
+        std::iter::once(self.path.clone()).chain(pacing).collect()
+    }
+
     /// Tells what the object was last made from.
     fn stamp(&self, root: &Path) -> PathBuf {
         let name = self.feature.unwrap_or("object");
@@ -83,7 +91,7 @@ impl Variant<'_> {
 fn object(root: &Path, variant: &Variant<'_>, quiet: bool) -> Result<PathBuf> {
     let stamp = variant.stamp(root);
     let sources = format!("{:016x}", fingerprint(root)?);
-    let is_current = variant.path.exists()
+    let is_current = variant.paths().iter().all(|path| path.exists())
         && std::fs::read_to_string(&stamp).is_ok_and(|built_from| built_from == sources);
     if is_current {
         return Ok(variant.path.clone());
@@ -101,8 +109,10 @@ fn object(root: &Path, variant: &Variant<'_>, quiet: bool) -> Result<PathBuf> {
         let what = format!("kernel programs for {TARGET}");
         progress::step(&what, &toolchain.to_string(), || process::capture(&mut command))?;
     }
-    let built = root.join("agent-ebpf/target").join(TARGET).join("release").join(PROGRAM);
-    put_in_place(&built, &variant.path)?;
+    let built = root.join("agent-ebpf/target").join(TARGET).join("release");
+    for (name, path) in [PROGRAM, PACING].iter().zip(variant.paths()) {
+        put_in_place(&built.join(name), &path)?;
+    }
     std::fs::write(&stamp, sources).with_context(|| format!("write {}", stamp.display()))?;
     Ok(variant.path.clone())
 }

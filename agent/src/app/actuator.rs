@@ -1,6 +1,7 @@
 //! Carries plans to the guard, in a thread of its own: a guard that hangs never stalls the loop.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,7 @@ use super::audit::{AuditRecord, Outcome};
 use crate::{
     config::ActConfig,
     guard::{
-        client::GuardClient,
+        client::{ClientError, GuardClient},
         protocol::{Failure, Request, Response},
     },
 };
@@ -69,12 +70,13 @@ impl Actuator {
         let n_ticks_left = Arc::clone(&n_ticks);
         std::thread::Builder::new().name("act".to_owned()).spawn(move || {
             let mut client = GuardClient::lazy(&config.socket);
-            while let Ok(job) = jobs_in.recv() {
+            let mut ask = |request: &Request| client.request(request);
+            let mut later = VecDeque::new();
+            while let Some(job) = later.pop_front().or_else(|| jobs_in.recv().ok()) {
                 if job.urgency == Urgency::Tick {
                     n_ticks_left.fetch_sub(1, Ordering::Relaxed);
                 }
-                let outcome = carry_out(&mut client, job);
-                if outcomes_out.send(outcome).is_err() {
+                if !work_off(&mut ask, job, &jobs_in, &mut later, &outcomes_out) {
                     return;
                 }
             }
@@ -126,23 +128,74 @@ fn given_up(decisions: Vec<Decision>) -> Vec<AuditRecord> {
     decisions.into_iter().map(failed).collect()
 }
 
-fn carry_out(client: &mut GuardClient, job: Job) -> Outcomes {
-    let mut outcomes = Outcomes::default();
-    for decision in job.decisions {
-        let Some(request) = request_of(&decision) else { continue };
-        let outcome = match client.request(&request) {
-            Ok(response) => {
-                outcomes.state = Some("connected".to_owned());
-                outcome_of(response, job.sampled_at)
+/// Carries a job out and tells what came of it; whether anybody still listens.
+///
+/// A start does not wait for the rest of a tick's plan: it is provided for between two decisions,
+/// and what the plan says of the same limit, older as it is, is given up. Another plan that comes
+/// meanwhile is put into `later`.
+fn work_off(
+    ask: &mut impl FnMut(&Request) -> Result<Response, ClientError>,
+    job: Job,
+    jobs: &Receiver<Job>,
+    later: &mut VecDeque<Job>,
+    outcomes: &SyncSender<Outcomes>,
+) -> bool {
+    let mut done = Outcomes::default();
+    let mut left = VecDeque::from(job.decisions);
+    while let Some(decision) = left.pop_front() {
+        carry_out(ask, decision, job.sampled_at, &mut done);
+        while job.urgency == Urgency::Tick
+            && let Ok(next) = jobs.try_recv()
+        {
+            if next.urgency == Urgency::Tick {
+                later.push_back(next);
+                continue;
             }
-            Err(error) => {
-                outcomes.state = Some(error.to_string());
-                Outcome::Failed(error.to_string())
+            let is_provided = |decision: &Decision| {
+                next.decisions
+                    .iter()
+                    .any(|now| now.workload == decision.workload && now.knob == decision.knob)
+            };
+            let (older, rest): (VecDeque<Decision>, _) = left.into_iter().partition(is_provided);
+            left = rest;
+            done.records.extend(replaced(older));
+            let mut provided = Outcomes::default();
+            for decision in next.decisions {
+                carry_out(ask, decision, next.sampled_at, &mut provided);
             }
-        };
-        outcomes.records.push(AuditRecord { decision, outcome });
+            if outcomes.send(provided).is_err() {
+                return false;
+            }
+        }
     }
-    outcomes
+    outcomes.send(done).is_ok()
+}
+
+/// What a plan said of limits that a start has moved since.
+fn replaced(decisions: VecDeque<Decision>) -> impl Iterator<Item = AuditRecord> {
+    let reason = "a program has started since, and was provided for instead";
+    let failed = |decision| AuditRecord { decision, outcome: Outcome::Failed(reason.to_owned()) };
+    decisions.into_iter().map(failed)
+}
+
+fn carry_out(
+    ask: &mut impl FnMut(&Request) -> Result<Response, ClientError>,
+    decision: Decision,
+    sampled_at: Instant,
+    outcomes: &mut Outcomes,
+) {
+    let Some(request) = request_of(&decision) else { return };
+    let outcome = match ask(&request) {
+        Ok(response) => {
+            outcomes.state = Some("connected".to_owned());
+            outcome_of(response, sampled_at)
+        }
+        Err(error) => {
+            outcomes.state = Some(error.to_string());
+            Outcome::Failed(error.to_string())
+        }
+    };
+    outcomes.records.push(AuditRecord { decision, outcome });
 }
 
 /// What to ask of the guard; `None` when nothing.
@@ -197,5 +250,73 @@ fn outcome_of(response: Response, sampled_at: Instant) -> Outcome {
         Response::ReleasedAll(_) | Response::Status(_) => {
             Outcome::Failed("the guard answered another question".to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::mpsc::{SyncSender, sync_channel},
+        time::Instant,
+    };
+
+    use headroom_allocate::{Action, Decision, Knob, Limit, Rail, Reason};
+    use headroom_predict::Source;
+
+    use super::{Job, Outcome, Outcomes, Urgency, work_off};
+    use crate::guard::protocol::{Released, Request, Response};
+
+    fn decision(workload: &str, cores: f64) -> Decision {
+        Decision {
+            workload: workload.to_owned(),
+            knob: Knob::CpuQuota,
+            t_s: 0.0,
+            current: Limit::At(1.0),
+            action: Action::Set { limit: Limit::At(cores), lease_s: 10.0 },
+            reason: Reason {
+                usage: None,
+                demand: cores,
+                level: 0.95,
+                within_s: 5.0,
+                margin: 0.0,
+                rail: Rail::None,
+                source: Source::Base,
+            },
+        }
+    }
+
+    fn job(urgency: Urgency, decisions: Vec<Decision>) -> Job {
+        Job { decisions, sampled_at: Instant::now(), urgency }
+    }
+
+    #[test]
+    fn a_start_comes_between_and_replaces_what_the_plan_says_of_its_limit() {
+        let (jobs, jobs_in) = sync_channel::<Job>(4);
+        let (outcomes_out, outcomes): (SyncSender<Outcomes>, _) = sync_channel(4);
+        let mut asked = Vec::new();
+        let mut ask = |request: &Request| {
+            let Request::Apply { workload, limit, .. } = request else { panic!("{request:?}") };
+            if asked.is_empty() {
+                // While the first is under way, a program starts and a further plan comes.
+                jobs.send(job(Urgency::Now, vec![decision("/c", 4.0)])).unwrap();
+                jobs.send(job(Urgency::Tick, vec![decision("/d", 5.0)])).unwrap();
+            }
+            asked.push((workload.clone(), *limit));
+            Ok(Response::Released(Released { held: false, pending: None }))
+        };
+        let plan = ["/a", "/b", "/c"].map(|path| decision(path, 2.0)).to_vec();
+        let mut later = VecDeque::new();
+        let plan = job(Urgency::Tick, plan);
+        assert!(work_off(&mut ask, plan, &jobs_in, &mut later, &outcomes_out));
+        let asked: Vec<(&str, Limit)> =
+            asked.iter().map(|(path, limit)| (path.as_str(), *limit)).collect();
+        assert_eq!(asked, [("/a", Limit::At(2.0)), ("/c", Limit::At(4.0)), ("/b", Limit::At(2.0))]);
+        assert_eq!(later.len(), 1, "the further plan waits");
+        assert_eq!(outcomes.recv().unwrap().records.len(), 1);
+        let of_plan = outcomes.recv().unwrap().records;
+        assert_eq!(of_plan.len(), 3);
+        let given_up = of_plan.iter().find(|record| record.decision.workload == "/c").unwrap();
+        assert!(matches!(&given_up.outcome, Outcome::Failed(why) if why.contains("started")));
     }
 }

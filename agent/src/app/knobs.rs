@@ -10,7 +10,7 @@ use headroom_allocate::{
     Action, Decision, Device, HostCapacity, HostPolicy, Knob, KnobKind, Limit, Peer, PeerMemory,
     Rail, WorkloadPolicy,
     budget::{self, Claim},
-    peers,
+    egress, peers,
 };
 use headroom_telemetry::{Resource, Sample, Workload};
 
@@ -84,7 +84,7 @@ impl Knobs {
     ) {
         let policies: Vec<WorkloadPolicy> =
             workloads.iter().map(|(workload, _)| policy.for_workload(workload).clone()).collect();
-        let asked = self.ask_peers(workloads, planned, &policies, host, now_s);
+        let asked = self.ask_peers(workloads, planned, &policies, (host, policy.host()), now_s);
         for decision in asked {
             if let Some(plan) = planned.get_mut(&decision.workload) {
                 plan.decisions.push(decision);
@@ -109,11 +109,11 @@ impl Knobs {
         workloads: &[(Workload, Sample)],
         planned: &BTreeMap<String, Planned>,
         policies: &[WorkloadPolicy],
-        host: &HostCapacity,
+        (host, of_host): (&HostCapacity, &HostPolicy),
         now_s: f64,
     ) -> Vec<Decision> {
         let is_peer = |policy: &&WorkloadPolicy| {
-            [KnobKind::MemoryReclaim, KnobKind::IoMax]
+            [KnobKind::MemoryReclaim, KnobKind::IoMax, KnobKind::NetEgress]
                 .iter()
                 .any(|kind| policy.knobs.contains(kind))
         };
@@ -134,6 +134,7 @@ impl Knobs {
             .collect();
         let mut asked = peers::take_back(&peers, host, &mut self.peers, now_s);
         asked.extend(peers::slow_io(&peers, &self.disks, &mut self.peers, now_s));
+        asked.extend(egress::pace(&peers, of_host.net_bps, &mut self.peers, now_s));
         asked
     }
 

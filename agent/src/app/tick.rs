@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{PoisonError, mpsc::Sender},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use headroom_allocate::{Action, Decision, HostCapacity, Knob, order};
@@ -137,6 +137,8 @@ impl Loop {
         let tick = self.sampler.sample(clock::unix_s());
         let sampled_at = Instant::now();
         self.counts.sample.push((sampled_at - began).as_secs_f64());
+        // Sampling took them from the kernel, and nothing wakes the loop for them any more.
+        self.provide_for_starts();
         for path in &tick.gone {
             self.planner.forget(path);
             self.policy.forget(path);
@@ -156,8 +158,6 @@ impl Loop {
         let probes = probe_reports(&self.sampler);
         self.tell_status(&tick, &planned, &probes, cost);
         self.tell_aggregator(tick, planned, actions, probes, cost);
-        // Sampling took them from the kernel, and nothing wakes the loop for them any more.
-        self.provide_for_starts();
     }
 
     /// Writes down what would otherwise be told later. To be called when no further tick comes.
@@ -181,6 +181,10 @@ impl Loop {
             let plan = self.planner.plan(workload, sample, (&limits, &further), policy, &host);
             self.counts.predict.push(began.elapsed().as_secs_f64());
             planned.insert(workload.path.clone(), plan);
+            // What starts meanwhile does not wait for the plans of all.
+            if self.sampler.wait_for_start(Duration::ZERO) {
+                self.provide_for_starts();
+            }
         }
         let (policy, planner) = (&mut self.policy, &self.planner);
         self.knobs.arrange(&tick.workloads, &mut planned, policy, planner, &host, tick.t_s);

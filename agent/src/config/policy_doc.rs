@@ -82,8 +82,10 @@ fn the_shipped_files_show_every_key() {
     let guard = file("deploy/config/guard.toml");
     let mut of_guard = keys(&GuardConfig::default());
     of_guard.remove("allow");
-    // A table of its own, which the file shows with its keys.
-    assert!(of_guard.remove("owners") && guard.contains("\n[owners]\n"));
+    // Tables of their own, which the file shows with their keys.
+    for table in ["owners", "egress"] {
+        assert!(of_guard.remove(table) && guard.contains(&format!("\n[{table}]\n")));
+    }
     for key in of_guard.iter().chain(&keys(&allowance())) {
         assert!(guard.contains(&format!("{key} = ")), "guard.toml does not show {key}");
     }

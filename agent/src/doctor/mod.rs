@@ -1,7 +1,7 @@
 //! `headroom-agent doctor`: what this host offers, what is absent and why, and what would be gained.
 //!
 //! Reading order: [`report`] (what is told, and its rendering), then one module per area that
-//! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`],
+//! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`], [`network`],
 //! [`lead_time`], [`identity`].
 
 mod cgroups;
@@ -9,6 +9,7 @@ mod identity;
 mod kernel;
 mod lead_time;
 mod machine;
+mod network;
 mod owners;
 mod report;
 mod without_kernel;
@@ -71,6 +72,7 @@ pub fn gather(config: &DoctorConfig) -> Report {
     findings.extend(cgroups::gather(config));
     findings.extend(owners::gather(config));
     findings.extend(machine::gather(config));
+    findings.extend(network::gather(config));
     findings.extend(lead_time::gather(config));
     findings.extend(identity::gather(config));
     Report { findings }

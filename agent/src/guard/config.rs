@@ -51,6 +51,8 @@ pub struct GuardConfig {
     pub leases_max: usize,
     /// Whom to ask for changes of what they own.
     pub owners: OwnersConfig,
+    /// Whether and where what workloads send is paced.
+    pub egress: EgressConfig,
     /// Cgroups that are never changed, beside [`DENY_ALWAYS`], with all that lies below them. Wins
     /// over `allow`.
     pub deny: Vec<Glob>,
@@ -69,9 +71,38 @@ impl Default for GuardConfig {
             connections_max: 16,
             leases_max: 4096,
             owners: OwnersConfig::default(),
+            egress: EgressConfig::default(),
             deny: Vec::new(),
             allow: Vec::new(),
         }
+    }
+}
+
+/// Whether and where what workloads send is paced. Needs `CAP_BPF` and `CAP_NET_ADMIN`, the host's
+/// network namespace and netlink sockets, which the guard has not out of the box.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EgressConfig {
+    /// Whether `net_egress` is served at all.
+    pub on: bool,
+    /// Network devices that get the qdisc `fq` while the guard runs, where they have the kernel's
+    /// own. Pacing works on every device that has `fq`, named here or not.
+    pub devices: Vec<String>,
+}
+
+impl EgressConfig {
+    fn check(&self) -> Result<(), String> {
+        for name in &self.devices {
+            // What the kernel takes as the name of a device (`dev_valid_name`).
+            let is_name = !name.is_empty()
+                && name.len() < libc::IF_NAMESIZE
+                && !matches!(name.as_str(), "." | "..")
+                && name.chars().all(|c| c != '/' && c != ':' && !c.is_whitespace() && c != '\0');
+            if !is_name {
+                return Err(format!("egress.devices = {name:?}: is no name of a network device"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -189,6 +220,9 @@ pub struct Allowance {
     /// Bounds of operations per second, each way and for each device.
     #[serde(default)]
     pub io_iops: Bounds,
+    /// Bounds of bytes sent per second.
+    #[serde(default)]
+    pub net_bps: Bounds,
     /// Which knobs are moved at all. The others are refused.
     #[serde(default = "knobs_default")]
     pub knobs: Vec<KnobKind>,
@@ -281,6 +315,7 @@ impl GuardConfig {
             absolute(name, path)?;
         }
         self.owners.check()?;
+        self.egress.check()?;
         if self.connections_max == 0 {
             return Err("connections_max = 0: must be at least 1".to_owned());
         }
@@ -303,6 +338,7 @@ impl Allowance {
             Knob::PidsMax => &self.pids,
             Knob::IoReadBps(_) | Knob::IoWriteBps(_) => &self.io_bps,
             Knob::IoReadIops(_) | Knob::IoWriteIops(_) => &self.io_iops,
+            Knob::NetEgress => &self.net_bps,
         }
     }
 
@@ -341,6 +377,7 @@ impl Allowance {
             ("pids", &self.pids),
             ("io_bps", &self.io_bps),
             ("io_iops", &self.io_iops),
+            ("net_bps", &self.net_bps),
         ] {
             bounds.check().map_err(|what| format!("allow {at:?}: {name}.{what}"))?;
         }
@@ -405,6 +442,8 @@ mod tests {
             ("owners.timeout_ms = 0", "owners.timeout_ms"),
             ("owners.docker_socket = 'x'", "owners.docker_socket"),
             ("owners.dockr = true", "dockr"),
+            ("egress.devices = ['a/b']", "egress.devices"),
+            ("egress.of = true", "of"),
             ("deny = ['a']", "deny"),
             ("[[allow]]\npath = 'a'", "allow.path"),
             ("[[allow]]\npath = '/a'\nmode = 'rise'", "rise"),

@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use headroom_allocate::{Knob, KnobKind};
@@ -15,7 +16,10 @@ use thiserror::Error;
 
 #[cfg(test)]
 use super::engine::imitation;
-use super::path::CgroupPath;
+use super::{
+    egress::{self, Egress, EgressError},
+    path::CgroupPath,
+};
 use crate::observe::cgroup::{Layout, Version};
 
 /// More than any file of a knob holds, bytes.
@@ -74,6 +78,8 @@ pub struct Root {
     dir: OwnedFd,
     path: PathBuf,
     version: Version,
+    /// Serves the file of the network's knob, which is none of the kernel's.
+    egress: Option<Arc<Egress>>,
 }
 
 /// Where each controller's files are, or the reason why they are nowhere.
@@ -84,6 +90,9 @@ pub struct Hierarchies {
 
 /// The controllers whose knobs are moved. That of block I/O goes by its v1 name on v2, too.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "blkio", "pids", "cpuset"];
+
+/// What has the network's knob, which no controller has.
+const NET: &str = "net";
 
 /// The controller that has `knob`.
 fn controller(knob: Knob) -> &'static str {
@@ -96,6 +105,7 @@ fn controller(knob: Knob) -> &'static str {
         | KnobKind::MemoryReclaim => "memory",
         KnobKind::PidsMax => "pids",
         KnobKind::IoMax | KnobKind::IoWeight => "blkio",
+        KnobKind::NetEgress => NET,
     }
 }
 
@@ -104,6 +114,7 @@ fn controller(knob: Knob) -> &'static str {
 pub struct WorkloadDir {
     dir: OwnedFd,
     path: PathBuf,
+    egress: Option<Arc<Egress>>,
     /// Inode of the directory, which tells a cgroup from a later one with the same path.
     pub inode: u64,
     /// Interface of the hierarchy.
@@ -119,7 +130,7 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| KnobError::Read { path: path.to_owned(), source: error.into() })?;
-        Ok(Self { dir, path: path.to_owned(), version })
+        Ok(Self { dir, path: path.to_owned(), version, egress: None })
     }
 
     /// Its interface.
@@ -141,7 +152,7 @@ impl Root {
             rustix::fs::openat2(&self.dir, workload.relative(), flags, Mode::empty(), resolve);
         let dir = opened.map_err(|error| directory_error(&path, error))?;
         let inode = rustix::fs::fstat(&dir).map_err(|error| directory_error(&path, error))?.st_ino;
-        Ok(WorkloadDir { dir, path, inode, version: self.version })
+        Ok(WorkloadDir { dir, path, inode, version: self.version, egress: self.egress.clone() })
     }
 }
 
@@ -175,6 +186,19 @@ impl Hierarchies {
             Root::open(&home.dir, home.version).map_err(|error| error.to_string())
         };
         Self { roots: CONTROLLERS.into_iter().map(|name| (name, root(name))).collect() }
+    }
+
+    /// Has what workloads send paced by `egress`, by the cgroups of v2; otherwise says why not.
+    pub fn with_egress(mut self, egress: Result<Arc<Egress>, String>) -> Self {
+        let root = egress.and_then(|egress| {
+            let layout = Layout::detect(Path::new("/")).map_err(|error| error.to_string())?;
+            let v2 = layout.v2().ok_or("no cgroup v2 hierarchy is mounted")?;
+            let opened = Root::open(&layout.hierarchies[v2].dir, Version::V2);
+            let root = opened.map_err(|error| error.to_string())?;
+            Ok(Root { egress: Some(egress), ..root })
+        });
+        self.roots.insert(NET, root);
+        self
     }
 
     /// Hierarchies at given places, by controller; the others are nowhere.
@@ -228,6 +252,10 @@ impl WorkloadDir {
     /// [`KnobError::Gone`] when the cgroup has been removed.
     pub fn read(&self, name: &str) -> Result<Option<String>, KnobError> {
         let failed = |source| KnobError::Read { path: self.file_path(name), source };
+        if let Some(egress) = self.egress_of(name) {
+            let gone = KnobError::Gone { path: self.path.clone() };
+            return if self.is_alive() { Ok(Some(egress.read(self.inode))) } else { Err(gone) };
+        }
         let file = match self.open(name, OFlags::RDONLY) {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) if self.is_alive() => return Ok(None),
@@ -257,12 +285,24 @@ impl WorkloadDir {
             return imitation::write(&self.path, self.version, name, value)
                 .map_err(|error| self.gone_or(error, failed));
         }
+        if let Some(egress) = self.egress_of(name) {
+            return egress.write(&self.dir, self.inode, value).map_err(|error| match error {
+                EgressError::Absent(reason) => KnobError::NoKnob { knob: Knob::NetEgress, reason },
+                _ if !self.is_alive() => KnobError::Gone { path: self.path.clone() },
+                other => failed(io::Error::other(other)),
+            });
+        }
         // With O_NONBLOCK newer kernels take a lower memory limit without reclaiming in this
         // thread; older ones ignore it.
         let file = self
             .open(name, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK)
             .map_err(|error| self.gone_or(error.into(), failed))?;
         File::from(file).write_all(value.as_bytes()).map_err(|error| self.gone_or(error, failed))
+    }
+
+    /// What serves `name`, if it is no file of the kernel's.
+    fn egress_of(&self, name: &str) -> Option<&Egress> {
+        self.egress.as_deref().filter(|_egress| name == egress::FILE)
     }
 
     fn open(&self, name: &str, access: OFlags) -> Result<OwnedFd, rustix::io::Errno> {

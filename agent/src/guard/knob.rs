@@ -2,11 +2,12 @@
 
 use std::io;
 
+use headroom_abi::egress::RATE_BPS_MIN;
 use headroom_allocate::{Device, Knob};
 
 use super::{
     cpus::CpuSet,
-    devices,
+    devices, egress,
     hierarchy::{KnobError, WorkloadDir},
     setting::{BurstSetting, CpuSetting, CpusSetting, Setting, WeightSetting},
 };
@@ -41,6 +42,9 @@ pub fn read(dir: &WorkloadDir, knob: Knob) -> Result<Setting, KnobError> {
             let parse = |text: &str| devices::parse_default_weight(text).map(Some);
             read_parsed(dir, knob, file, parse).map(Setting::Count)
         }
+        (Knob::NetEgress, _) => {
+            read_parsed(dir, knob, egress::FILE, parse_bytes).map(Setting::Count)
+        }
         (Knob::IoWeightOf(device), _) => read_device_weight(dir, knob, device),
         (
             Knob::IoReadBps(_) | Knob::IoWriteBps(_) | Knob::IoReadIops(_) | Knob::IoWriteIops(_),
@@ -73,6 +77,8 @@ pub fn range(dir: &WorkloadDir, knob: Knob) -> Result<(f64, f64), KnobError> {
         Knob::PidsMax => (1.0, 4_194_304.0),
         Knob::IoReadIops(_) | Knob::IoWriteIops(_) => (1.0, f64::from(u32::MAX)),
         Knob::IoReadBps(_) | Knob::IoWriteBps(_) => (1.0, f64::INFINITY),
+        // No limit is above every rate.
+        Knob::NetEgress => (RATE_BPS_MIN as f64, f64::INFINITY),
         Knob::CpuBurst => {
             let quota = read(dir, Knob::CpuQuota)?.limit();
             (0.0, quota.amount())
@@ -136,9 +142,9 @@ pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<F
         }
         (_, Setting::Burst(to)) => one(burst_file(version), to.burst_us.to_string()),
         (_, Setting::Count(amount)) => match knob {
-            Knob::PidsMax => {
-                let value = amount.map_or_else(|| "max".to_owned(), |tasks| tasks.to_string());
-                one("pids.max", value)
+            Knob::PidsMax | Knob::NetEgress => {
+                let file = if knob == Knob::PidsMax { "pids.max" } else { egress::FILE };
+                one(file, amount.map_or_else(|| "max".to_owned(), |amount| amount.to_string()))
             }
             Knob::CpuWeight | Knob::IoWeight => amount.map_or_else(Vec::new, |weight| {
                 let file = match knob {

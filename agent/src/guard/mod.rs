@@ -5,13 +5,14 @@
 //!
 //! Reading order: [`config`] (what it may do), [`protocol`] and [`client`] (what is said to it),
 //! [`cpus`], [`devices`], [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts),
-//! [`path`], [`hierarchy`] and [`knob`] (the files), [`owner`] (who else is asked), [`journal`],
-//! `engine` (joins them), `server` (socket and threads).
+//! [`path`], [`hierarchy`] and [`knob`] (the files), [`egress`] (the network), [`owner`] (who else is asked), [`journal`],
+//! `engine` (joins them), `server` (socket and threads), `resident` (how little of it stays in memory).
 
 pub mod client;
 pub mod config;
 pub mod cpus;
 pub mod devices;
+pub mod egress;
 pub mod hierarchy;
 pub mod journal;
 pub mod knob;
@@ -25,18 +26,20 @@ pub mod setting;
 
 mod engine;
 mod host;
+mod resident;
 mod server;
 
 use std::{io, sync::Arc, thread, time::Instant};
 
 use thiserror::Error;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use client::{ClientError, GuardClient};
 pub use config::GuardConfig;
 pub use protocol::{Applied, Request, Response};
 pub use server::SocketError;
 
+use egress::Egress;
 use engine::{Engine, Parts, Unwatched};
 use hierarchy::Hierarchies;
 use journal::{Found, Journal, JournalError};
@@ -106,8 +109,19 @@ pub fn run(config: &GuardConfig) -> Result<(), GuardError> {
         warn!(?tally, "an earlier guard left {open_count} changed limits");
     }
     let listener = server::bind(config)?;
-    let tally = server::serve(engine, owners, listener, config, start, host::asked_to_stop)?;
-    info!(?tally, "stopped");
+    if config.egress.on {
+        log_egress(egress::restore());
+        egress::prepare(&config.egress);
+    }
+    match resident::let_go() {
+        Ok(bytes) => debug!(bytes, "pages of the program that only starting needed are let go"),
+        Err(error) => debug!("the program stays resident as it is: {error}"),
+    }
+    let served = server::serve(engine, owners, listener, config, start, host::asked_to_stop);
+    if config.egress.on {
+        log_egress(egress::restore());
+    }
+    info!(tally = ?served?, "stopped");
     Ok(())
 }
 
@@ -137,23 +151,40 @@ pub fn restore(config: &GuardConfig) -> Result<RestoreReport, GuardError> {
     }
     let pending = engine.pending();
     engine.stop(start.elapsed());
-    Ok(RestoreReport { tally, pending, warnings: found.warnings, notes: found.notes })
+    let (devices, failed) = egress::restore();
+    let mut report = RestoreReport { tally, pending, warnings: found.warnings, notes: found.notes };
+    report.pending.extend(failed);
+    report.notes.extend(devices.iter().map(|name| format!("{name} has its own qdisc again")));
+    Ok(report)
 }
 
 fn open(config: &GuardConfig) -> Result<(Engine<Unwatched>, Found), GuardError> {
     let host = |what| move |source| GuardError::Host { what, source };
     let boot_id = host::boot_id().map_err(host("reading the boot id"))?;
     let capacity = host::capacity().map_err(host("counting CPUs"))?;
+    let paced = match config.egress.on {
+        true => Ok(Arc::new(Egress::default())),
+        false => Err("it is off: `on` in [egress] of guard.toml".to_owned()),
+    };
     let (journal, found) = Journal::open(&config.state_dir, &boot_id)?;
     let engine = Engine::new(Parts {
         config: config.clone(),
         policy: Policy::new(config, capacity, host::own_cgroups()),
-        hierarchies: Hierarchies::detect(),
+        hierarchies: Hierarchies::detect().with_egress(paced),
         journal,
         page_bytes: host::page_bytes(),
         steps: Unwatched,
     });
     Ok((engine, found))
+}
+
+fn log_egress((devices, failed): (Vec<String>, Vec<String>)) {
+    for device in devices {
+        info!("{device} has its own qdisc again");
+    }
+    for failure in failed {
+        error!("{failure}");
+    }
 }
 
 fn log(found: &Found) {

@@ -190,6 +190,9 @@ pub struct Status {
     pub contested: Vec<String>,
     /// Services that are asked for changes, and where they listen.
     pub owners: String,
+    /// Where what workloads send is paced, or why it is not.
+    #[serde(default)]
+    pub egress: String,
     /// What has happened.
     pub counters: Counters,
 }

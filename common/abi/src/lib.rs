@@ -2,10 +2,12 @@
 //! and sizes.
 //!
 //! Compiled for the host and for the kernel's virtual machine; it has no dependencies and touches
-//! no kernel API. Reading order: [`record`], [`histogram`], [`size`], [`syscall`].
+//! no kernel API. Reading order: [`record`], [`histogram`], [`size`], [`syscall`],
+//! [`egress`].
 
 #![no_std]
 
+pub mod egress;
 pub mod histogram;
 pub mod record;
 pub mod size;

@@ -58,6 +58,9 @@ pub enum Knob {
     IoReadIops(Device),
     /// Writes per second. v2 `wiops`, v1 `blkio.throttle.write_iops_device`.
     IoWriteIops(Device),
+    /// Bytes sent per second on all devices together, headers of the network layer included. No
+    /// file of the kernel's: a program at the cgroup of v2 paces its packets.
+    NetEgress,
 }
 
 /// Knobs that a policy names together.
@@ -86,11 +89,13 @@ pub enum KnobKind {
     IoMax,
     /// [`Knob::IoWeight`] and [`Knob::IoWeightOf`].
     IoWeight,
+    /// [`Knob::NetEgress`].
+    NetEgress,
 }
 
 impl KnobKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CpuQuota,
         Self::CpuBurst,
         Self::CpuWeight,
@@ -102,6 +107,7 @@ impl KnobKind {
         Self::PidsMax,
         Self::IoMax,
         Self::IoWeight,
+        Self::NetEgress,
     ];
 
     /// What is moved where a policy or the guard names no knobs: the limits that a forecast in
@@ -122,13 +128,14 @@ impl KnobKind {
             Self::PidsMax => "pids_max",
             Self::IoMax => "io_max",
             Self::IoWeight => "io_weight",
+            Self::NetEgress => "net_egress",
         }
     }
 }
 
 impl Knob {
     /// Every knob that is not about one device.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::CpuQuota,
         Self::MemoryMax,
         Self::MemoryHigh,
@@ -139,6 +146,7 @@ impl Knob {
         Self::MemoryReclaim,
         Self::PidsMax,
         Self::IoWeight,
+        Self::NetEgress,
     ];
 
     /// The four throughput limits of `device`.
@@ -180,6 +188,7 @@ impl Knob {
             | Self::IoWriteBps(_)
             | Self::IoReadIops(_)
             | Self::IoWriteIops(_) => KnobKind::IoMax,
+            Self::NetEgress => KnobKind::NetEgress,
         }
     }
 
@@ -215,7 +224,7 @@ impl Knob {
             Self::Cpuset => "cpus",
             Self::MemoryMax | Self::MemoryHigh | Self::MemoryLow | Self::MemoryReclaim => "bytes",
             Self::PidsMax => "tasks",
-            Self::IoReadBps(_) | Self::IoWriteBps(_) => "bytes/s",
+            Self::IoReadBps(_) | Self::IoWriteBps(_) | Self::NetEgress => "bytes/s",
             Self::IoReadIops(_) | Self::IoWriteIops(_) => "1/s",
         }
     }

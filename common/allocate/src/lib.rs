@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`plan`] (what a decision is), [`policy`] (who may be acted on, and how far),
 //! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
-//! (the baseline it is compared with), [`peers`] (what neighbours give), [`budget`] (what the host
+//! (the baseline it is compared with), [`peers`] and [`egress`] (what neighbours give), [`budget`] (what the host
 //! has for all), [`order`] (in which order a plan is carried out), [`hold`] (limits that are held for hours), [`regret`] (what
 //! acts led to).
 
@@ -14,6 +14,7 @@ mod cache;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
+pub mod egress;
 pub mod facts;
 pub mod hold;
 pub mod knob;

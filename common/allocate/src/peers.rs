@@ -37,18 +37,18 @@ pub struct Peer<'a> {
 }
 
 impl Peer<'_> {
-    fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         self.policy.objective == Objective::LatencyCritical
             && matches!(self.policy.mode, Mode::Raise | Mode::Reclaim)
     }
 
-    fn gives(&self, kind: KnobKind) -> bool {
+    pub(crate) fn gives(&self, kind: KnobKind) -> bool {
         let is_worth_less =
             matches!(self.policy.objective, Objective::Batch | Objective::BestEffort);
         is_worth_less && self.policy.mode == Mode::Reclaim && self.policy.knobs.contains(&kind)
     }
 
-    fn forecast(&self, resource: Resource) -> Option<&Forecast> {
+    pub(crate) fn forecast(&self, resource: Resource) -> Option<&Forecast> {
         self.forecasts.iter().find(|forecast| forecast.resource == resource)
     }
 }
@@ -62,6 +62,8 @@ pub struct PeerMemory {
     held: BTreeMap<(String, Knob), KnobMemory>,
     /// Since when no workload misses throughput, seconds since the Unix epoch.
     calm_since_s: Option<f64>,
+    /// Since when the network is enough for all, seconds since the Unix epoch.
+    pub(crate) net_calm_since_s: Option<f64>,
 }
 
 impl PeerMemory {
@@ -75,6 +77,11 @@ impl PeerMemory {
     /// Notes that nothing is held on `knob` any more.
     pub fn released(&mut self, path: &str, knob: Knob) {
         self.held.remove(&(path.to_owned(), knob));
+    }
+
+    /// What is held on `knob` of `path`.
+    pub(crate) fn of(&self, path: &str, knob: Knob) -> Option<&KnobMemory> {
+        self.held.get(&(path.to_owned(), knob))
     }
 
     /// Whether any limit is held.
@@ -181,30 +188,15 @@ pub fn slow_io(
                 (Knob::IoReadBps(*device), Feature::DiskReadBps),
                 (Knob::IoWriteBps(*device), Feature::DiskWriteBps),
             ] {
-                let held = memory.held.get(&(peer.path.to_owned(), knob));
+                let held = memory.of(peer.path, knob);
                 let usage = peer.sample.get(feature).map(f64::from);
-                let action = match held {
-                    Some(_) if !peer.gives(KnobKind::IoMax) || calm_s > peer.policy.dwell_s => {
-                        Action::Release
-                    }
-                    Some(held) => {
-                        let lease_s = peer.policy.lease_s;
-                        let since_s = held.renewed_s.unwrap_or(now_s);
-                        if now_s - since_s < lease_s * RENEW_SHARE {
-                            continue;
-                        }
-                        Action::Renew { lease_s }
-                    }
-                    None if worst > IO_PRESSURE && peer.gives(KnobKind::IoMax) => {
-                        let n_disks = disks.len().max(1) as f64;
-                        let share = usage.unwrap_or(0.0) * peer.policy.io_share / n_disks;
-                        // Who moves less than the floor is not who is in the way.
-                        if share < peer.policy.io_floor_bps {
-                            continue;
-                        }
-                        Action::Set { limit: Limit::At(share), lease_s: peer.policy.lease_s }
-                    }
-                    None => continue,
+                let n_disks = disks.len().max(1) as f64;
+                let share = usage.unwrap_or(0.0) * peer.policy.io_share / n_disks;
+                // Who moves less than the floor is not who is in the way.
+                let is_asked = worst > IO_PRESSURE && share >= peer.policy.io_floor_bps;
+                let wanted = is_asked.then_some(share);
+                let Some(action) = step(peer, held, KnobKind::IoMax, wanted, calm_s, now_s) else {
+                    continue;
                 };
                 let current = held.and_then(|held| held.in_force).unwrap_or(Limit::Unlimited);
                 let reason = reason(peer, usage, worst, Source::Reactive);
@@ -222,7 +214,30 @@ pub fn slow_io(
     plan
 }
 
-fn reason(peer: &Peer<'_>, usage: Option<f64>, demand: f64, source: Source) -> Reason {
+/// What is done about a limit that a neighbour holds, or could be given: it is kept while there is
+/// need, and for the neighbour's dwell after. One that is held is not tightened further, so that it
+/// cannot wind down to nothing.
+pub(crate) fn step(
+    peer: &Peer<'_>,
+    held: Option<&KnobMemory>,
+    kind: KnobKind,
+    wanted: Option<f64>,
+    calm_s: f64,
+    now_s: f64,
+) -> Option<Action> {
+    let lease_s = peer.policy.lease_s;
+    let Some(held) = held else {
+        let limit = wanted.filter(|_| peer.gives(kind))?;
+        return Some(Action::Set { limit: Limit::At(limit), lease_s });
+    };
+    if !peer.gives(kind) || calm_s > peer.policy.dwell_s {
+        return Some(Action::Release);
+    }
+    let since_s = held.renewed_s.unwrap_or(now_s);
+    (now_s - since_s >= lease_s * RENEW_SHARE).then_some(Action::Renew { lease_s })
+}
+
+pub(crate) fn reason(peer: &Peer<'_>, usage: Option<f64>, demand: f64, source: Source) -> Reason {
     Reason {
         usage,
         demand,

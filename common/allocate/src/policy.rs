@@ -122,6 +122,11 @@ pub struct WorkloadPolicy {
     pub io_share: f64,
     /// Throughput that is always left to it, bytes per second and device.
     pub io_floor_bps: f64,
+    /// Share of what it sends that is left to it while latency-critical neighbours are about to
+    /// need more of the network than is free.
+    pub net_share: f64,
+    /// What it may always send, bytes per second.
+    pub net_floor_bps: f64,
 }
 
 impl Default for WorkloadPolicy {
@@ -150,6 +155,8 @@ impl Default for WorkloadPolicy {
             reclaim_share: 0.05,
             io_share: 0.5,
             io_floor_bps: 1_048_576.0,
+            net_share: 0.5,
+            net_floor_bps: 1_048_576.0,
         }
     }
 }
@@ -204,6 +211,8 @@ impl WorkloadPolicy {
         within("reclaim_share", self.reclaim_share, 1e-4, 1.0)?;
         within("io_share", self.io_share, 0.01, 1.0)?;
         within("io_floor_bps", self.io_floor_bps, 1.0, 1e15)?;
+        within("net_share", self.net_share, 0.01, 1.0)?;
+        within("net_floor_bps", self.net_floor_bps, 65_536.0, 1e12)?;
         for (name, value, most) in [
             ("step_up", self.step_up, 1e6),
             ("step_down", self.step_down, 1.0),
@@ -258,11 +267,13 @@ impl Default for Policy {
 pub struct HostPolicy {
     /// Share of the host's CPUs and memory that limits are never raised into.
     pub reserve: f64,
+    /// What the host can send, bytes per second; nobody's network is slowed down when missing.
+    pub net_bps: Option<f64>,
 }
 
 impl Default for HostPolicy {
     fn default() -> Self {
-        Self { reserve: 0.1 }
+        Self { reserve: 0.1, net_bps: None }
     }
 }
 

@@ -76,14 +76,21 @@ fn read_rule(rule: Value, defaults: &Table) -> Result<(Glob, Table, WorkloadPoli
     Ok((Glob(pattern), rule, policy))
 }
 
+/// Keys of `[host]`.
+const HOST_KEYS: [&str; 2] = ["reserve", "net_bps"];
+
 fn read_host(keys: Table) -> Result<HostPolicy, PolicyError> {
-    if let Some(unknown) = keys.keys().find(|key| *key != "reserve") {
-        return Err(wrong("host", unknown_key(unknown, &["reserve"])));
+    if let Some(unknown) = keys.keys().find(|key| !HOST_KEYS.contains(&key.as_str())) {
+        return Err(wrong("host", unknown_key(unknown, &HOST_KEYS)));
     }
     let host = HostPolicy::deserialize(Value::Table(keys))
         .map_err(|error| wrong("host", error.message().to_owned()))?;
     if !(0.0..=0.9).contains(&host.reserve) {
         let message = format!("reserve = {}: must be from 0 to 0.9", host.reserve);
+        return Err(wrong("host", message));
+    }
+    if let Some(net_bps) = host.net_bps.filter(|net_bps| !(1e3..=1e12).contains(net_bps)) {
+        let message = format!("net_bps = {net_bps}: must be from 1000 to 1000000000000");
         return Err(wrong("host", message));
     }
     Ok(host)
@@ -314,6 +321,7 @@ margin = 0.1
             ("[defaults]\nstep_down = 2", "step_down"),
             ("[host]\nreserv = 1", "nearest is `reserve`"),
             ("[host]\nreserve = 1", "reserve = 1"),
+            ("[host]\nnet_bps = 0", "net_bps = 0"),
             ("annotations = 1", "annotations"),
             ("x", "x"),
         ] {

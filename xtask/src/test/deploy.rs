@@ -12,7 +12,7 @@ use crate::setup::checkers;
 
 /// Units and the exposure each may have at most, in tenths, by `systemd-analyze security`.
 const UNITS: &[(&str, u32)] = &[
-    ("headroom-agent.service", 30),
+    ("headroom-agent.service", 20),
     ("headroom-guard.service", 30),
     ("headroom-aggregator.service", 20),
     ("headroom-agent-join.service", 20),

@@ -15,14 +15,17 @@ use super::cpio::Archive;
 use super::kernel::Kernel;
 use crate::process;
 
-/// Modules a disk needs, each after those it depends on. One that is not there is built in.
-const DISK_MODULES: &[&str] = &[
+/// Modules a disk and paced devices need, each after those it depends on. One that is not there is
+/// built in.
+const MODULES: &[&str] = &[
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci_legacy_dev",
     "drivers/virtio/virtio_pci",
     "drivers/block/virtio_blk",
+    "drivers/net/veth",
+    "net/sched/sch_fq",
 ];
 
 /// Where the kernel object is inside.
@@ -96,7 +99,7 @@ pub(super) fn add_modules(
     kernel: &Kernel,
 ) -> Result<Vec<String>> {
     let mut inside = Vec::new();
-    for module in DISK_MODULES {
+    for module in MODULES {
         let plain = kernel.modules.join(format!("kernel/{module}.ko"));
         // As Debian packs them from Linux 6.12 on.
         let packed = plain.with_extension("ko.xz");

@@ -32,16 +32,16 @@ pub(super) const MIB: f64 = 1_048_576.0;
 pub(super) const RECLAIM: &str = "[[allow]]\npath='/**'\nmode='reclaim'\nreclaim_floor=0.1\n\
     changes_per_minute=1e6\nowned=true\nio_bps.floor=1e5\nknobs=['cpu_quota','cpu_burst',\
     'cpu_weight','cpuset','memory_max','memory_high','memory_low','memory_reclaim','pids_max',\
-    'io_max','io_weight']";
+    'io_max','io_weight','net_egress']\nnet_bps.floor=1e5";
 pub(super) const RAISE: &str = "[[allow]]\npath='/**'\nmode='raise'\nchanges_per_minute=1e6\n\
     owned=true\nknobs=['cpu_quota','cpu_burst','cpu_weight','cpuset','memory_max','memory_high',\
-    'memory_low','pids_max','io_max','io_weight']";
+    'memory_low','pids_max','io_max','io_weight','net_egress']";
 
 /// The device that the trees know limits of, beside 8:0.
 pub(super) const DISK: Device = Device { major: 254, minor: 0 };
 
 /// Trees, by controller.
-const TREES: [&str; 5] = ["cpu", "memory", "blkio", "pids", "cpuset"];
+const TREES: [&str; 6] = ["cpu", "memory", "blkio", "pids", "cpuset", "net"];
 
 /// The tree and the guard's own directories.
 pub(super) struct Bench {
@@ -220,6 +220,7 @@ fn files(version: Version) -> &'static [(&'static str, &'static str)] {
             ("cpuset/cpuset.cpus", "2-3\n"),
             ("blkio/io.max", "8:0 rbps=1048576 wbps=max riops=max wiops=max\n"),
             ("blkio/io.weight", "default 100\n"),
+            ("net/net.egress", "1000000\n"),
         ],
         Version::V1 => &[
             ("cpu/cpu.cfs_quota_us", "100000\n"),

@@ -74,6 +74,8 @@ impl<S: Steps> Engine<S> {
         }
         let outcome = self.try_give_back(key, now).unwrap_or_else(|error| match error {
             KnobError::Gone { .. } => Outcome::Ended(Ending::Gone),
+            // Pacing is off, and the program of an earlier guard went with that guard.
+            KnobError::NoKnob { knob: Knob::NetEgress, .. } => Outcome::Ended(Ending::Restored),
             other => Outcome::Pending(other.to_string()),
         });
         match outcome {

@@ -370,6 +370,7 @@ impl<S: Steps> Engine<S> {
             foreign: self.foreign_that_fit(),
             contested: self.contested_that_fit(now),
             owners: self.parts.config.owners.describe(),
+            egress: hierarchies.describe("net"),
             counters: self.counters,
         }
     }

@@ -334,7 +334,7 @@ fn the_journal_stays_short_however_long_the_guard_runs() {
 }
 
 /// Knobs, each with an amount that is about what the workload has of its own.
-const KNOBS: [(Knob, f64); 11] = [
+const KNOBS: [(Knob, f64); 12] = [
     (Knob::CpuQuota, 1.0),
     (Knob::CpuBurst, 0.5),
     (Knob::MemoryMax, 64.0 * MIB),
@@ -346,6 +346,7 @@ const KNOBS: [(Knob, f64); 11] = [
     (Knob::IoReadBps(DISK), 1e6),
     (Knob::IoWeight, 100.0),
     (Knob::IoWeightOf(DISK), 100.0),
+    (Knob::NetEgress, 1e6),
 ];
 
 /// What can happen to a guard and the workloads it looks after.

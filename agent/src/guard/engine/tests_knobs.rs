@@ -4,9 +4,15 @@ use std::{fs, time::Duration};
 
 use headroom_allocate::{Device, Knob, Limit};
 
-use super::bench::{Bench, DISK, MIB, RAISE, RECLAIM, applied, failed, refused, request};
+use super::{
+    Unwatched,
+    bench::{Bench, DISK, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request},
+};
 use crate::{
-    guard::protocol::{Failure, Reclaimed, Request, Response},
+    guard::{
+        hierarchy::Hierarchies,
+        protocol::{Failure, Reclaimed, Request, Response},
+    },
     observe::cgroup::Version,
 };
 
@@ -43,6 +49,7 @@ fn cases(version: Version) -> Vec<Case> {
                 "blkio/w/io.weight",
                 "default 250\n254:0 300",
             ),
+            Case(Knob::NetEgress, 2e6, 2e6, "net/w/net.egress", "2000000"),
         ],
         Version::V1 => vec![
             Case(Knob::CpuBurst, 0.95, 0.95, "cpu/w/cpu.cfs_burst_us", "95000"),
@@ -87,6 +94,21 @@ fn every_knob_is_raised_read_back_and_given_back() {
         assert_eq!(bench.snapshot(), before, "{version:?}");
         assert!(engine.leases.is_empty());
     }
+}
+
+#[test]
+fn what_a_dead_guard_has_paced_is_over_where_nothing_is_paced_any_more() {
+    let bench = Bench::new(Version::V2);
+    let (mut engine, _) = bench.engine(RAISE);
+    applied(engine.handle(&request("/w", Knob::NetEgress, 2e6, 10.0), s(0)));
+    drop(engine);
+    let off = Hierarchies::at([]).with_egress(Err("it is off".to_owned()));
+    let (mut engine, found) = bench.engine_on(RAISE, off, Unwatched);
+    assert_eq!(found.open.len(), 1);
+    assert_eq!(engine.recover(found.open, &nobody(), s(0)).restored, 1);
+    assert!(engine.leases.is_empty());
+    let no = failed(engine.handle(&request("/w", Knob::NetEgress, 2e6, 10.0), s(1)));
+    assert_eq!(no.0, Failure::NoKnob);
 }
 
 #[test]
