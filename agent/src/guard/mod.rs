@@ -1,4 +1,4 @@
-//! The guard: a small process of its own that alone changes limits. It has no network, no model and
+//! The guard: a small process of its own that alone changes limits. It opens no connection, has no model and
 //! no runtime; it knows its own policy, clamps every request to it, keeps every change as a lease,
 //! writes a journal before each change, and gives everything back: when a lease runs out, when it
 //! stops, when the kill switch is on, and when it starts again after a crash.
@@ -6,7 +6,7 @@
 //! Reading order: [`config`] (what it may do), [`protocol`] and [`client`] (what is said to it),
 //! [`cpus`], [`devices`], [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts),
 //! [`path`], [`hierarchy`] and [`knob`] (the files), [`egress`] (the network), [`owner`] (who else is asked), [`journal`],
-//! `engine` (joins them), `server` (socket and threads), `resident` (how little of it stays in memory).
+//! `engine` (joins them), `server` (socket and threads).
 
 pub mod client;
 pub mod config;
@@ -26,7 +26,6 @@ pub mod setting;
 
 mod engine;
 mod host;
-mod resident;
 mod server;
 
 use std::{io, sync::Arc, thread, time::Instant};
@@ -38,6 +37,8 @@ pub use client::{ClientError, GuardClient};
 pub use config::GuardConfig;
 pub use protocol::{Applied, Request, Response};
 pub use server::SocketError;
+
+use crate::resident;
 
 use egress::Egress;
 use engine::{Engine, Parts, Unwatched};

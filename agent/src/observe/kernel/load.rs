@@ -29,6 +29,7 @@ use super::{
     marks::MarkMaps,
     object,
 };
+use crate::resident;
 
 const TYPE_INFO: &str = "/sys/kernel/btf/vmlinux";
 
@@ -115,46 +116,9 @@ pub(super) fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
-    // SAFETY: the callback matches what the call wants, and uses no data.
-    unsafe {
-        libc::dl_iterate_phdr(Some(give_back_file), std::ptr::null_mut());
+    if let Err(error) = resident::let_go() {
+        tracing::debug!(%error, "pages of the program stay resident");
     }
-}
-
-/// Visits the first object, which is the program itself, and no other.
-unsafe extern "C" fn give_back_file(
-    object: *mut libc::dl_phdr_info,
-    _n_bytes: libc::size_t,
-    _data: *mut libc::c_void,
-) -> libc::c_int {
-    const STOP: libc::c_int = 1;
-    let page_bytes = 1_usize << page_shift();
-    // SAFETY: the caller hands a description that is valid during the call, with so many headers.
-    let (base, headers) = unsafe {
-        let object = &*object;
-        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
-    };
-    let never_written = |header: &&libc::Elf64_Phdr| {
-        header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0
-    };
-    for header in headers.iter().filter(never_written) {
-        let (Ok(begin), Ok(n_bytes)) =
-            (usize::try_from(base + header.p_vaddr), usize::try_from(header.p_memsz))
-        else {
-            continue;
-        };
-        let start = begin & !(page_bytes - 1);
-        // SAFETY: pages of a file that are mapped without the right to write, and so as the file has
-        // them: the next access to one reads it from there again. A failure changes nothing.
-        unsafe {
-            libc::madvise(
-                std::ptr::with_exposed_provenance_mut(start),
-                begin + n_bytes - start,
-                libc::MADV_DONTNEED,
-            );
-        }
-    }
-    STOP
 }
 
 /// Loads the object and attaches every topic that this kernel can serve.
