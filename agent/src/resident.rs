@@ -1,27 +1,38 @@
-//! Letting go of what only starting has needed of the program's own file. Relocating it reads most of
-//! it once; what guard and agent work with afterwards is a small part, which comes in again as it is
-//! used.
+//! Letting go of what only starting has needed of the files this process runs. Relocating a large
+//! program reads most of it once; what guard and agent work with afterwards is a small part, which comes
+//! in again as it is used.
 
 use std::{fs, io};
 
 /// Addresses of one mapping, from the first up to before the second.
 type Range = (usize, usize);
 
-/// Gives the kernel back every clean page of the program's own file; returns how many bytes of them
-/// were resident. Libraries are left alone: one of them may be unmapped by another thread meanwhile,
-/// and something else be in its place.
+/// Which files are let go of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Files {
+    /// The program's own, which stays mapped as long as it runs.
+    Program,
+    /// Libraries, too. Only where no other thread runs that could unmap one meanwhile, so that
+    /// something else is in its place.
+    All,
+}
+
+/// Gives the kernel back every clean page of `files`; returns how many bytes of them were resident.
 ///
 /// # Errors
 /// When the kernel does not tell what is mapped. Nothing depends on it.
-pub(crate) fn let_go() -> io::Result<u64> {
-    let program = fs::read_link("/proc/self/exe")?;
-    let program = program.to_string_lossy();
-    let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
+pub(crate) fn let_go(files: Files) -> io::Result<u64> {
+    let program = match files {
+        Files::Program => Some(fs::read_link("/proc/self/exe")?),
+        Files::All => None,
+    };
+    let program = program.as_ref().map(|path| path.to_string_lossy());
+    let program = program.as_deref().map(|path| path.strip_suffix(" (deleted)").unwrap_or(path));
     let (ranges, resident_bytes) = clean(&fs::read_to_string("/proc/self/smaps")?, program);
     for (from, to) in ranges {
-        // SAFETY: the range is a whole mapping of this program's file, which stays mapped as long as
-        // it runs, cannot be written to and has no changed page, so that what is read from it next is
-        // what the file says, as before.
+        // SAFETY: the range is a whole mapping of a file, which is still mapped as `Files` says, cannot
+        // be written to and has no changed page, so that what is read from it next is what the file
+        // says, as before.
         let result =
             unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
         if result != 0 {
@@ -31,10 +42,10 @@ pub(crate) fn let_go() -> io::Result<u64> {
     Ok(resident_bytes)
 }
 
-/// The mappings of the file `program` in `smaps` (`proc_pid_smaps(5)`) that cannot be written to and
-/// of which no page differs from the file, and how much of them is resident, bytes. What was relocated
-/// differs, and is left alone. A path with spaces is not found, and nothing of it let go.
-fn clean(smaps: &str, program: &str) -> (Vec<Range>, u64) {
+/// The mappings in `smaps` (`proc_pid_smaps(5)`) of `only`, or of every file, that cannot be written to
+/// and of which no page differs from the file, and how much of them is resident, bytes. What was
+/// relocated differs, and is left alone. A path with spaces is not found, and nothing of it let go.
+fn clean(smaps: &str, only: Option<&str>) -> (Vec<Range>, u64) {
     let (mut ranges, mut resident_bytes) = (Vec::new(), 0);
     let (mut mapping, mut resident) = (None, 0);
     for line in smaps.lines() {
@@ -50,20 +61,21 @@ fn clean(smaps: &str, program: &str) -> (Vec<Range>, u64) {
                 }
             }
             _ if word.ends_with(':') => {}
-            _ => mapping = of_file(word, rest, program),
+            _ => mapping = of_file(word, rest, only),
         }
     }
     (ranges, resident_bytes)
 }
 
-/// The range of a heading like `55..-56.. r-xp 00f79000 fe:00 1234   /usr/bin/x`, if it is of `program`
-/// and private to this process without a right to write.
-fn of_file(range: &str, rest: &str, program: &str) -> Option<Range> {
+/// The range of a heading like `55..-56.. r-xp 00f79000 fe:00 1234   /usr/bin/x`, if it is of a file,
+/// of `only` where one is given, and private to this process without a right to write.
+fn of_file(range: &str, rest: &str, only: Option<&str>) -> Option<Range> {
     let mut words = rest.split_whitespace();
     let rights = words.next()?;
     let path = words.nth(3)?;
     let is_private = rights.ends_with('p') && !rights.contains('w');
-    let (from, to) = range.split_once('-').filter(|_| is_private && path == program)?;
+    let is_meant = path.starts_with('/') && only.is_none_or(|only| path == only);
+    let (from, to) = range.split_once('-').filter(|_| is_private && is_meant)?;
     let parse = |address| usize::from_str_radix(address, 16).ok();
     Some((parse(from)?, parse(to)?)).filter(|(from, to)| from < to)
 }
@@ -74,7 +86,7 @@ fn kib(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{clean, let_go};
+    use super::{Files, clean, let_go};
 
     #[test]
     fn only_clean_pages_of_files_are_let_go() {
@@ -92,13 +104,15 @@ mod tests {
             of("9000-a000 r--p 00000000 fe:00 7    /usr/bin/a", 0, 0),
             of("9000-8000 r--p 00000000 fe:00 7    /usr/bin/a", 4, 0),
         ];
-        assert_eq!(clean(&smaps.concat(), "/usr/bin/a"), (vec![(0x1000, 0x3000)], 8192));
-        assert_eq!(clean("Anonymous: 0 kB\nnothing\n", "/usr/bin/a"), (vec![], 0));
+        let program = (0x1000, 0x3000);
+        assert_eq!(clean(&smaps.concat(), Some("/usr/bin/a")), (vec![program], 8192));
+        assert_eq!(clean(&smaps.concat(), None), (vec![program, (0x8000, 0x9000)], 12_288));
+        assert_eq!(clean("Anonymous: 0 kB\nnothing\n", None), (vec![], 0));
     }
 
     #[test]
     fn a_program_goes_on_without_them() {
-        assert!(let_go().unwrap() > 0);
-        assert!(let_go().unwrap() > 0, "what is used has come in again");
+        assert!(let_go(Files::Program).unwrap() > 0);
+        assert!(let_go(Files::Program).unwrap() > 0, "what is used has come in again");
     }
 }

@@ -114,7 +114,8 @@ pub fn run(config: &GuardConfig) -> Result<(), GuardError> {
         log_egress(egress::restore());
         egress::prepare(&config.egress);
     }
-    match resident::let_go() {
+    // No other thread runs yet.
+    match resident::let_go(resident::Files::All) {
         Ok(bytes) => debug!(bytes, "pages of the program that only starting needed are let go"),
         Err(error) => debug!("the program stays resident as it is: {error}"),
     }

@@ -116,7 +116,7 @@ pub(super) fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
-    if let Err(error) = resident::let_go() {
+    if let Err(error) = resident::let_go(resident::Files::Program) {
         tracing::debug!(%error, "pages of the program stay resident");
     }
 }
