@@ -23,6 +23,9 @@ fn sample(t_s: f64, load: f64, kind: u32) -> Sample {
     sample.set(Feature::CpuCores, load);
     sample.set(Feature::CpuSystemCores, load * f64::from(kind) / 100.0);
     sample.set(Feature::PageFaults, load * 2_000.0 / f64::from(kind));
+    sample.set(Feature::VoluntarySwitches, load * 10.0 * f64::from(kind));
+    sample.set(Feature::SyscallRead, load * 100.0 * f64::from(50 - kind));
+    sample.set(Feature::SyscallPoll, load * 100.0 * f64::from(kind));
     sample
 }
 
