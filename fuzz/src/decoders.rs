@@ -50,15 +50,18 @@ pub fn frame(bytes: &[u8]) -> bool {
 
 /// A request for a certificate, and the reply.
 pub fn enrol(bytes: &[u8]) -> bool {
+    // By their bytes: a time may be no number, which equals nothing.
     let request = Request::decode(bytes);
     if let Ok(request) = &request {
         let again = request.encode().expect("what was read within the limits is within them");
-        assert_eq!(&Request::decode(&again).expect("what was written can be read"), request);
+        let same = Request::decode(&again).expect("what was written can be read");
+        assert_eq!(same.encode().ok(), Some(again));
     }
     let reply = Reply::decode(bytes);
     if let Ok(reply) = &reply {
         let again = reply.encode().expect("what was read within the limits is within them");
-        assert_eq!(&Reply::decode(&again).expect("what was written can be read"), reply);
+        let same = Reply::decode(&again).expect("what was written can be read");
+        assert_eq!(same.encode().ok(), Some(again));
     }
     request.is_ok() || reply.is_ok()
 }
