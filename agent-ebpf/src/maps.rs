@@ -250,15 +250,16 @@ pub(crate) unsafe fn count_atomically(counter: *mut u32, amount: u32) {
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, amount) };
 }
 
-/// Notes that a slot is counted for, so that user space reads its counters. Written once a round,
-/// so that CPUs do not fight for the memory; counts of tasks need it where tasks come and go only.
+/// Notes that a slot is counted for, in the map of `kind` ([`headroom_abi::record::marks`]), so that
+/// user space reads its counters. Written once a round, so that CPUs do not fight for the memory;
+/// counts of tasks need it where tasks come and go only.
 #[inline(always)]
-pub(crate) fn mark(slot: u32) {
+pub(crate) fn mark(kind: usize, slot: u32) {
     let Some(round) = ROUND.get(0) else { return };
     let Some(page) = MARKS.get_ptr_mut(slot / MARKS_PER_PAGE as u32) else { return };
     // SAFETY: a map value, and the mask keeps the place within its array.
     unsafe {
-        let place = (&raw mut (*page).rounds).cast::<u32>();
+        let place = (&raw mut (*page).rounds).cast::<u32>().add(kind * MARKS_PER_PAGE);
         let place = place.add(slot as usize & (MARKS_PER_PAGE - 1));
         if *place != *round {
             *place = *round;

@@ -111,7 +111,7 @@ fn programs_started_and_tasks_ended_are_counted_and_told() {
     });
     child.run_in(&cgroup);
     let id = world.task_id(&cgroup);
-    let told = world.probes.drain_events();
+    let told = world.probes_mut().drain_events();
     let told = told.iter().filter(|event| {
         matches!(event, KernelEvent::Exec { id: found, comm, pid }
             if *found == id && comm == "true" && *pid > 0)
@@ -130,8 +130,8 @@ fn cgroups_are_told_with_their_whole_path() {
     let made = world.cgroup_at(&path);
     let ids = world.ids(&made);
     drop(made);
-    let events = world.probes.drain_events();
-    if world.probes.stats().lost_cgroup_events > 0 {
+    let events = world.probes_mut().drain_events();
+    if world.probes().stats().lost_cgroup_events > 0 {
         return skip_unless(false, "others make and remove more cgroups than fit the buffer");
     }
     for id in ids {
@@ -167,7 +167,7 @@ fn a_slot_given_again_counts_from_zero() {
         });
         child.run_in(&cgroup);
         let counters = world.find(&cgroup);
-        if world.probes.stats().slotless_events > 0 {
+        if world.probes().stats().slotless_events > 0 {
             return skip_unless(false, "cgroups made by others meanwhile took the slots");
         }
         let n_identity = counters.map(|counters| counters.syscalls[SyscallClass::Identity.index()]);
@@ -176,7 +176,7 @@ fn a_slot_given_again_counts_from_zero() {
         drop(cgroup);
         // Every other one is left to the removal that the kernel tells of.
         if round % 2 == 0 {
-            world.probes.retire(id);
+            world.probes_mut().retire(id);
         }
         world.let_slots_rest();
     }
@@ -196,5 +196,5 @@ fn without_a_free_slot_events_are_counted_as_such() {
     });
     child.run_in(&cgroup);
     assert_eq!(world.find(&cgroup), None, "its events belong to no cgroup");
-    assert!(world.probes.stats().slotless_events >= N_GETPPID);
+    assert!(world.probes().stats().slotless_events >= N_GETPPID);
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns, macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use headroom_abi::record::{BlockCounters, DeviceCounters, DeviceKey, STREAMS, StreamEnds};
+use headroom_abi::record::{BlockCounters, DeviceCounters, DeviceKey, STREAMS, StreamEnds, marks};
 
 use crate::{
     identity,
@@ -52,7 +52,7 @@ pub fn count_block_io(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let slot = identity::slot(inode, block_hierarchy());
-    mark(slot);
+    mark(marks::BLOCK, slot);
     let Some(counters) = BLOCKS.get_ptr_mut(slot) else { return 0 };
     let is_last_part = n_bytes >= u64::from(request.remaining_bytes());
     let mut latency_ns = 0;

@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use headroom_abi::record::{CgroupChange, CgroupKey, Exec, PATH_BYTES, event};
+use headroom_abi::record::{CgroupChange, CgroupKey, Exec, PATH_BYTES, event, marks};
 
 use crate::{
     identity,
@@ -65,7 +65,7 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg(0));
     let inode = task.cgroup_inode();
     let slot = identity::task_slot(inode);
-    mark(slot);
+    mark(marks::TASKS, slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).execs, 1) };
@@ -90,7 +90,7 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn task_exit(ctx: BtfTracePointContext) -> i32 {
     let slot = identity::task_slot(Task(ctx.arg(0)).cgroup_inode());
-    mark(slot);
+    mark(marks::TASKS, slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).exits, 1) };

@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use headroom_abi::record::{NetCounters, hierarchy};
+use headroom_abi::record::{NetCounters, hierarchy, marks};
 
 use crate::{
     identity,
@@ -65,7 +65,7 @@ fn counters(ctx: &SkBuffContext) -> Option<*mut NetCounters> {
         return None;
     }
     let slot = identity::slot(inode, hierarchy::UNIFIED);
-    mark(slot);
+    mark(marks::NET, slot);
     NETS.get_ptr_mut(slot)
 }
 

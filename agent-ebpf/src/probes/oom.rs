@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::bpf_probe_read_kernel_str, macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use headroom_abi::record::{COMM_BYTES, CgroupKey, OomVictim, event};
+use headroom_abi::record::{COMM_BYTES, CgroupKey, OomVictim, event, marks};
 
 use crate::{
     identity,
@@ -21,7 +21,7 @@ pub fn oom_victim_task(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg(0));
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let slot = identity::slot(key.inode, key.hierarchy);
-    mark(slot);
+    mark(marks::TASKS, slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value.
         unsafe { add_atomically(&raw mut (*counters).oom_victims, 1) };

@@ -6,13 +6,13 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use headroom_abi::{
     READERS,
-    record::{CacheCounters, Reader},
+    record::{CacheCounters, Reader, marks},
 };
 
 use crate::{
     identity,
     kernel::{Folio, Mapping, Task},
-    maps::{CACHES, READER_STATES, add},
+    maps::{CACHES, READER_STATES, add, mark},
 };
 
 /// `mm_filemap_get_pages(struct address_space *mapping, pgoff_t index, pgoff_t last_index)`
@@ -127,7 +127,9 @@ fn count_got(task: Task, n_pages: u64) -> i32 {
 
 #[inline(always)]
 fn counters_of(task: Task) -> Option<*mut CacheCounters> {
-    CACHES.get_ptr_mut(identity::task_slot(task.cgroup_inode()))
+    let slot = identity::task_slot(task.cgroup_inode());
+    mark(marks::CACHE, slot);
+    CACHES.get_ptr_mut(slot)
 }
 
 #[inline(always)]

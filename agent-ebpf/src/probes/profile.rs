@@ -4,7 +4,10 @@
 //! pages at a time, so the place of an instruction within its page is the same in every run.
 
 use aya_ebpf::{EbpfContext, macros::perf_event, programs::PerfEventContext};
-use headroom_abi::{CODE_BIN_KERNEL, SKETCH_BINS, record::CgroupKey};
+use headroom_abi::{
+    CODE_BIN_KERNEL, SKETCH_BINS,
+    record::{CgroupKey, marks},
+};
 
 use crate::{
     identity,
@@ -38,7 +41,8 @@ pub fn sample_code(ctx: PerfEventContext) -> u32 {
     let address = unsafe { *ctx.as_ptr().cast::<u64>().add(INSTRUCTION_POINTER) };
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let Some(slot) = identity::find(&key) else { return 0 };
-    mark(slot);
+    mark(marks::TASKS, slot);
+    mark(marks::SAMPLED, slot);
     hardware::charge_running(slot);
     let Some(sampled) = SAMPLED.get_ptr_mut(slot) else { return 0 };
     let bin = bin(address) & (SKETCH_BINS - 1);

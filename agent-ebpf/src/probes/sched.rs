@@ -5,7 +5,7 @@
 //! task that gets the CPU; `current` at that moment is the one that leaves it.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use headroom_abi::record::{SlotCache, gate};
+use headroom_abi::record::{SlotCache, gate, marks};
 
 use crate::{
     identity,
@@ -42,7 +42,7 @@ pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool, weight: u64) {
     let slot = identity::task_slot_on(cpu, prev.cgroup_inode());
-    mark(slot);
+    mark(marks::TASKS, slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
@@ -60,7 +60,7 @@ fn count_entering(cpu: &mut SlotCache, next: Task, weight: u64) {
     // Another CPU's clock may have been ahead when the wait began there.
     let wait_ns = next.run_queue_clock_ns().saturating_sub(queued_ns);
     let slot = identity::task_slot_on(cpu, next.cgroup_inode());
-    mark(slot);
+    mark(marks::TASKS, slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
@@ -86,7 +86,7 @@ pub fn count_migration(ctx: BtfTracePointContext) -> i32 {
         Task::current()
     };
     let slot = identity::slot(task.cgroup_inode(), task_hierarchy());
-    mark(slot);
+    mark(marks::TASKS, slot);
     if let Some(counters) = TASKS.get_ptr_mut(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).migrations, 1) };

@@ -11,7 +11,7 @@ use headroom_abi::{
     histogram::{BUCKETS, bucket},
     record::{
         CLASS_BUCKETS, CgroupKey, RecentTask, SYSCALL_ROOM, SlotCache, TaskCounters, class_bucket,
-        gate,
+        gate, marks,
     },
     syscall::{CALL_CLASS, CALL_WAITS, TABLE_LEN},
 };
@@ -21,7 +21,7 @@ use crate::{
     kernel::{Task, call_entry, has_call_numbers, task_hierarchy},
     maps::{
         CALL_NUMBERS, CLASS_LATENCY, RECENT, SAMPLED, TASKS, add, add_atomically, count_atomically,
-        keep_pace, open_gate,
+        keep_pace, mark, open_gate,
     },
 };
 
@@ -114,6 +114,7 @@ fn note(task: Task, call: u64, end: &End) {
     let (latency_ns, failed, weight) = (end.latency_ns, end.failed, end.weight);
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let Some(slot) = identity::find(&key) else { return };
+    mark(marks::SAMPLED, slot);
     let Some(sampled) = SAMPLED.get_ptr_mut(slot) else { return };
     // The verifier needs to see the check even where the compiler can prove it away.
     let index = core::hint::black_box(bucket(latency_ns));

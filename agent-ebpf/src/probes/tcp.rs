@@ -5,7 +5,7 @@
 //! that of its listener.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use headroom_abi::record::{NetCounters, hierarchy};
+use headroom_abi::record::{NetCounters, hierarchy, marks};
 
 use crate::{
     identity,
@@ -101,6 +101,6 @@ fn counters(socket: Socket) -> Option<*mut NetCounters> {
         return None;
     }
     let slot = identity::slot(inode, hierarchy::UNIFIED);
-    mark(slot);
+    mark(marks::NET, slot);
     NETS.get_ptr_mut(slot)
 }

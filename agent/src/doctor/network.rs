@@ -1,4 +1,4 @@
-//! Whether what workloads send can be paced here, as this process sees the host's network.
+//! What is acted on beside cgroup files, as this process sees the host: its network, and its GPUs.
 
 use std::path::Path;
 
@@ -20,5 +20,17 @@ pub(super) fn gather(config: &DoctorConfig) -> Vec<Finding> {
     };
     let gain = "the knob net_egress, which also needs `[egress] on` in guard.toml and the guard's \
         drop-in egress.conf";
-    vec![Finding::new(Area::Acting, "pacing of what workloads send", state, gain)]
+    vec![Finding::new(Area::Acting, "pacing of what workloads send", state, gain), gpus()]
+}
+
+/// Whether the driver's control device is there: asking the driver itself is the guard's, and it may hang.
+fn gpus() -> Finding {
+    let path = Path::new("/dev/nvidiactl");
+    let state = match path.exists() {
+        true => Fact::Known(format!("{} is there", path.display())),
+        false => Fact::absent(format!("{} is not there", path.display())),
+    };
+    let gain = "the knobs gpu_power_limit and gpu_clock_floor, which also need `[gpu] on` in guard.toml \
+        and the guard's drop-in gpu.conf";
+    Finding::new(Area::Acting, "power and clocks of GPUs", state, gain)
 }

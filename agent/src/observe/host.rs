@@ -9,7 +9,7 @@ use sysinfo::System;
 
 use super::{
     cgroup::{Layout, held::DescriptorBudget, layout::below},
-    pressure::{HostPressure, cgroup_pressure, host_pressure},
+    pressure::{HostCalm, HostPressure, cgroup_pressure, host_pressure},
 };
 
 /// What the host is; does not change while the agent runs.
@@ -108,6 +108,7 @@ impl HostSample {
             agent_cpu_cores: None,
             agent_memory_bytes: None,
             model_version: None,
+            duties: Vec::new(),
         }
     }
 }
@@ -117,6 +118,7 @@ impl HostSample {
 pub struct HostSampler {
     system: Option<System>,
     pressure: HostPressure,
+    calm: HostCalm,
     previous: Option<Previous>,
 }
 
@@ -136,7 +138,13 @@ impl HostSampler {
         if let Some(system) = &mut system {
             system.refresh_cpu_usage();
         }
-        Self { system, pressure: HostPressure::open(root, budget), previous: None }
+        let pressure = HostPressure::open(root, budget);
+        Self { system, pressure, calm: HostCalm::default(), previous: None }
+    }
+
+    /// Since when nothing was stalled, as the last [`HostSampler::sample`] found it.
+    pub fn calm(&self) -> HostCalm {
+        self.calm
     }
 
     /// The host now. `at_s` is a clock that does not go back; rates are over the time since the
@@ -156,6 +164,7 @@ impl HostSampler {
         sample.load_1m = System::load_average().ok().map(|load| load.one);
         let totals = self.pressure.read(buffer);
         let pressure_some_us = totals.map(|found| found.map(|totals| totals.some_us));
+        self.calm.note(pressure_some_us, at_s);
         if let Some(previous) = &self.previous
             && at_s - previous.at_s > ELAPSED_MIN_S
         {

@@ -73,11 +73,44 @@ impl HostPressure {
     }
 }
 
+/// Time in which the kernel brings totals up to date, seconds: a reading may leave out stalls as
+/// young as this (`PSI_FREQ` of `kernel/sched/psi.c`, and some to spare).
+const TOTALS_LATE_S: f64 = 2.1;
+
+/// Since when nothing on the whole host was stalled, for CPU, memory and I/O.
+///
+/// A stall of a cgroup is one of the host as well, so that its totals need no reading while the
+/// host's stand still.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostCalm {
+    totals: [Option<u64>; 3],
+    changed_s: [f64; 3],
+}
+
+impl HostCalm {
+    /// Takes note of what the host's totals are at `at_s` of a clock that does not go back,
+    /// microseconds in which some task was stalled; `None` where not told.
+    pub fn note(&mut self, totals: [Option<u64>; 3], at_s: f64) {
+        let told = self.totals.iter_mut().zip(&mut self.changed_s);
+        for ((before, changed_s), now) in told.zip(totals) {
+            if now.is_none() || now != *before {
+                (*before, *changed_s) = (now, at_s);
+            }
+        }
+    }
+
+    /// Whether totals of a cgroup that were read at `read_s` still hold, for number `kind` of
+    /// [`PRESSURE_KINDS`]; false where the host tells nothing.
+    pub fn holds(&self, kind: usize, read_s: f64) -> bool {
+        self.totals[kind].is_some() && read_s >= self.changed_s[kind] + TOTALS_LATE_S
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
 
-    use super::{HostPressure, cgroup_pressure, host_pressure};
+    use super::{HostCalm, HostPressure, cgroup_pressure, host_pressure};
     use crate::observe::cgroup::{
         Layout, Mode,
         held::DescriptorBudget,
@@ -98,6 +131,20 @@ mod tests {
         let totals = files.read(&mut Vec::new());
         assert_eq!(totals[0].unwrap().some_us, 7);
         assert_eq!(totals[1], None);
+    }
+
+    #[test]
+    fn totals_of_a_cgroup_hold_while_the_host_has_none_and_they_are_not_too_fresh() {
+        let mut calm = HostCalm::default();
+        assert!(!calm.holds(1, 100.0), "nothing was read yet");
+        calm.note([Some(4), Some(9), None], 10.0);
+        assert!(!calm.holds(1, 10.0) && !calm.holds(1, 12.0), "a stall may not have been added up");
+        assert!(calm.holds(1, 12.5));
+        calm.note([Some(5), Some(9), None], 13.0);
+        assert!(calm.holds(1, 12.5) && !calm.holds(0, 12.5), "each kind by itself");
+        assert!(!calm.holds(2, 100.0), "not told");
+        calm.note([Some(5), None, Some(1)], 20.0);
+        assert!(!calm.holds(1, 19.0), "told no longer");
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn requests_are_told_by_size_order_time_and_device() {
     assert_eq!(out_of_order.sequential_ops, 0);
 
     let ids = world.ids(&forwards);
-    let all = world.probes.read_devices().unwrap();
+    let all = world.probes().read_devices().unwrap();
     let own: Vec<&DeviceUse> =
         all.iter().filter(|(id, _)| ids.contains(id)).map(|(_, used)| used).collect();
     let [device] = own[..] else { panic!("one device expected: {own:?}") };
@@ -107,7 +107,7 @@ fn writeback_is_charged_to_the_cgroup_that_dirtied_the_pages() {
     /// Journal and metadata of the file system.
     const EXTRA_BYTES: u64 = 512 << 10;
     let Some(mut world) = World::new(&[Topic::BlockIo]) else { return };
-    let is_unified = world.probes.layout().block == Hierarchy::Unified;
+    let is_unified = world.probes().layout().block == Hierarchy::Unified;
     let file = match CachedFile::create(N_PAGES) {
         Ok(file) => file,
         Err(reason) => return skip_unless(false, &reason),

@@ -148,7 +148,7 @@ const EDITS: [(&str, Edit, &[Topic], &str); 4] = [
 #[test]
 fn what_a_kernel_keeps_in_another_width_or_place_is_absent_with_the_reason() {
     let Some(usual) = World::new(&[Topic::Syscalls]) else { return };
-    let here = states(&usual.probes);
+    let here = states(usual.probes());
     drop(usual);
     let type_info = fs::read(TYPE_INFO).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -159,7 +159,7 @@ fn what_a_kernel_keeps_in_another_width_or_place_is_absent_with_the_reason() {
         fs::write(&file, types.bytes).unwrap();
         let config = KernelConfig { type_info: Some(file.clone()), ..KernelConfig::default() };
         let Some(world) = World::with_config(&[Topic::Syscalls], &config) else { return };
-        for (topic, state) in states(&world.probes) {
+        for (topic, state) in states(world.probes()) {
             if topics.iter().any(|absent| absent.name() == topic) {
                 let reason = state.reason().unwrap_or_default();
                 assert!(!state.is_known() && reason.contains(why), "{what}: {topic}: {state}");
@@ -177,7 +177,7 @@ fn states(probes: &KernelProbes) -> BTreeMap<&'static str, Fact<String>> {
 #[test]
 fn what_a_kernel_calls_otherwise_is_absent_with_its_name_and_harms_nothing_else() {
     let Some(usual) = World::new(&[Topic::Syscalls]) else { return };
-    let here = states(&usual.probes);
+    let here = states(usual.probes());
     drop(usual);
     let type_info = fs::read(TYPE_INFO).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -186,7 +186,7 @@ fn what_a_kernel_calls_otherwise_is_absent_with_its_name_and_harms_nothing_else(
         fs::write(&file, without(&type_info, name)).unwrap();
         let config = KernelConfig { type_info: Some(file.clone()), ..KernelConfig::default() };
         let Some(mut world) = World::with_config(&[Topic::Syscalls], &config) else { return };
-        for (topic, state) in states(&world.probes) {
+        for (topic, state) in states(world.probes()) {
             if topics.iter().any(|absent| absent.name() == topic) {
                 let bare = name.trim_start_matches("btf_trace_");
                 let reason = state.reason().unwrap_or_default();

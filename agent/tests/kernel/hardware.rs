@@ -85,7 +85,7 @@ fn run_both(world: &mut World, first: (Child, &Group), second: (Child, &Group)) 
     }
     // The last switch of a task comes after its end is told.
     std::thread::sleep(std::time::Duration::from_millis(50));
-    world.probes.drain_events();
+    world.probes_mut().drain_events();
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn hardware_counters_in_windows_tell_the_same_per_second_of_running() {
     const SHARE_MIN: f64 = 0.05;
     let Some(mut world) = world(STAND_INS, &[Topic::HardwareCounters]) else { return };
     let plan = HookPlan { factor: 0.25, cycle_s: 0.02, allowed_ns: 0 };
-    world.probes.set_duty(DutyHook::Switches, plan);
+    world.probes_mut().set_duty(DutyHook::Switches, plan);
     let cgroup = world.cgroup("windows");
     let told = Shared::new();
     let child = Child::fork(|| {
@@ -177,9 +177,9 @@ fn a_counter_that_is_lacking_leaves_the_others_and_says_so() {
 fn without_a_hardware_counter_no_program_is_attached() {
     let nothing = PerfEvent { kind: SOFTWARE, config: 999 };
     let Some(world) = world([nothing; hardware::COUNT], &[Topic::RunQueue]) else { return };
-    assert!(!world.probes.has(Topic::HardwareCounters));
+    assert!(!world.probes().has(Topic::HardwareCounters));
     let state = world.state_of(Topic::HardwareCounters);
     assert!(state.starts_with("absent (") && state.contains("perf_event_open"), "{state}");
-    let attached = world.probes.stats().programs;
+    let attached = world.probes().stats().programs;
     assert!(attached.iter().all(|program| program.name != "charge_leaving"), "{attached:?}");
 }

@@ -32,7 +32,7 @@ fn cgroups_with_hostile_names_are_told_and_sampled_whole() {
     Child::fork(|| workload::call(libc::SYS_getppid)).run_in(&cgroup);
     let id = world.task_id(&cgroup);
     let made = KernelEvent::CgroupMade { id, path: path.clone() };
-    assert!(world.probes.drain_events().contains(&made), "{made:?}");
+    assert!(world.probes_mut().drain_events().contains(&made), "{made:?}");
     assert!(world.counters(&cgroup).syscalls.iter().sum::<u64>() >= 2);
 
     let child = Child::fork(|| workload::sleep_for(500_000_000));
@@ -57,7 +57,7 @@ fn a_program_whose_name_is_no_text_is_told_as_far_as_it_is() {
     let cgroup = world.cgroup("comm");
     Child::fork(|| workload::run(&program)).run_in(&cgroup);
     let id = world.task_id(&cgroup);
-    let told = world.probes.drain_events();
+    let told = world.probes_mut().drain_events();
     let is_it = |event: &KernelEvent| {
         matches!(event, KernelEvent::Exec { id: found, comm, .. }
             if *found == id && comm == "\u{fffd}\u{1}\u{fffd}odd")

@@ -25,14 +25,17 @@ pub(crate) fn skip_unless(can: bool, reason: &str) {
 
 /// The kernel programs, and the hierarchies that cgroups are made in.
 pub(crate) struct World {
-    /// The programs.
-    pub(crate) probes: KernelProbes,
     hierarchies: Hierarchies,
-    _turn: MutexGuard<'static, ()>,
+    /// Has the programs in it.
+    turn: MutexGuard<'static, Option<KernelProbes>>,
+    /// Whether the next test may go on with these programs.
+    is_usual: bool,
 }
 
 /// Tests take turns: one that switches controllers off again must not pull them from under another.
-static TURN: Mutex<()> = Mutex::new(());
+/// The turn hands on the programs as they are loaded by default, which takes seconds in an emulated
+/// machine: what they count of one test does not reach another's cgroups.
+static TURN: Mutex<Option<KernelProbes>> = Mutex::new(None);
 
 /// A cgroup in every hierarchy, with those above it that had to be made; removed when dropped.
 pub(crate) struct Group {
@@ -75,46 +78,63 @@ impl World {
     /// Loads the programs. `None`, after saying why, where these tests cannot run; a topic that
     /// does not attach where the rest does is a failure.
     pub(crate) fn new(topics: &[Topic]) -> Option<Self> {
-        Self::with_slots(topics, KernelConfig::default().slots)
+        let mut turn = take_turn()?;
+        match turn.as_mut() {
+            Some(probes) => {
+                // What happened since the last test is not this one's.
+                probes.drain_events();
+                probes.read().unwrap();
+            }
+            None => *turn = Some(load(&KernelConfig::default())?),
+        }
+        Some(Self::with_probes(turn, topics, true))
     }
 
-    /// As [`World::new`], with a given number of slots.
+    /// As [`World::new`], just loaded, with a given number of slots.
     pub(crate) fn with_slots(topics: &[Topic], slots: u32) -> Option<Self> {
         Self::with_config(topics, &KernelConfig { slots, ..KernelConfig::default() })
     }
 
     /// As [`World::new`], loaded as `config` says, the object aside.
     pub(crate) fn with_config(topics: &[Topic], config: &KernelConfig) -> Option<Self> {
-        if let Some(reason) = headroom_tests::cannot_run_as_root() {
-            skip_unless(false, &reason);
-            return None;
-        }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let object = std::env::var_os("HEADROOM_BPF_OBJECT").map(PathBuf::from);
-        let config = KernelConfig { object, ..config.clone() };
-        let probes = match KernelProbes::load(&config) {
-            Ok(probes) => probes,
-            Err(error @ (KernelError::NoObject | KernelError::NotPermitted)) => {
-                skip_unless(false, &error.to_string());
-                return None;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        for topic in topics {
-            assert!(probes.has(*topic), "{:#?}", probes.states());
-        }
+        let mut turn = take_turn()?;
+        // The former go first: two of every program would be more than a host has.
+        *turn = None;
+        *turn = Some(load(config)?);
+        Some(Self::with_probes(turn, topics, false))
+    }
+
+    fn with_probes(
+        turn: MutexGuard<'static, Option<KernelProbes>>,
+        topics: &[Topic],
+        is_usual: bool,
+    ) -> Self {
         let mut hierarchies = Hierarchies::detect().unwrap();
         hierarchies.enable_controllers().unwrap();
-        Some(Self { probes, hierarchies, _turn: turn })
+        let world = Self { hierarchies, turn, is_usual };
+        for topic in topics {
+            assert!(world.probes().has(*topic), "{:#?}", world.probes().states());
+        }
+        world
+    }
+
+    /// The programs, to look at.
+    pub(crate) fn probes(&self) -> &KernelProbes {
+        self.turn.as_ref().unwrap()
+    }
+
+    /// The programs, to read.
+    pub(crate) fn probes_mut(&mut self) -> &mut KernelProbes {
+        self.turn.as_mut().unwrap()
     }
 
     /// Why this kernel cannot serve a topic; `None` when it does. A topic that does not attach
     /// although the kernel has what it takes is a failure.
     pub(crate) fn why_absent(&self, topic: Topic) -> Option<String> {
-        if self.probes.has(topic) {
+        if self.probes().has(topic) {
             return None;
         }
-        let states = self.probes.states();
+        let states = self.probes().states();
         let state = states.iter().find(|state| state.name == topic.name()).unwrap();
         let reason = state.state.reason().unwrap_or_default();
         assert!(reason.starts_with("this kernel "), "{}: {reason}", state.name);
@@ -123,7 +143,7 @@ impl World {
 
     /// How a topic is attached, with what is to be known about its numbers.
     pub(crate) fn state_of(&self, topic: Topic) -> String {
-        let states = self.probes.states();
+        let states = self.probes().states();
         let state = states.iter().find(|state| state.name == topic.name());
         state.map(|state| state.state.to_string()).unwrap_or_default()
     }
@@ -144,7 +164,7 @@ impl World {
 
     /// Every id of a cgroup.
     pub(crate) fn ids(&self, cgroup: &Group) -> Vec<CgroupId> {
-        let layout = self.probes.layout();
+        let layout = self.probes().layout();
         let mut used = vec![layout.task, layout.block, layout.network];
         used.sort();
         used.dedup();
@@ -153,11 +173,11 @@ impl World {
 
     /// The id under which tasks of a cgroup are counted.
     pub(crate) fn task_id(&self, cgroup: &Group) -> CgroupId {
-        self.id(cgroup, self.probes.layout().task)
+        self.id(cgroup, self.probes().layout().task)
     }
 
     fn id(&self, cgroup: &Group, hierarchy: Hierarchy) -> CgroupId {
-        let mount = self.probes.layout().mount(hierarchy).unwrap();
+        let mount = self.probes().layout().mount(hierarchy).unwrap();
         let dir = mount.join(Path::new(&cgroup.path).strip_prefix("/").unwrap());
         CgroupId { hierarchy, inode: std::fs::metadata(dir).unwrap().ino() }
     }
@@ -165,7 +185,7 @@ impl World {
     /// What was counted for a cgroup in all hierarchies; `None` when it has no slot.
     pub(crate) fn find(&mut self, cgroup: &Group) -> Option<KernelCounters> {
         let ids = self.ids(cgroup);
-        let all = self.probes.read().unwrap();
+        let all = self.probes_mut().read().unwrap();
         let mut own = all.iter().filter(|(id, _)| ids.contains(id)).map(|(_, found)| found);
         let mut total = own.next()?.clone();
         own.for_each(|found| total.merge(found));
@@ -176,14 +196,14 @@ impl World {
     pub(crate) fn counters(&mut self, cgroup: &Group) -> KernelCounters {
         let counters =
             self.find(cgroup).unwrap_or_else(|| panic!("no counters for {}", cgroup.path));
-        let stats = self.probes.stats();
+        let stats = self.probes().stats();
         assert_eq!((stats.slotless_events, stats.undecodable_records), (0, 0));
         counters
     }
 
     /// How many cgroups there are in the hierarchies that counters refer to.
     pub(crate) fn n_cgroups(&self) -> usize {
-        let layout = self.probes.layout();
+        let layout = self.probes().layout();
         let mut roots: Vec<_> = [layout.task, layout.block, layout.network]
             .into_iter()
             .filter_map(|hierarchy| layout.mount(hierarchy))
@@ -196,13 +216,13 @@ impl World {
     /// Long enough for retired slots to be given again.
     pub(crate) fn let_slots_rest(&mut self) {
         thread::sleep(Duration::from_millis(60));
-        self.probes.read().unwrap();
+        self.probes_mut().read().unwrap();
     }
 
     /// Makes sure that the cgroup of this test had an event before any other that follows.
     pub(crate) fn take_a_slot_ourselves(&mut self) {
         thread::sleep(Duration::from_millis(1));
-        while self.probes.read().unwrap().is_empty() {
+        while self.probes_mut().read().unwrap().is_empty() {
             thread::yield_now();
         }
     }
@@ -211,6 +231,32 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.hierarchies.restore_controllers();
+        // A test that failed may have left anything.
+        if !self.is_usual || thread::panicking() {
+            *self.turn = None;
+        }
+    }
+}
+
+/// Waits for the turn; `None`, after saying why, where these tests cannot run.
+fn take_turn() -> Option<MutexGuard<'static, Option<KernelProbes>>> {
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        skip_unless(false, &reason);
+        return None;
+    }
+    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Loads the programs; `None`, after saying why, where that cannot be.
+fn load(config: &KernelConfig) -> Option<KernelProbes> {
+    let object = std::env::var_os("HEADROOM_BPF_OBJECT").map(PathBuf::from);
+    match KernelProbes::load(&KernelConfig { object, ..config.clone() }) {
+        Ok(probes) => Some(probes),
+        Err(error @ (KernelError::NoObject | KernelError::NotPermitted)) => {
+            skip_unless(false, &error.to_string());
+            None
+        }
+        Err(error) => panic!("{error}"),
     }
 }
 

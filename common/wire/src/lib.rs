@@ -30,4 +30,4 @@ pub use batch::{Batch, BatchError, Contents};
 pub use frame::FrameError;
 pub use message::{BootId, Hello, Message, Welcome};
 pub use numbering::Numbering;
-pub use report::{AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport};
+pub use report::{AppliedAction, DutyReport, HostReport, ProbeReport, TickReport, WorkloadReport};

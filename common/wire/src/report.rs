@@ -75,6 +75,21 @@ pub struct HostReport {
     pub agent_memory_bytes: Option<u64>,
     /// Version of the model in use; `None` is the base layer alone.
     pub model_version: Option<u64>,
+    /// How much of the period hooks under a budget counted. Empty without kernel programs, and from
+    /// agents that do not tell.
+    #[serde(default)]
+    pub duties: Vec<DutyReport>,
+}
+
+/// How much of a period one hook of the kernel programs counted.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct DutyReport {
+    /// Which: `syscalls`, `switches`.
+    pub hook: String,
+    /// Part of the period, 0 to 1; 1 is all of it, and counts are exact.
+    pub factor: f64,
+    /// Relative standard error of what all workloads together did; `None` when exact or not known.
+    pub relative_error: Option<f64>,
 }
 
 /// One source of facts.

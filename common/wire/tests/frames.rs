@@ -12,8 +12,8 @@ use headroom_telemetry::{
     schema::SchemaHash,
 };
 use headroom_wire::{
-    AppliedAction, BatchError, BootId, Contents, FrameError, Hello, HostReport, Message,
-    ProbeReport, Welcome, frame, limits, message::Definitions,
+    AppliedAction, BatchError, BootId, Contents, DutyReport, FrameError, Hello, HostReport,
+    Message, ProbeReport, Welcome, frame, limits, message::Definitions,
 };
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
@@ -50,7 +50,16 @@ fn contents(n: u32) -> Contents {
     Contents {
         host: Some((
             T_S + 1.0,
-            HostReport { cpus: 2, load_1m: Some(0.5), ..HostReport::default() },
+            HostReport {
+                cpus: 2,
+                load_1m: Some(0.5),
+                duties: vec![DutyReport {
+                    hook: "syscalls".to_owned(),
+                    factor: 0.25,
+                    relative_error: Some(0.1),
+                }],
+                ..HostReport::default()
+            },
         )),
         samples: (0..n).map(|i| (i % 7, sample(T_S + f64::from(i / 7), i))).collect(),
         forecasts: (0..n).map(|i| (i % 7, forecast(i))).collect(),

@@ -155,7 +155,7 @@ fn init_script(modules: &[String], suites: &[Suite], with_object: bool) -> Resul
 pub(super) const BEAT_SECONDS: u32 = 2;
 
 /// How long one suite may take inside before it counts as hung, seconds.
-pub(super) const SUITE_SECONDS_MAX: u32 = 400;
+pub(super) const SUITE_SECONDS_MAX: u32 = 600;
 
 const SCRIPT_OPENING: &str = "#!/bin/busybox sh
 export PATH=/bin HOME=/root RUST_BACKTRACE=1 TMPDIR=/scratch HEADROOM_IN_VM=1

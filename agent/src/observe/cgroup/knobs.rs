@@ -11,6 +11,7 @@ use std::{
 use headroom_allocate::{Device, Knob, KnobKind, Limit};
 
 use super::layout::{Layout, Version, below};
+use crate::guard::cpus::CpuSet;
 
 /// Ticks between two looks at one workload.
 const LOOK_EVERY_TICKS: u64 = 8;
@@ -68,6 +69,7 @@ fn knob_of(kind: KnobKind) -> Option<Knob> {
         KnobKind::CpuWeight => Some(Knob::CpuWeight),
         KnobKind::MemoryLow => Some(Knob::MemoryLow),
         KnobKind::PidsMax => Some(Knob::PidsMax),
+        KnobKind::Cpuset => Some(Knob::Cpuset),
         KnobKind::IoWeight => Some(Knob::IoWeight),
         _ => None,
     }
@@ -79,12 +81,16 @@ fn read(layout: &Layout, path: &str, knob: Knob) -> Option<Limit> {
         Knob::CpuWeight => ("cpu", "cpu.shares", "cpu.weight"),
         Knob::MemoryLow => ("memory", "", "memory.low"),
         Knob::PidsMax => ("pids", "pids.max", "pids.max"),
+        Knob::Cpuset => ("cpuset", "", "cpuset.cpus"),
         _ => ("blkio", "blkio.bfq.weight", "io.weight"),
     };
     let home = &layout.hierarchies[layout.home(controller)?];
     let dir = home.dir.join(path.trim_start_matches('/'));
     let file = if home.version == Version::V1 { v1 } else { v2 };
     let text = (!file.is_empty()).then(|| text(dir.join(file)))??;
+    if knob == Knob::Cpuset {
+        return Some(cpus(&text));
+    }
     if text == "max" {
         return Some(Limit::Unlimited);
     }
@@ -94,6 +100,12 @@ fn read(layout: &Layout, path: &str, knob: Knob) -> Option<Limit> {
         return Some(Limit::At(amount / period_us));
     }
     Some(Limit::At(amount))
+}
+
+/// How many CPUs a list like `0-3,8` names; one that names none has all that there are above it.
+fn cpus(text: &str) -> Limit {
+    let count = CpuSet::parse(text).map_or(0, |cpus| cpus.len());
+    if count == 0 { Limit::Unlimited } else { Limit::At(count as f64) }
 }
 
 fn period_us(dir: &Path, version: Version) -> Option<f64> {
@@ -142,6 +154,8 @@ mod tests {
         write(root.path(), "sys/fs/cgroup/a/cpu.max.burst", "20000\n");
         write(root.path(), "sys/fs/cgroup/a/cpu.weight", "100\n");
         write(root.path(), "sys/fs/cgroup/a/pids.max", "max\n");
+        write(root.path(), "sys/fs/cgroup/a/cpuset.cpus", "0-2,7\n");
+        write(root.path(), "sys/fs/cgroup/b/cpuset.cpus", "\n");
         write(root.path(), "sys/fs/cgroup/a/io.weight", "default 70\n8:0 5\n");
         root
     }
@@ -156,6 +170,7 @@ mod tests {
             [
                 (Knob::CpuBurst, Limit::At(0.4)),
                 (Knob::CpuWeight, Limit::At(100.0)),
+                (Knob::Cpuset, Limit::At(4.0)),
                 (Knob::PidsMax, Limit::Unlimited),
                 (Knob::IoWeight, Limit::At(70.0)),
             ]
@@ -164,6 +179,7 @@ mod tests {
         assert_eq!(limits.of("/a", &KnobKind::ALL, 7), found);
         assert!(limits.of("/a", &KnobKind::ALL, 8).contains(&(Knob::CpuWeight, Limit::At(200.0))));
         assert_eq!(limits.of("/a", &KnobKind::DEFAULT, 9), []);
+        assert_eq!(limits.of("/b", &KnobKind::ALL, 9), [(Knob::Cpuset, Limit::Unlimited)]);
         assert_eq!(limits.of("/none", &KnobKind::ALL, 9), []);
     }
 

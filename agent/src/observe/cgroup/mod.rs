@@ -14,9 +14,10 @@ mod membership;
 pub mod parse;
 mod places;
 pub mod read;
+mod skip;
 pub mod tree;
 mod walk;
 
 pub use layout::{Layout, LayoutError, Mode, Version};
-pub use read::{Look, Reading, WorkloadFiles};
+pub use read::{Look, Moment, Reading, WorkloadFiles};
 pub use tree::{Tree, TreeConfig};

@@ -95,9 +95,16 @@ impl Role {
         )
     }
 
-    /// Whether what the file says goes on while tasks wait, without one being put on a CPU.
-    pub(super) fn is_pressure(self) -> bool {
-        matches!(self, Self::CpuPressure | Self::MemoryPressure | Self::IoPressure)
+    /// Which of the host's kinds of pressure the file tells, as a place in
+    /// [`PRESSURE_KINDS`](crate::observe::pressure::PRESSURE_KINDS); it goes on while tasks wait,
+    /// without one being put on a CPU.
+    pub(super) fn pressure_kind(self) -> Option<usize> {
+        match self {
+            Self::CpuPressure => Some(0),
+            Self::MemoryPressure => Some(1),
+            Self::IoPressure => Some(2),
+            _ => None,
+        }
     }
 
     /// Whether the file is of block I/O.

@@ -1,6 +1,6 @@
 //! The files of one workload, and what they say now.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use headroom_allocate::plan::Limit;
 
@@ -11,8 +11,10 @@ use super::{
     layout::Layout,
     parse::{self, IoTotals},
     places::{PLACES, Place, Role},
+    skip::{holds, keep, may_skip},
     tree::Inodes,
 };
+use crate::observe::pressure::HostCalm;
 
 /// What the files of a workload said at one moment. `None` is not measured.
 ///
@@ -86,6 +88,25 @@ pub struct WorkloadFiles {
     is_still: bool,
     /// Added to `reads`, so that cgroups made together are not read thoroughly together.
     phase: u32,
+    /// When each kind of pressure was read last.
+    pressure_read_s: [Option<f64>; 3],
+    /// Whether there is no cgroup below; `None` until it is looked at again.
+    is_leaf: Option<bool>,
+}
+
+/// What is the same for all workloads that are read in one go.
+#[derive(Clone, Debug, Default)]
+pub struct Moment {
+    /// Which block devices count.
+    pub devices: Arc<StackedDevices>,
+    /// When, by a clock that does not go back, seconds.
+    pub at_s: f64,
+    /// Since when nothing on the host was stalled.
+    pub calm: HostCalm,
+    /// Whether [`WorkloadFiles::disturb`] is called for every cgroup that gets a child.
+    pub tells_children: bool,
+    /// Whether every file is to be read, however likely it says what it said last.
+    pub is_thorough: bool,
 }
 
 /// Reads between two of a file that hardly ever changes, and between two looks at what others
@@ -94,10 +115,6 @@ const SLOW_EVERY_READS: u32 = 8;
 
 /// Periods after which every file of a cgroup that does not run is read all the same.
 const THOROUGH_EVERY_READS: u32 = 64;
-
-/// CPU time in a period up to which a workload whose memory stayed the same is taken to have left
-/// the parts of its memory as they were, until the next thorough look; nanoseconds.
-const RAN_LITTLE_NS: u64 = 1_000_000;
 
 /// The cgroup is gone; not an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -136,6 +153,8 @@ impl WorkloadFiles {
             last: Reading::default(),
             is_still: false,
             phase: inodes.iter().fold(0, |sum, ino| sum ^ *ino) as u32 % THOROUGH_EVERY_READS,
+            pressure_read_s: [None; 3],
+            is_leaf: None,
         };
         files.open_missing(layout, path, inodes, twin, budget);
         files
@@ -195,24 +214,25 @@ impl WorkloadFiles {
     ///
     /// # Errors
     /// [`Gone`] when every file there was belonged to a removed cgroup.
-    pub fn read(
-        &mut self,
-        devices: &StackedDevices,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Reading, Gone> {
+    pub fn read(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Result<Reading, Gone> {
         let mut reading = Reading::default();
         let mut blkio = (None, None);
-        let is_thorough = self.is_every(SLOW_EVERY_READS);
-        let Self { held, task_list, reads, period, last, .. } = self;
+        let is_thorough = moment.is_thorough || self.is_every(SLOW_EVERY_READS);
+        let Self { held, task_list, reads, period, last, pressure_read_s, .. } = self;
+        let devices: &StackedDevices = &moment.devices;
         *reads = reads.wrapping_add(1);
         let had_files = !held.is_empty();
         held.retain(|(role, file)| {
-            if !is_thorough && may_skip(*role, &reading, last) {
+            let is_calm = holds(*role, pressure_read_s, moment);
+            if !is_thorough && (is_calm || may_skip(*role, &reading, last)) {
                 keep(*role, last, &mut reading);
                 return true;
             }
             match file.read(buffer) {
                 Ok(bytes) => {
+                    if let Some(kind) = role.pressure_kind() {
+                        pressure_read_s[kind] = Some(moment.at_s);
+                    }
                     match role {
                         Role::CpuPeriodV1 => bytes.clone_into(period),
                         Role::CpuQuotaV1 => reading.cpu_quota = parse::cfs_quota(bytes, period),
@@ -246,27 +266,27 @@ impl WorkloadFiles {
     /// Exact for what only its own tasks can change. What others change shows later: its limits and
     /// what memory it has after at most [`SLOW_EVERY_READS`] periods, the parts of its memory after
     /// at most [`THOROUGH_EVERY_READS`].
-    pub fn look(&mut self, devices: &StackedDevices, buffer: &mut Vec<u8>) -> Look {
+    pub fn look(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Look {
         let counts_time = self.last.cpu_usage_ns.is_some();
         if !counts_time || self.reads == 0 || self.is_every(THOROUGH_EVERY_READS) {
             return Look::Stale;
         }
-        if self.is_every(SLOW_EVERY_READS) && !self.is_left_alone(devices, buffer) {
+        if self.is_every(SLOW_EVERY_READS) && !self.is_left_alone(moment, buffer) {
             return Look::Stale;
         }
         if !self.is_still {
-            let is_leaf = self.held.first().is_some_and(|(_role, file)| file.is_of_leaf());
-            match self.pressure(devices, buffer) {
-                Some(pressure) if is_leaf && pressure == told_pressure(&self.last) => {
-                    self.is_still = true;
-                }
+            if !self.is_of_leaf(moment.tells_children) {
+                return Look::Stale;
+            }
+            match self.pressure(moment, buffer) {
+                Some(pressure) if pressure == told_pressure(&self.last) => self.is_still = true,
                 // The kernel adds stalls up two seconds late.
-                Some((some, full)) if is_leaf => {
+                Some((some, full)) => {
                     (self.last.pressure_some_us, self.last.pressure_full_us) = (some, full);
                     self.reads = self.reads.wrapping_add(1);
                     return Look::Stalled;
                 }
-                _ => return Look::Stale,
+                None => return Look::Stale,
             }
         }
         self.reads = self.reads.wrapping_add(1);
@@ -276,6 +296,7 @@ impl WorkloadFiles {
     /// The cgroup got a child, whose tasks count for it: the last reading no longer holds.
     pub fn disturb(&mut self) {
         self.is_still = false;
+        self.is_leaf = None;
     }
 
     /// What was read last.
@@ -287,23 +308,41 @@ impl WorkloadFiles {
         self.reads == 0 || self.reads.wrapping_add(self.phase).is_multiple_of(reads)
     }
 
+    /// Whether there is no cgroup below. One that had a child may have lost it since.
+    fn is_of_leaf(&mut self, tells_children: bool) -> bool {
+        if !tells_children || self.is_leaf != Some(true) {
+            self.is_leaf = self.held.first().map(|(_role, file)| file.is_of_leaf());
+        }
+        self.is_leaf == Some(true)
+    }
+
     /// Whether what others than its tasks change is as it was.
-    fn is_left_alone(&self, devices: &StackedDevices, buffer: &mut Vec<u8>) -> bool {
+    fn is_left_alone(&self, moment: &Moment, buffer: &mut Vec<u8>) -> bool {
         let told = |of: &Reading| (of.memory_bytes, of.cpu_quota, of.memory_max, of.memory_high);
-        let now = self.read_some(Role::is_of_others, devices, buffer);
+        let now = self.read_some(Role::is_of_others, moment, buffer);
         now.is_some_and(|now| told(&now) == told(&self.last))
     }
 
-    fn pressure(&self, devices: &StackedDevices, buffer: &mut Vec<u8>) -> Option<Pressure> {
-        let now = self.read_some(Role::is_pressure, devices, buffer)?;
-        Some(told_pressure(&now))
+    /// Totals of stalls now; those that hold are not read again.
+    fn pressure(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Option<Pressure> {
+        let read_s = self.pressure_read_s;
+        let is_due = |role: Role| role.pressure_kind().is_some() && !holds(role, &read_s, moment);
+        let now = self.read_some(is_due, moment, buffer)?;
+        let (mut some, mut full) = told_pressure(&self.last);
+        for (role, _file) in self.held.iter().filter(|(role, _file)| is_due(*role)) {
+            if let Some(kind) = role.pressure_kind() {
+                (some[kind], full[kind]) = (now.pressure_some_us[kind], now.pressure_full_us[kind]);
+                self.pressure_read_s[kind] = Some(moment.at_s);
+            }
+        }
+        Some((some, full))
     }
 
     /// What the files of some roles say now; `None` when one cannot be read.
     fn read_some(
         &self,
-        is_wanted: fn(Role) -> bool,
-        devices: &StackedDevices,
+        is_wanted: impl Fn(Role) -> bool,
+        moment: &Moment,
         buffer: &mut Vec<u8>,
     ) -> Option<Reading> {
         let mut now = Reading::default();
@@ -311,7 +350,7 @@ impl WorkloadFiles {
             let bytes = file.read(buffer).ok()?;
             match role {
                 Role::CpuQuotaV1 => now.cpu_quota = parse::cfs_quota(bytes, &self.period),
-                role => take(*role, bytes, devices, &mut now),
+                role => take(*role, bytes, &moment.devices, &mut now),
             }
         }
         Some(now)
@@ -323,64 +362,6 @@ type Pressure = ([Option<u64>; 3], [Option<u64>; 3]);
 
 fn told_pressure(of: &Reading) -> Pressure {
     (of.pressure_some_us, of.pressure_full_us)
-}
-
-/// Whether the file of `role` says what it said `last`, judged from what is in `now` already.
-///
-/// The period of a quota hardly ever changes, and nothing is throttled or refused without a limit;
-/// but tasks are killed without a limit of their own too, when the host is short of memory.
-/// The costliest file is that of memory's parts: they stay as they are while next to nothing of the
-/// cgroup runs and its memory as a whole stays the same. A counter there that moved all the same is
-/// told later, and loses nothing.
-fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
-    let ran_ns = now.cpu_usage_ns.zip(last.cpu_usage_ns);
-    let ran_ns = ran_ns.and_then(|(now, last)| now.checked_sub(last));
-    let is_idle = ran_ns.is_some_and(|ran_ns| ran_ns <= RAN_LITTLE_NS)
-        && now.memory_bytes.is_some()
-        && now.memory_bytes == last.memory_bytes;
-    let is_free = |now, last| now == Some(Limit::Unlimited) && last == Some(Limit::Unlimited);
-    match role {
-        Role::CpuPeriodV1 => true,
-        Role::CpuStatV1 => is_free(now.cpu_quota, last.cpu_quota),
-        Role::CpuSystemV1 => now.cpu_usage_ns.is_some() && now.cpu_usage_ns == last.cpu_usage_ns,
-        Role::MemoryFailuresV1 => is_free(now.memory_max, last.memory_max),
-        Role::MemoryOomV1
-        | Role::MemoryEventsV2
-        | Role::MemoryStatV1
-        | Role::MemoryStatV2
-        | Role::Tasks => is_idle,
-        _ => false,
-    }
-}
-
-/// Takes over from `last` what the file of `role` said.
-fn keep(role: Role, last: &Reading, now: &mut Reading) {
-    match role {
-        Role::CpuStatV1 => {
-            now.throttled_ns = last.throttled_ns;
-            now.throttled_periods = last.throttled_periods;
-        }
-        Role::CpuSystemV1 => now.cpu_system_ns = last.cpu_system_ns,
-        Role::MemoryFailuresV1 => now.memory_limit_hits = last.memory_limit_hits,
-        Role::MemoryOomV1 => now.oom_kills = last.oom_kills,
-        Role::MemoryEventsV2 => {
-            now.memory_limit_hits = last.memory_limit_hits;
-            now.oom_kills = last.oom_kills;
-        }
-        Role::MemoryStatV1 | Role::MemoryStatV2 => {
-            now.memory_anon_bytes = last.memory_anon_bytes;
-            now.memory_file_bytes = last.memory_file_bytes;
-            now.memory_inactive_file_bytes = last.memory_inactive_file_bytes;
-            now.memory_dirty_bytes = last.memory_dirty_bytes;
-            now.memory_writeback_bytes = last.memory_writeback_bytes;
-            now.memory_reclaims = last.memory_reclaims;
-            now.page_faults = last.page_faults;
-            now.major_faults = last.major_faults;
-            now.memory_refaults = last.memory_refaults;
-        }
-        Role::Tasks => now.tasks = last.tasks,
-        _ => {}
-    }
 }
 
 /// Puts what the file of `role` says into `reading`.

@@ -2,12 +2,14 @@
 
 use std::{fs, path::Path};
 
-use super::{Look, Reading, WorkloadFiles};
-use crate::observe::cgroup::{
-    Layout, Mode, Version,
-    devices::StackedDevices,
-    held::DescriptorBudget,
-    layout::{HIERARCHIES_MAX, Hierarchy},
+use super::{Look, Moment, Reading, WorkloadFiles};
+use crate::observe::{
+    cgroup::{
+        Layout, Mode, Version,
+        held::DescriptorBudget,
+        layout::{HIERARCHIES_MAX, Hierarchy},
+    },
+    pressure::HostCalm,
 };
 
 const MEMORY_STAT_V2: &str = "\
@@ -87,7 +89,7 @@ fn open(layout: &Layout) -> WorkloadFiles {
 }
 
 fn read(files: &mut WorkloadFiles) -> Reading {
-    files.read(&StackedDevices::default(), &mut Vec::new()).unwrap()
+    files.read(&Moment::default(), &mut Vec::new()).unwrap()
 }
 
 #[test]
@@ -181,8 +183,8 @@ fn kills_are_seen_at_once_although_there_is_no_limit() {
 
 /// How often the last reading holds before the files are to be read again.
 fn n_held(files: &mut WorkloadFiles) -> usize {
-    let devices = StackedDevices::default();
-    std::iter::repeat_with(|| files.look(&devices, &mut Vec::new()))
+    let moment = Moment::default();
+    std::iter::repeat_with(|| files.look(&moment, &mut Vec::new()))
         .take(100)
         .take_while(|look| *look == Look::Same)
         .count()
@@ -215,7 +217,7 @@ fn a_cgroup_that_does_not_run_is_read_again_when_others_change_it_or_after_a_whi
     assert_eq!(read(&mut files).memory_anon_bytes, Some(2));
 
     for (file, text) in [("memory.current", "8192\n"), ("memory.max", "16384\n")] {
-        let look = files.look(&StackedDevices::default(), &mut Vec::new());
+        let look = files.look(&Moment::default(), &mut Vec::new());
         assert_eq!(look, Look::Same, "{file}");
         write(&dir, &[(file, text)]);
         let n_late = n_held(&mut files);
@@ -226,16 +228,66 @@ fn a_cgroup_that_does_not_run_is_read_again_when_others_change_it_or_after_a_whi
 }
 
 #[test]
-fn a_stall_without_running_and_children_are_not_passed_over() {
+fn limits_of_what_hardly_runs_are_read_every_so_often_and_of_what_runs_at_once() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("u/w");
-    let pressure = |total: u32| format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n");
-    write(&dir, &[("cpu.stat", "usage_usec 5000\n"), ("io.pressure", &pressure(7))]);
+    let usage = |us: u32| format!("usage_usec {us}\n");
+    write(&dir, &[("cpu.stat", &usage(1)), ("cpu.max", "max 100000\n"), ("memory.max", "max\n")]);
     let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
     let mut files = open(&layout);
     read(&mut files);
-    write(&dir, &[("io.pressure", &pressure(9))]);
-    let look = files.look(&StackedDevices::default(), &mut Vec::new());
+    write(&dir, &[("cpu.max", "50000 100000\n"), ("cpu.stat", &usage(40_001))]);
+    let half = Some(headroom_allocate::plan::Limit::At(0.5));
+    assert_eq!(read(&mut files).cpu_quota, half, "it ran for 40 ms");
+    write(&dir, &[("cpu.max", "max 100000\n")]);
+    let n_late = (0..100).take_while(|_read| read(&mut files).cpu_quota == half).count();
+    assert!((1..8).contains(&n_late), "{n_late}");
+    write(&dir, &[("cpu.max", "50000 100000\n")]);
+    let moment = Moment { is_thorough: true, ..Moment::default() };
+    assert_eq!(files.read(&moment, &mut Vec::new()).unwrap().cpu_quota, half);
+}
+
+/// What `io.pressure` says after `total` microseconds.
+fn stalled(total: u32) -> String {
+    format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n")
+}
+
+/// Files of a cgroup `u/w` that has waited for I/O for `total` microseconds.
+fn files_stalled(root: &tempfile::TempDir, total: u32) -> WorkloadFiles {
+    let files = [("cpu.stat", "usage_usec 5000\n"), ("io.pressure", &stalled(total))];
+    write(&root.path().join("u/w"), &files);
+    open(&layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]))
+}
+
+#[test]
+fn pressure_is_not_read_while_nobody_on_the_host_feels_any() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    let mut files = files_stalled(&root, 7);
+    let mut calm = HostCalm::default();
+    calm.note([None, None, Some(50)], 1.0);
+    let mut at = |at_s: f64, calm: HostCalm| {
+        let moment = Moment { at_s, calm, ..Moment::default() };
+        files.read(&moment, &mut Vec::new()).unwrap().pressure_some_us[2]
+    };
+    at(2.0, calm);
+    // Nothing real changes so; it shows what is read.
+    write(&dir, &[("io.pressure", &stalled(8))]);
+    assert_eq!(at(4.0, calm), Some(8), "what was read soon after a stall may lack it");
+    write(&dir, &[("io.pressure", &stalled(9))]);
+    assert_eq!(at(5.0, calm), Some(8));
+    calm.note([None, None, Some(51)], 6.0);
+    assert_eq!(at(6.0, calm), Some(9));
+}
+
+#[test]
+fn a_stall_without_running_and_children_are_not_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    let mut files = files_stalled(&root, 7);
+    read(&mut files);
+    write(&dir, &[("io.pressure", &stalled(9))]);
+    let look = files.look(&Moment::default(), &mut Vec::new());
     assert_eq!((look, files.last().pressure_some_us[2]), (Look::Stalled, Some(9)));
     assert!(n_held(&mut files) > 0);
 

@@ -33,6 +33,8 @@ const HANG_PERIODS: u32 = 10;
 pub struct GpuDevice {
     /// Name of the product.
     pub name: String,
+    /// `N` of its file `/dev/nvidiaN`.
+    pub minor: Option<u32>,
     /// Identity that survives reboots.
     pub uuid: Option<String>,
     /// Share of time with a kernel running.
@@ -45,6 +47,10 @@ pub struct GpuDevice {
     pub memory_total_bytes: Option<u64>,
     /// Power drawn, watts.
     pub power_watts: Option<f64>,
+    /// Power that it may draw, watts.
+    pub power_limit_watts: Option<f64>,
+    /// What it may draw by itself, watts.
+    pub power_default_watts: Option<f64>,
     /// Clock of the multiprocessors, hertz.
     pub clock_hz: Option<f64>,
     /// Their highest clock, hertz.
@@ -55,6 +61,9 @@ pub struct GpuDevice {
     pub is_split: bool,
     /// Whether processes share it through MPS.
     pub is_shared: bool,
+    /// The cgroups whose processes are on it, each once; missing where it is split or does not
+    /// tell its processes.
+    pub users: Option<Vec<String>>,
 }
 
 impl GpuDevice {

@@ -81,8 +81,10 @@ pub(super) fn look(
             .device_by_index(index)
             .and_then(|device| look_at(&device, seen.entry(index).or_default(), &mut short_of));
         match found {
-            Ok((look, tells)) => {
+            Ok((mut look, tells)) => {
                 tells_processes &= tells;
+                let is_told = tells && !look.device.is_split;
+                look.device.users = is_told.then(|| users(&look, cgroups));
                 looks.push(look);
             }
             // Nothing runs on it any more, so that what the others tell is all there is.
@@ -158,6 +160,14 @@ fn look_at(
     Ok((DeviceLook { device: described, processes, tells_use }, tells_processes))
 }
 
+/// The cgroups of the processes on a GPU. One that has ended is on it no more.
+fn users(look: &DeviceLook, cgroups: &ProcessCgroups) -> Vec<String> {
+    let mut users: Vec<String> = look.processes.keys().filter_map(|pid| cgroups.of(*pid)).collect();
+    users.sort_unstable();
+    users.dedup();
+    users
+}
+
 /// `None` for what the driver does not tell.
 fn told<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
     match answer {
@@ -168,6 +178,7 @@ fn told<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
 }
 
 fn describe(device: &Device<'_>) -> Result<GpuDevice, NvmlError> {
+    let watts = |milliwatts: u32| f64::from(milliwatts) / 1.0e3;
     let hertz = |megahertz: u32| f64::from(megahertz) * 1.0e6;
     let memory = told(device.memory_info())?;
     let rates = told(device.utilization_rates())?;
@@ -175,17 +186,21 @@ fn describe(device: &Device<'_>) -> Result<GpuDevice, NvmlError> {
     let mps = told(device.mps_running_compute_processes())?;
     Ok(GpuDevice {
         name: printable(&name).into_owned(),
+        minor: told(device.minor_number())?,
         uuid: told(device.uuid())?.map(|uuid| printable(&uuid).into_owned()),
         utilisation: rates.as_ref().map(|rates| f64::from(rates.gpu) / 100.0),
         memory_bandwidth: rates.as_ref().map(|rates| f64::from(rates.memory) / 100.0),
         memory_used_bytes: memory.as_ref().map(|memory| memory.used),
         memory_total_bytes: memory.as_ref().map(|memory| memory.total),
-        power_watts: told(device.power_usage())?.map(|milliwatts| f64::from(milliwatts) / 1.0e3),
+        power_limit_watts: told(device.power_management_limit())?.map(watts),
+        power_default_watts: told(device.power_management_limit_default())?.map(watts),
+        power_watts: told(device.power_usage())?.map(watts),
         clock_hz: told(device.clock_info(Clock::SM))?.map(hertz),
         clock_max_hz: told(device.max_clock_info(Clock::SM))?.map(hertz),
         throttled: told(device.current_throttle_reasons())?.map(held_down),
         is_split: told(device.mig_mode())?.is_some_and(|mode| mode.current != 0),
         is_shared: mps.is_some_and(|processes| !processes.is_empty()),
+        users: None,
     })
 }
 

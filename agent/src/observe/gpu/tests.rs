@@ -15,67 +15,7 @@ use super::{GpuMonitor, GpuSnapshot, ProcessCgroups};
 /// The stand-in. Processes 101 and 102 run on GPU 0, 102 on GPU 1 too; what it answers differs by
 /// `SPLIT`, `MUTE` and `SHARED`; GPU 1 is lost as soon as the file `LOST` is there, and calls hang while
 /// `HANG` is. Shared, what 102 uses of GPU 0 is charged to 103, the MPS server.
-const LIBRARY: &str = r#"
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-typedef unsigned u; typedef unsigned long long ull;
-struct utilization { u gpu, memory; };
-struct memory { u version; ull total, reserved, free, used; };
-struct process { u pid; ull bytes; u gpu_instance, compute_instance; };
-struct sample { u pid; ull at; u sm, mem, enc, dec; };
-static int gpus[2]; static int instances[2];
-static long number(void *d) { return d == &gpus[1] || d == &instances[1]; }
-static int is_instance(void *d) { return d == &instances[0] || d == &instances[1]; }
-#define CHECK(d) do { if (number(d) && access(LOST, F_OK) == 0) return 15; if (MUTE) return 3; } while (0)
-int nvmlInit_v2(void) { return 0; }
-int nvmlShutdown(void) { return 0; }
-int nvmlSystemGetDriverVersion(char *v, u n) { snprintf(v, n, "550.\x1b[2J1"); return 0; }
-int nvmlDeviceGetCount_v2(u *n) { *n = 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(u i, void **d) { *d = &gpus[i]; return 0; }
-int nvmlDeviceGetName(void *d, char *s, u n) { CHECK(d); snprintf(s, n, "Fake %ld", number(d)); return 0; }
-int nvmlDeviceGetUUID(void *d, char *s, u n) { CHECK(d); snprintf(s, n, "GPU-%ld", number(d)); return 0; }
-int nvmlDeviceGetUtilizationRates(void *d, struct utilization *r) { CHECK(d); r->gpu = 80; r->memory = 40; return 0; }
-int nvmlDeviceGetMemoryInfo_v2(void *d, struct memory *m) { CHECK(d); m->total = 1000; m->reserved = 0; m->free = 400; m->used = 600; return 0; }
-int nvmlDeviceGetPowerUsage(void *d, u *mw) { CHECK(d); while (access(HANG, F_OK) == 0) usleep(1000); *mw = 200000; return 0; }
-int nvmlDeviceGetClockInfo(void *d, u kind, u *mhz) { CHECK(d); *mhz = number(d) ? 500 : 1500; return 0; }
-int nvmlDeviceGetMaxClockInfo(void *d, u kind, u *mhz) { CHECK(d); *mhz = 2000; return 0; }
-int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, ull *r) { CHECK(d); *r = number(d) ? 4 : 1; return 0; }
-int nvmlDeviceGetMigMode(void *d, u *now, u *next) { CHECK(d); *now = *next = SPLIT; return 0; }
-int nvmlDeviceGetMaxMigDeviceCount(void *d, u *n) { CHECK(d); *n = 7; return 0; }
-int nvmlDeviceGetMigDeviceHandleByIndex(void *d, u i, void **m) { CHECK(d); if (i > 0) return 6; *m = &instances[number(d)]; return 0; }
-static int answer(struct process *from, u have, u *n, struct process *to) {
-  if (*n < have) { *n = have; return have ? 7 : 0; }
-  if (have) memcpy(to, from, have * sizeof *from);
-  *n = have; return 0;
-}
-int nvmlDeviceGetComputeRunningProcesses_v3(void *d, u *n, struct process *p) {
-  CHECK(d);
-  /* Split, the GPU as a whole tells only a privileged caller; its instances tell everybody. */
-  if (SPLIT && !is_instance(d)) return 4;
-  struct process both[2] = { { 101, 100, 0, 0 }, { 102, 300, 0, 0 } };
-  return number(d) ? answer(both + 1, 1, n, p) : answer(both, 2, n, p);
-}
-int nvmlDeviceGetGraphicsRunningProcesses_v3(void *d, u *n, struct process *p) {
-  CHECK(d); return answer(0, 0, n, p);
-}
-int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *d, u *n, struct process *p) {
-  CHECK(d); struct process client = { 101, 100, 0, 0 };
-  return answer(&client, SHARED && !number(d), n, p);
-}
-int nvmlDeviceGetProcessUtilization(void *d, struct sample *s, u *n, ull since) {
-  static ull at = 1000;
-  CHECK(d);
-  if (SPLIT) return 3;
-  if (!s) { *n = 3; return 7; }
-  at += 10;
-  struct sample first[3] = { { 101, at, 20, 10, 4, 0 }, { 101, at + 1, 40, 30, 0, 2 }, { 102, at, 90, 50, 0, 0 } };
-  if (SHARED && !number(d)) first[2].pid = 103;
-  memcpy(s, first, sizeof first);
-  if (number(d)) { s[0] = first[2]; *n = 1; } else *n = 3;
-  return 0;
-}
-"#;
+const LIBRARY: &str = include_str!("stand_in.c");
 
 struct Fake {
     dir: TempDir,
@@ -92,13 +32,13 @@ impl Fake {
             let is_on = flags.contains(&flag);
             format!("-D{flag}={}", u8::from(is_on))
         });
-        let [lost, hang] = [("LOST", "lost"), ("HANG", "hang")]
+        let [lost, hang, state] = [("LOST", "lost"), ("HANG", "hang"), ("STATE", "")]
             .map(|(name, file)| format!("-D{name}=\"{}\"", dir.path().join(file).display()));
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-w", "-o"])
             .arg(&library)
             .args(defaults)
-            .args([lost, hang])
+            .args([lost, hang, state])
             .arg(&source)
             .output();
         match built {
@@ -151,6 +91,11 @@ fn two_processes_in_two_cgroups_are_told_apart() {
     assert!(is_near(b.utilisation, 1.8) && is_near(b.power_watts, 350.0), "{b:?}");
     assert!(is_near(b.clock_ratio, 0.5) && is_near(b.throttled, 0.5), "{b:?}");
     assert_eq!(b.memory_bytes, Some(600));
+    let [first, second] = [&seen.devices[0], &seen.devices[1]];
+    assert_eq!((first.minor, second.minor), (Some(0), Some(1)));
+    assert_eq!(first.users.as_deref(), Some(&["/a".to_owned(), "/b".to_owned()][..]));
+    assert_eq!(second.users.as_deref(), Some(&["/b".to_owned()][..]));
+    assert!(is_near(first.power_limit_watts, 250.5) && is_near(first.power_default_watts, 300.0));
 }
 
 #[test]
@@ -161,6 +106,7 @@ fn a_split_gpu_tells_memory_of_its_instances_and_says_that_use_is_not_told() {
     let a = seen.workloads["/a"];
     assert_eq!((a.memory_bytes, a.utilisation, a.power_watts), (Some(100), None, None));
     assert!(seen.tells_processes);
+    assert_eq!(seen.devices[0].users, None, "whose use of the whole is whose is not told");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use headroom_abi::{
     SKETCH_BINS,
     histogram::BUCKETS,
-    record::{self, BlockCounters, CacheCounters, EventCount, NetCounters, hardware},
+    record::{self, BlockCounters, CacheCounters, EventCount, NetCounters, hardware, marks},
     syscall::SyscallClass,
 };
 use serde::Serialize;
+
+use super::marks::Due;
 
 /// What the kernel programs counted for one cgroup since they were attached.
 ///
@@ -145,6 +147,37 @@ impl KernelCounters {
         add_net(&mut self.net, &other.net);
     }
 
+    /// Itself without what is `due`, by [`marks`]: zero, to be read anew.
+    pub(super) fn but(&self, due: Due) -> Self {
+        let mut kept = self.clone();
+        if due[marks::TASKS] {
+            kept = Self {
+                timed_syscalls: self.timed_syscalls,
+                failed_syscalls: self.failed_syscalls,
+                syscall_hist: self.syscall_hist,
+                code: self.code,
+                cache: self.cache,
+                block: self.block,
+                net: self.net,
+                ..Self::default()
+            };
+        }
+        if due[marks::SAMPLED] {
+            (kept.timed_syscalls, kept.failed_syscalls) = (0, 0);
+            (kept.syscall_hist, kept.code) = ([0; BUCKETS], [0; SKETCH_BINS]);
+        }
+        if due[marks::CACHE] {
+            kept.cache = CacheCounters::default();
+        }
+        if due[marks::BLOCK] {
+            kept.block = BlockCounters::ZERO;
+        }
+        if due[marks::NET] {
+            kept.net = NetCounters::ZERO;
+        }
+        kept
+    }
+
     pub(super) fn add_task(&mut self, record: &record::TaskCounters) {
         add_all(&mut self.syscalls, &record.syscalls);
         wrap_all(&mut self.order, &record.order);
@@ -239,9 +272,40 @@ fn wrap_all(totals: &mut [u32], amounts: &[u32]) {
 
 #[cfg(test)]
 mod tests {
-    use headroom_abi::record::{EventCount, SYSCALL_ROOM, SampledCounters, TaskCounters, hardware};
+    use headroom_abi::record::{
+        EventCount, SYSCALL_ROOM, SampledCounters, TaskCounters, hardware, marks,
+    };
 
     use super::KernelCounters;
+
+    #[test]
+    fn what_is_read_anew_is_let_go_and_nothing_else() {
+        let mut task = TaskCounters { switches: 3, ..TaskCounters::ZERO };
+        (task.syscalls[2], task.order[9]) = (7, 1);
+        let mut sampled = SampledCounters { timed: 5, failed: 4, ..SampledCounters::ZERO };
+        (sampled.latency_hist[1], sampled.code[7]) = (8, 6);
+        let fill: [&dyn Fn(&mut KernelCounters); marks::COUNT] = [
+            &|all| {
+                all.add_task(&task);
+                all.add_events(
+                    &[EventCount { count: 3, ..EventCount::default() }; hardware::COUNT],
+                );
+            },
+            &|all| all.add_sampled(&sampled),
+            &|all| all.cache.got_pages = 5,
+            &|all| all.block.size_hist[3] = 2,
+            &|all| all.net.tx_packets = 7,
+        ];
+        let mut all = KernelCounters::default();
+        fill.iter().for_each(|add| add(&mut all));
+        for (due, add) in fill.iter().enumerate() {
+            let mut kept = all.but(std::array::from_fn(|kind| kind == due));
+            assert_ne!(kept, all, "kind {due}");
+            add(&mut kept);
+            assert_eq!(kept, all, "kind {due}");
+        }
+        assert_eq!(all.but([true; marks::COUNT]), KernelCounters::default());
+    }
 
     #[test]
     fn merging_adds_every_field() {

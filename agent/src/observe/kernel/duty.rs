@@ -42,6 +42,14 @@ impl DutyHook {
     /// Every hook, in the order of their gates.
     pub const ALL: [Self; gate::COUNT as usize] = [Self::Syscalls, Self::Switches];
 
+    /// Name in reports and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Syscalls => "syscalls",
+            Self::Switches => "switches",
+        }
+    }
+
     fn gate(self) -> u32 {
         match self {
             Self::Syscalls => gate::SYSCALLS,

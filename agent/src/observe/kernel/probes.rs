@@ -12,7 +12,7 @@ use aya::{
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
-use headroom_abi::record;
+use headroom_abi::record::{self, marks};
 use headroom_telemetry::Fact;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -278,13 +278,14 @@ impl KernelProbes {
         let wanted = self.wanted();
         let mut read = Vec::new();
         for (id, slot) in self.book.taken() {
-            let is_of_tasks = id.hierarchy == self.layout.task;
-            let is_told = tasks_mark || !is_of_tasks;
-            if is_told && !marked.has(slot) && self.latest.contains_key(&id) {
+            let mut due = marked.due(slot);
+            due[marks::TASKS] |= !tasks_mark && id.hierarchy == self.layout.task;
+            let before = self.latest.get(&id);
+            if before.is_some() && due == [false; marks::COUNT] {
                 continue;
             }
-            let counters = self.read_slot(id, slot, wanted)?;
-            if self.latest.get(&id) != Some(&counters) {
+            let counters = self.read_slot(id, slot, wanted, due, before)?;
+            if before != Some(&counters) {
                 read.push((id, counters));
             }
         }

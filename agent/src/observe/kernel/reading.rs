@@ -4,10 +4,12 @@ use aya::{
     Pod,
     maps::{MapData, PerCpuArray, PerCpuValues},
 };
+use headroom_abi::record::marks;
 
 use super::{
     CgroupId, KernelCounters, KernelError, Topic,
     load::{Block, Events, Net, PageCache, Sampled, Task, in_map},
+    marks::Due,
     probes::KernelProbes,
 };
 
@@ -42,22 +44,26 @@ impl KernelProbes {
         }
     }
 
+    /// What was counted for a slot, of which `before` was read already: only what is `due` is read.
     pub(super) fn read_slot(
         &self,
         id: CgroupId,
         slot: u32,
         wanted: Wanted,
+        due: Due,
+        before: Option<&KernelCounters>,
     ) -> Result<KernelCounters, KernelError> {
-        let mut counters = KernelCounters::default();
+        let due = if before.is_some() { due } else { [true; marks::COUNT] };
+        let mut counters = before.map(|before| before.but(due)).unwrap_or_default();
         if id.hierarchy == self.layout.task {
-            self.read_tasks(&mut counters, slot, wanted)?;
+            self.read_tasks(&mut counters, slot, wanted, due)?;
         }
-        if wanted.blocks && id.hierarchy == self.layout.block {
+        if wanted.blocks && due[marks::BLOCK] && id.hierarchy == self.layout.block {
             for Block(record) in per_cpu(&self.maps.blocks, slot, "BLOCKS")?.iter() {
                 counters.add_block(record);
             }
         }
-        if wanted.nets && id.hierarchy == self.layout.network {
+        if wanted.nets && due[marks::NET] && id.hierarchy == self.layout.network {
             for Net(record) in per_cpu(&self.maps.nets, slot, "NETS")?.iter() {
                 counters.add_net(record);
             }
@@ -70,22 +76,23 @@ impl KernelProbes {
         counters: &mut KernelCounters,
         slot: u32,
         wanted: Wanted,
+        due: Due,
     ) -> Result<(), KernelError> {
-        if wanted.tasks {
+        if wanted.tasks && due[marks::TASKS] {
             for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
                 counters.add_task(record);
             }
         }
-        if wanted.hardware {
+        if wanted.hardware && due[marks::TASKS] {
             for Events(record) in per_cpu(&self.maps.event_counts, slot, "EVENT_COUNTS")?.iter() {
                 counters.add_events(&record.events);
             }
         }
-        if wanted.samples {
+        if wanted.samples && due[marks::SAMPLED] {
             let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
             counters.add_sampled(&record);
         }
-        if wanted.caches {
+        if wanted.caches && due[marks::CACHE] {
             for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
                 counters.add_cache(record);
             }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use headroom_abi::record::gate;
 use headroom_telemetry::Fact;
+use headroom_wire::DutyReport;
 use serde::Serialize;
 
 use crate::observe::{
@@ -42,6 +43,17 @@ pub struct HookDuty {
     /// windows: how much windows differ, and how far the hook itself slowed what it counted.
     /// `None` when exact or not known. That of one workload with few events is larger.
     pub relative_error: Option<f64>,
+}
+
+impl HookDuty {
+    /// As it travels.
+    pub fn report(&self) -> DutyReport {
+        DutyReport {
+            hook: self.hook.name().to_owned(),
+            factor: self.factor,
+            relative_error: self.relative_error,
+        }
+    }
 }
 
 /// The governor with what it remembers from tick to tick.

@@ -22,6 +22,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -45,7 +46,7 @@ pub use self::{
 };
 use super::{
     cgroup::{
-        Layout, Reading, Tree, TreeConfig, Version, WorkloadFiles, devices::StackedDevices,
+        Layout, Moment, Reading, Tree, TreeConfig, Version, WorkloadFiles, devices::StackedDevices,
         held::DescriptorBudget, join::Twin, tree::Inodes,
     },
     containers::ContainerFiles,
@@ -151,7 +152,7 @@ struct Tracked {
     files: WorkloadFiles,
     before: Option<Observed>,
     /// What it tells while nothing happens in it, made when nothing did.
-    quiet: Option<Sample>,
+    quiet: Option<(Sample, Sketches)>,
     /// Spreads slow work over ticks.
     born_tick: u64,
 }
@@ -164,7 +165,7 @@ pub struct Sampler {
     kernel: KernelSource,
     gpu: Option<GpuMonitor>,
     host: HostSampler,
-    devices: StackedDevices,
+    devices: Arc<StackedDevices>,
     budget: DescriptorBudget,
     buffer: Vec<u8>,
     containers: ContainerFiles,
@@ -213,7 +214,7 @@ impl Sampler {
             kernel: KernelSource::load(config),
             gpu,
             host: HostSampler::open(&config.root, &budget),
-            devices: StackedDevices::read(&config.root),
+            devices: Arc::new(StackedDevices::read(&config.root)),
             facts: HostFacts::read(&config.root, layout),
             budget,
             buffer: Vec::new(),
@@ -240,17 +241,19 @@ impl Sampler {
         let mut gone = std::mem::take(&mut self.brief);
         let brief = self.follow_tree(clock(), &mut gone);
         if self.ticks.is_multiple_of(SLOW_EVERY_TICKS) {
-            self.devices = StackedDevices::read(&self.root);
+            self.devices = Arc::new(StackedDevices::read(&self.root));
         }
         self.kernel.read();
         let gpu = self.gpu.as_ref().map(GpuMonitor::latest);
         let host = self.host.sample(clock(), &mut self.buffer);
         let mut workloads = Vec::with_capacity(self.tracked.len());
-        let mut limits = BTreeMap::new();
-        let mut sketches = BTreeMap::new();
+        // In the order of their keys, of which a map is made at once.
+        let mut limits = Vec::with_capacity(self.tracked.len());
+        let mut sketches = Vec::with_capacity(self.tracked.len());
         let oom_victims = self.oom_victims();
         let mut vanished = Vec::new();
-        let round = Round::new(&self.kernel, &self.facts.layout, &self.devices, now_s);
+        let moment = self.moment(clock());
+        let round = Round::new(&self.kernel, &self.facts.layout, moment, now_s);
         for (path, tracked) in &mut self.tracked {
             let Some((mut sample, sketched)) =
                 round.sample(tracked, &mut self.counts, clock(), &mut self.buffer)
@@ -259,10 +262,10 @@ impl Sampler {
                 continue;
             };
             if let Some(sketched) = sketched {
-                sketches.insert(path.clone(), sketched);
+                sketches.push((path.clone(), sketched));
             }
             fill_gpu(&mut sample, gpu.as_ref(), path);
-            limits.insert(path.clone(), limits_of(tracked.files.last()));
+            limits.push((path.clone(), limits_of(tracked.files.last())));
             workloads.push((tracked.workload.clone(), sample));
         }
         for path in vanished {
@@ -276,7 +279,20 @@ impl Sampler {
         workloads.extend(self.sample_brief(brief, now_s, clock()));
         self.ticks += 1;
         let duty = self.kernel.duties().to_vec();
+        let limits = limits.into_iter().collect();
+        let sketches = sketches.into_iter().collect();
         Tick { t_s: now_s, host, workloads, gone, limits, sketches, oom_victims, duty }
+    }
+
+    /// What all workloads that are read now have in common.
+    fn moment(&self, at_s: f64) -> Moment {
+        Moment {
+            devices: Arc::clone(&self.devices),
+            at_s,
+            calm: self.host.calm(),
+            tells_children: self.kernel.has(Topic::CgroupEvents),
+            is_thorough: false,
+        }
     }
 
     fn oom_victims(&mut self) -> Vec<OomVictim> {

@@ -13,7 +13,7 @@ use super::{
     tasks,
 };
 use crate::observe::{
-    cgroup::{Layout, Look, Reading, devices::StackedDevices},
+    cgroup::{Layout, Look, Moment, Reading},
     kernel::Watched,
 };
 
@@ -21,7 +21,7 @@ use crate::observe::{
 pub(super) struct Round<'a> {
     kernel: &'a KernelSource,
     layout: &'a Layout,
-    devices: &'a StackedDevices,
+    moment: Moment,
     homes: Homes,
     watched: Watched,
     now_s: f64,
@@ -32,11 +32,11 @@ impl<'a> Round<'a> {
     pub(super) fn new(
         kernel: &'a KernelSource,
         layout: &'a Layout,
-        devices: &'a StackedDevices,
+        moment: Moment,
         now_s: f64,
     ) -> Self {
         let (homes, watched) = (kernel.homes(layout), kernel.watched());
-        Self { kernel, layout, devices, homes, watched, now_s }
+        Self { kernel, layout, moment, homes, watched, now_s }
     }
 
     /// What the workload tells at `at_s` of the clock that rates are measured by, and what was
@@ -50,21 +50,34 @@ impl<'a> Round<'a> {
     ) -> Option<(Sample, Option<Sketches>)> {
         let is_resting =
             tracked.before.is_some() && self.kernel.is_quiet(&self.homes, &tracked.inodes);
-        let look = if is_resting { tracked.files.look(self.devices, buffer) } else { Look::Stale };
-        let is_quiet = look == Look::Same;
-        if is_quiet && let (Some(quiet), Some(before)) = (&tracked.quiet, &mut tracked.before) {
+        let look = if is_resting { tracked.files.look(&self.moment, buffer) } else { Look::Stale };
+        if look == Look::Same
+            && let Some(before) = &mut tracked.before
+            // The files may have been read in between for another's sake.
+            && (tracked.quiet.is_some() || before.reading == *tracked.files.last())
+        {
             before.at_s = at_s;
             before.kernel.watched = self.watched;
-            let sketches = tasks::sketches(&before.kernel, &before.kernel);
-            return Some((Sample::from_values(self.now_s, *quiet.values()), Some(sketches)));
+            let (quiet, sketches) =
+                tracked.quiet.get_or_insert_with(|| nothing_since(before, self.now_s));
+            let sample = Sample::from_values(self.now_s, *quiet.values());
+            return Some((sample, Some(sketches.clone())));
         }
         let reading = match look {
             Look::Same | Look::Stalled => {
                 Reading { failed_reads: 0, ..tracked.files.last().clone() }
             }
-            Look::Stale => tracked.files.read(self.devices, buffer).ok()?,
+            Look::Stale => tracked.files.read(&self.moment, buffer).ok()?,
         };
-        let kernel = self.kernel.view(self.layout, &tracked.inodes);
+        let kernel = match &tracked.before {
+            // Nothing was counted since.
+            Some(before) if is_resting => {
+                let mut kernel = before.kernel.clone();
+                kernel.watched = self.watched;
+                kernel
+            }
+            _ => self.kernel.view(self.layout, &tracked.inodes),
+        };
         let now = Observed { at_s, reading, kernel };
         let mut sample = Sample::empty(self.now_s);
         let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
@@ -72,19 +85,19 @@ impl<'a> Round<'a> {
         counts.failed_reads += u64::from(now.reading.failed_reads);
         let before = tracked.before.as_ref();
         let sketches = before.map(|before| tasks::sketches(&before.kernel, &now.kernel));
-        tracked.quiet = is_quiet.then(|| nothing_since(&now, self.now_s));
+        tracked.quiet = None;
         tracked.before = Some(now);
         Some((sample, sketches))
     }
 }
 
 /// What is told of a workload in which nothing has happened since `now`.
-fn nothing_since(now: &Observed, now_s: f64) -> Sample {
+fn nothing_since(now: &Observed, now_s: f64) -> (Sample, Sketches) {
     // The length of the period plays no part where nothing grew.
     let before = Observed { at_s: now.at_s - 1.0, ..now.clone() };
     let mut sample = Sample::empty(now_s);
     rates::fill(&mut sample, Some(&before), now);
-    sample
+    (sample, tasks::sketches(&before.kernel, &now.kernel))
 }
 
 impl Sampler {
@@ -130,7 +143,8 @@ mod tests {
         kernel.counters.syscalls[0] = 64;
         // However little of the time the hooks count, nobody called who did not run.
         kernel.watched.passed = Duration::from_secs(9);
-        let sample = nothing_since(&Observed { at_s: 7.0, reading, kernel }, 1_007.0);
+        let now = Observed { at_s: 7.0, reading, kernel };
+        let (sample, sketches) = nothing_since(&now, 1_007.0);
         for feature in [
             Feature::CpuCores,
             Feature::SyscallRead,
@@ -144,5 +158,7 @@ mod tests {
         assert_eq!(sample.get(Feature::PsiIoSome), None, "not measured");
         assert_eq!(sample.get(Feature::NetRxBps), None, "not attached");
         assert_eq!(sample.get(Feature::RunqWaitP99), None, "a quantile of nothing");
+        assert!(sketches.order.is_some_and(|order| order.is_zero()), "counted, and nothing came");
+        assert_eq!(sketches.code, None, "not attached");
     }
 }

@@ -8,7 +8,10 @@ use std::{
 use headroom_telemetry::Workload;
 
 use super::{LimitsInForce, Sampler, limits_of};
-use crate::observe::kernel::{CgroupId, KernelEvent, Topic};
+use crate::observe::{
+    cgroup::Moment,
+    kernel::{CgroupId, KernelEvent, Topic},
+};
 
 /// The most events kept until they are asked for; further ones are dropped.
 const KEPT_MAX: usize = 65_536;
@@ -147,8 +150,10 @@ impl Sampler {
 
     /// Limits in force of the workload at `path`, read now; `None` when it is unknown or gone.
     pub fn read_limits(&mut self, path: &str) -> Option<LimitsInForce> {
+        let at_s = self.started.elapsed().as_secs_f64();
+        let moment = Moment { is_thorough: true, ..self.moment(at_s) };
         let tracked = self.tracked.get_mut(path)?;
-        let reading = tracked.files.read(&self.devices, &mut self.buffer).ok()?;
+        let reading = tracked.files.read(&moment, &mut self.buffer).ok()?;
         tracked.quiet = None;
         Some(limits_of(&reading))
     }

@@ -73,19 +73,35 @@ pub struct HookAhead {
     pub epoch: u32,
 }
 
+/// What is marked apart: counters that are in maps of their own.
+pub mod marks {
+    /// Counters of tasks, and the CPU's own.
+    pub const TASKS: usize = 0;
+    /// Calls that were timed, and places of running code.
+    pub const SAMPLED: usize = 1;
+    /// Use of the page cache.
+    pub const CACHE: usize = 2;
+    /// Block I/O.
+    pub const BLOCK: usize = 3;
+    /// Traffic of sockets.
+    pub const NET: usize = 4;
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
 /// In which round of reading each of so many slots in a row was counted for last; a round that is
 /// long past when it was not.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Marks {
-    /// By slot modulo [`crate::MARKS_PER_PAGE`].
-    pub rounds: [u32; crate::MARKS_PER_PAGE],
+    /// By [`marks`], then by slot modulo [`crate::MARKS_PER_PAGE`].
+    pub rounds: [[u32; crate::MARKS_PER_PAGE]; marks::COUNT],
 }
 
 const _: () = {
     assert!(size_of::<SlotCache>() == (6 + 2 * gate::COUNT as usize) * 8);
     assert!(size_of::<Gate>() == 2 * 8 && EVENTS_PER_LOOK.is_power_of_two());
-    assert!(size_of::<Marks>() == crate::MARKS_PER_PAGE * 4);
+    assert!(size_of::<Marks>() == marks::COUNT * crate::MARKS_PER_PAGE * 4);
     assert!(crate::MARKS_PER_PAGE.is_power_of_two());
     assert!(size_of::<HookAhead>() == 2 * 4);
 };

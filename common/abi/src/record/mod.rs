@@ -15,7 +15,7 @@ pub use self::{
     cache::{CacheCounters, Reader},
     event::{CgroupChange, Exec, OomVictim, SlotTaken},
     hardware::{EventCount, EventCounters, EventState},
-    hook::{AHEAD_MAX_NS, EVENTS_PER_LOOK, Gate, HookAhead, Marks, Pace, SlotCache, gate},
+    hook::{AHEAD_MAX_NS, EVENTS_PER_LOOK, Gate, HookAhead, Marks, Pace, SlotCache, gate, marks},
     net::NetCounters,
     task::{
         CLASS_BUCKETS, CallNumbers, ClassLatency, RecentTask, SYSCALL_ROOM, SampledCounters,
