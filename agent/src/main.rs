@@ -1,6 +1,7 @@
 //! `headroom-agent`: parses arguments and hands over.
 
 use std::{
+    os::{fd::AsFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -32,6 +33,9 @@ enum Command {
     Guard(Configured),
     /// Give every workload its own limits back when no guard runs
     Restore(Configured),
+    /// Call NVML for the guard that has started this, and for nobody else
+    #[command(hide = true)]
+    GpuActor(GpuActorArgs),
     /// Get a certificate from the aggregator with a token, once per host
     Join(join::JoinArgs),
     /// Ask the running agent how it is
@@ -65,6 +69,13 @@ struct Configured {
     /// Configuration file; built-in defaults when left out
     #[arg(long)]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct GpuActorArgs {
+    /// NVML's shared object; searched for where the system keeps such when left out
+    #[arg(long)]
+    library: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -121,6 +132,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run(args)?,
         Command::Guard(args) => guard::run(&config::load_guard(args.config.as_deref())?)?,
         Command::Restore(args) => return restore(args.config.as_deref()),
+        Command::GpuActor(args) => gpu_actor(args.library.as_deref())?,
         Command::Join(args) => join::run(args)?,
         Command::Status(args) => status(&args)?,
         Command::Explain(args) => explain::run(&args)?,
@@ -160,6 +172,13 @@ fn restore(path: Option<&Path>) -> anyhow::Result<ExitCode> {
         tally.restored, tally.foreign, tally.gone, tally.pending
     );
     Ok(if report.pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn gpu_actor(library: Option<&Path>) -> anyhow::Result<()> {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let stream = UnixStream::from(socket);
+    stream.peer_addr().context("standard input is no socket: the guard starts this")?;
+    Ok(guard::gpu::actor::serve(stream, library)?)
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {

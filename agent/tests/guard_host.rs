@@ -21,6 +21,8 @@ macro_rules! cgroup_or_skip {
 }
 #[path = "guard_host/egress.rs"]
 mod egress;
+#[path = "guard_host/gpu.rs"]
+mod gpu;
 #[path = "guard_host/knobs.rs"]
 mod knobs;
 #[path = "guard_host/place.rs"]

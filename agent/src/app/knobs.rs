@@ -7,8 +7,8 @@ use std::{
 };
 
 use headroom_allocate::{
-    Action, Decision, Device, HostCapacity, HostPolicy, Knob, KnobKind, Limit, Peer, PeerMemory,
-    Rail, WorkloadPolicy,
+    Action, Decision, Device, GpuFacts, HostCapacity, HostPolicy, Knob, KnobKind, Limit, Peer,
+    PeerMemory, Rail, WorkloadPolicy,
     budget::{self, Claim},
     egress, peers,
 };
@@ -16,10 +16,14 @@ use headroom_telemetry::{Resource, Sample, Workload};
 
 use super::{
     audit::{AuditRecord, Outcome},
+    gpus::Gpus,
     planning::{Planned, Planner},
     policy_file::PolicyFile,
 };
-use crate::observe::cgroup::knobs::{FurtherLimits, disks};
+use crate::observe::{
+    cgroup::knobs::{FurtherLimits, disks},
+    gpu::GpuSnapshot,
+};
 
 /// Ticks between two looks at which disks there are.
 const DISKS_EVERY_TICKS: u64 = 60;
@@ -33,6 +37,7 @@ pub(super) struct Knobs {
     root: PathBuf,
     further: FurtherLimits,
     peers: PeerMemory,
+    gpus: Gpus,
     disks: Vec<Device>,
     /// What the last plan left of the host to give, by knob.
     left: BTreeMap<Knob, f64>,
@@ -40,12 +45,13 @@ pub(super) struct Knobs {
 }
 
 impl Knobs {
-    /// Of the host whose files are below `root`.
-    pub(super) fn new(root: &Path) -> Self {
+    /// Of the host whose files are below `root`, looked at every `step_s` seconds.
+    pub(super) fn new(root: &Path, step_s: f64) -> Self {
         Self {
             root: root.to_path_buf(),
             further: FurtherLimits::new(root),
             peers: PeerMemory::default(),
+            gpus: Gpus::new(step_s),
             disks: disks(root),
             left: BTreeMap::new(),
             ticks: 0,
@@ -53,16 +59,24 @@ impl Knobs {
     }
 
     /// A period has begun.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, gpus: Option<&GpuSnapshot>, t_s: f64) {
         self.ticks += 1;
+        self.gpus.observe(gpus, t_s);
         if self.ticks.is_multiple_of(DISKS_EVERY_TICKS) {
             self.disks = disks(&self.root);
         }
     }
 
-    /// The limits of `path` that no sample tells and its policy moves.
-    pub(super) fn further(&mut self, path: &str, policy: &WorkloadPolicy) -> Vec<(Knob, Limit)> {
-        self.further.of(path, &policy.knobs, self.ticks)
+    /// The limits of `path` that no sample tells and its policy moves, and the GPUs that it alone
+    /// uses.
+    pub(super) fn further(
+        &mut self,
+        path: &str,
+        policy: &WorkloadPolicy,
+    ) -> (Vec<GpuFacts>, Vec<(Knob, Limit)>) {
+        let (gpus, mut limits) = self.gpus.of(path, policy);
+        limits.extend(self.further.of(path, &policy.knobs, self.ticks));
+        (gpus, limits)
     }
 
     /// Drops what is known of a workload that is gone.

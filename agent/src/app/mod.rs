@@ -8,6 +8,7 @@
 pub mod actuator;
 pub mod audit;
 pub mod clock;
+mod gpus;
 mod knobs;
 pub mod latency;
 pub mod models;
@@ -86,7 +87,7 @@ impl App {
                 format!("observe.period_s = {}: at least 0.1 seconds", observe.period_s)
             })?;
         let sampler = Sampler::start(&observe).context("start observing")?;
-        let knobs = Knobs::new(&observe.root);
+        let knobs = Knobs::new(&observe.root, observe.period_s);
         let node = node_name(&node.name)?;
         let step_s = observe.period_s;
         let policy = PolicyFile::open(policy.file, &observe.root)?;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use headroom_allocate::{
-    Act, Action, Decision, Followed, HostCapacity, Knob, KnobMemory, Limit, Regret, RegretCounts,
-    WorkloadFacts, WorkloadPolicy, decide, regret,
+    Act, Action, Decision, Followed, GpuFacts, HostCapacity, Knob, KnobMemory, Limit, Regret,
+    RegretCounts, WorkloadFacts, WorkloadPolicy, decide, regret,
 };
 use headroom_predict::{
     Forecast, Starts,
@@ -72,12 +72,12 @@ impl Planner {
     }
 
     /// Takes in a sample, forecasts, and decides. `limits` are those that come with samples, and
-    /// further ones that are looked at now and then.
+    /// further ones that are looked at now and then; `gpus` those that it alone uses.
     pub fn plan(
         &mut self,
         workload: &Workload,
         sample: &Sample,
-        (limits, further): (&LimitsInForce, &[(Knob, Limit)]),
+        (limits, further, gpus): (&LimitsInForce, &[(Knob, Limit)], &[GpuFacts]),
         policy: &WorkloadPolicy,
         host: &HostCapacity,
     ) -> Planned {
@@ -99,8 +99,14 @@ impl Planner {
             let ours = remembered.knobs.get(knob).and_then(|memory| memory.in_force);
             limits.push((*knob, ours.unwrap_or(*limit)));
         }
-        let facts =
-            WorkloadFacts { path: &workload.path, sample, forecasts: &forecasts, limits: &limits };
+        remembered.forget_devices(&limits);
+        let facts = WorkloadFacts {
+            path: &workload.path,
+            sample,
+            forecasts: &forecasts,
+            limits: &limits,
+            gpus,
+        };
         let rests_until_s = remembered.look_back(sample, policy);
         let decisions = remembered.decide(&facts, policy, host, rests_until_s, &self.lead_s);
         let followed = std::mem::take(&mut remembered.untold);
@@ -127,7 +133,13 @@ impl Planner {
         let mut forecasts = self.starts.expected(path, now_s, self.step_s);
         cap(&mut forecasts, host);
         let (sample, limits) = (Sample::empty(now_s), limits.list());
-        let facts = WorkloadFacts { path, sample: &sample, forecasts: &forecasts, limits: &limits };
+        let facts = WorkloadFacts {
+            path,
+            sample: &sample,
+            forecasts: &forecasts,
+            limits: &limits,
+            gpus: &[],
+        };
         let remembered = self.memories.entry(path.to_owned()).or_default();
         let rests_until_s = remembered.regret.rests_until(now_s).filter(|_| policy.regret);
         let mut decisions = remembered.decide(&facts, policy, host, rests_until_s, &self.lead_s);
@@ -219,6 +231,17 @@ fn cap(forecasts: &mut [Forecast], host: &HostCapacity) {
 }
 
 impl Remembered {
+    /// Takes what was held on GPUs that are not the workload's alone any more for given back: the guard
+    /// does so by itself.
+    fn forget_devices(&mut self, limits: &[(Knob, Limit)]) {
+        for (knob, memory) in &mut self.knobs {
+            let is_gone = knob.device().is_some() && !limits.iter().any(|(known, _)| known == knob);
+            if is_gone && memory.holds() {
+                memory.released();
+            }
+        }
+    }
+
     /// One decision per knob. Demand is looked at as far ahead as the policy says, and at least as
     /// far as a change of the knob takes, by `lead_s`.
     fn decide(
@@ -301,7 +324,7 @@ mod tests {
         for second in 1..=4 {
             let mut sample = Sample::empty(t_s + f64::from(second));
             sample.set(Feature::CpuCores, 1.2);
-            planner.plan(&workload, &sample, (&LIMITS, &[]), &raise(), &HOST);
+            planner.plan(&workload, &sample, (&LIMITS, &[], &[]), &raise(), &HOST);
         }
         planner.forget(&workload.path);
     }
@@ -334,7 +357,7 @@ mod tests {
         planner.start(&workload, "job", 100.0);
         let mut sample = Sample::empty(100.5);
         sample.set(Feature::CpuCores, 0.1);
-        let planned = planner.plan(&workload, &sample, (&LIMITS, &[]), &raise(), &HOST);
+        let planned = planner.plan(&workload, &sample, (&LIMITS, &[], &[]), &raise(), &HOST);
         let cpu = planned.decisions.iter().find(|decision| decision.knob == Knob::CpuQuota);
         let reason = &cpu.unwrap().reason;
         assert!((reason.demand - 1.2).abs() < 1e-3, "{reason}");
@@ -346,7 +369,7 @@ mod tests {
         let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
         planner.set_lead_time(Knob::CpuQuota, 8.0);
         let sample = Sample::empty(1.0);
-        let planned = planner.plan(&scope(1), &sample, (&LIMITS, &[]), &raise(), &HOST);
+        let planned = planner.plan(&scope(1), &sample, (&LIMITS, &[], &[]), &raise(), &HOST);
         let within = |knob: Knob| {
             let found = planned.decisions.iter().find(|decision| decision.knob == knob);
             found.unwrap().reason.within_s

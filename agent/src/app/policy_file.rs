@@ -26,6 +26,8 @@ pub struct PolicyFile {
     /// Where the host's files start, for what workloads say of themselves.
     root: PathBuf,
     ticks: u64,
+    /// Workloads looked at again in this tick.
+    looks: u32,
     trouble: Option<String>,
 }
 
@@ -41,6 +43,10 @@ struct Found {
 
 /// Ticks between two looks at what a workload says of itself.
 const LOOK_EVERY_TICKS: u64 = 60;
+
+/// Workloads that are looked at again in one tick at most; the others wait for the next. A new one is
+/// looked at in any case: what it says of itself may be that it is left alone.
+const LOOKS_PER_TICK: u32 = 16;
 
 impl PolicyFile {
     /// Reads `path`; without one, the built-in policy: recommend for every workload.
@@ -58,7 +64,7 @@ impl PolicyFile {
 
     fn of(path: Option<PathBuf>, seen: Option<SystemTime>, policy: Policy, root: &Path) -> Self {
         let (of_workloads, root) = (HashMap::new(), root.to_path_buf());
-        Self { path, seen, policy, of_workloads, root, ticks: 0, trouble: None }
+        Self { path, seen, policy, of_workloads, root, ticks: 0, looks: 0, trouble: None }
     }
 
     /// What holds for the host as a whole.
@@ -70,6 +76,7 @@ impl PolicyFile {
     /// force as it is and is told in [`PolicyFile::describe`].
     pub fn refresh(&mut self) {
         self.ticks += 1;
+        self.looks = 0;
         let Some(path) = &self.path else { return };
         let seen = modified(path);
         if seen == self.seen {
@@ -94,9 +101,10 @@ impl PolicyFile {
     /// minute.
     pub fn for_workload(&mut self, workload: &Workload) -> &WorkloadPolicy {
         let known = self.of_workloads.get(&workload.path);
-        let is_known =
-            known.is_some_and(|known| known.workload == *workload && self.ticks < known.look_tick);
-        if !is_known {
+        let is_same = known.is_some_and(|known| known.workload == *workload);
+        let is_due = known.is_none_or(|known| self.ticks >= known.look_tick);
+        if !is_same || (is_due && self.looks < LOOKS_PER_TICK) {
+            self.looks += 1;
             let notes = annotations::of(&self.root, &workload.path);
             let (policy, refused) = self.policy.for_annotated(workload, &notes);
             if known.is_none_or(|known| known.notes != notes) {
@@ -168,6 +176,30 @@ mod tests {
         assert_eq!(file.for_workload(&workload).mode, Mode::Raise, "not at once");
         (0..100).for_each(|_tick| file.refresh());
         assert_eq!(file.for_workload(&workload).mode, Mode::Off);
+    }
+
+    #[test]
+    fn many_that_are_due_are_looked_at_over_several_ticks() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = PolicyFile::open(None, dir.path()).unwrap();
+        let units: Vec<Workload> = (10..99)
+            .map(|n| Workload::from_path(&format!("/system.slice/shop@{n}.service")))
+            .collect();
+        let n_raised = |file: &mut PolicyFile| {
+            units.iter().filter(|unit| file.for_workload(unit).mode == Mode::Raise).count()
+        };
+        assert_eq!(n_raised(&mut file), 0, "all are looked at at first sight");
+        let drop_ins = dir.path().join("etc/systemd/system/shop@.service.d");
+        std::fs::create_dir_all(&drop_ins).unwrap();
+        std::fs::write(drop_ins.join("headroom.conf"), "[Service]\nX-Headroom-Mode=raise\n")
+            .unwrap();
+        (0..100).for_each(|_tick| file.refresh());
+        let mut seen = vec![n_raised(&mut file)];
+        for _tick in 0..5 {
+            file.refresh();
+            seen.push(n_raised(&mut file));
+        }
+        assert_eq!(seen, [16, 32, 48, 64, 80, 89]);
     }
 
     #[test]

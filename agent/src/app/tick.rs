@@ -29,7 +29,7 @@ use super::{
 use crate::{
     guard::owner::rivals,
     observe::host::HostSample,
-    observe::sampler::{LimitsInForce, Sampler, Tick},
+    observe::sampler::{HookDuty, LimitsInForce, Sampler, Tick},
     uplink::UplinkHandle,
 };
 
@@ -172,13 +172,14 @@ impl Loop {
         let mut planned = BTreeMap::new();
         let host = capacity(&tick.host);
         self.host = Some(host);
-        self.knobs.begin();
+        self.knobs.begin(self.sampler.gpu().as_ref(), tick.t_s);
         for (workload, sample) in &tick.workloads {
             let began = Instant::now();
             let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
             let policy = self.policy.for_workload(workload);
-            let further = self.knobs.further(&workload.path, policy);
-            let plan = self.planner.plan(workload, sample, (&limits, &further), policy, &host);
+            let (gpus, further) = self.knobs.further(&workload.path, policy);
+            let facts = (&limits, further.as_slice(), gpus.as_slice());
+            let plan = self.planner.plan(workload, sample, facts, policy, &host);
             self.counts.predict.push(began.elapsed().as_secs_f64());
             planned.insert(workload.path.clone(), plan);
             // What starts meanwhile does not wait for the plans of all.
@@ -426,6 +427,7 @@ impl Loop {
             agent_cpu_cores: cost.cpu_cores,
             agent_memory_bytes: cost.memory_bytes,
             model_version: self.planner.model_version(),
+            duties: tick.duty.iter().map(HookDuty::report).collect(),
             ..tick.host.report()
         };
         let workloads = tick

@@ -83,7 +83,7 @@ fn the_shipped_files_show_every_key() {
     let mut of_guard = keys(&GuardConfig::default());
     of_guard.remove("allow");
     // Tables of their own, which the file shows with their keys.
-    for table in ["owners", "egress"] {
+    for table in ["owners", "egress", "gpu"] {
         assert!(of_guard.remove(table) && guard.contains(&format!("\n[{table}]\n")));
     }
     for key in of_guard.iter().chain(&keys(&allowance())) {

@@ -53,6 +53,8 @@ pub struct GuardConfig {
     pub owners: OwnersConfig,
     /// Whether and where what workloads send is paced.
     pub egress: EgressConfig,
+    /// Whether the knobs of GPUs are served.
+    pub gpu: GpuConfig,
     /// Cgroups that are never changed, beside [`DENY_ALWAYS`], with all that lies below them. Wins
     /// over `allow`.
     pub deny: Vec<Glob>,
@@ -72,6 +74,7 @@ impl Default for GuardConfig {
             leases_max: 4096,
             owners: OwnersConfig::default(),
             egress: EgressConfig::default(),
+            gpu: GpuConfig::default(),
             deny: Vec::new(),
             allow: Vec::new(),
         }
@@ -88,6 +91,17 @@ pub struct EgressConfig {
     /// Network devices that get the qdisc `fq` while the guard runs, where they have the kernel's
     /// own. Pacing works on every device that has `fq`, named here or not.
     pub devices: Vec<String>,
+}
+
+/// Whether the knobs of GPUs are served, by a process of its own that loads NVML. Needs
+/// `CAP_SYS_ADMIN` and the devices of the driver, which the guard has not out of the box.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GpuConfig {
+    /// Whether `gpu_power_limit` and `gpu_clock_floor` are served at all.
+    pub on: bool,
+    /// NVML's shared object; searched for where the system keeps such when missing.
+    pub library: Option<PathBuf>,
 }
 
 impl EgressConfig {
@@ -223,6 +237,12 @@ pub struct Allowance {
     /// Bounds of bytes sent per second.
     #[serde(default)]
     pub net_bps: Bounds,
+    /// Bounds of the power limit of a GPU, watts.
+    #[serde(default)]
+    pub gpu_watts: Bounds,
+    /// Bounds of the clock floor of a GPU, megahertz.
+    #[serde(default)]
+    pub gpu_mhz: Bounds,
     /// Which knobs are moved at all. The others are refused.
     #[serde(default = "knobs_default")]
     pub knobs: Vec<KnobKind>,
@@ -316,6 +336,7 @@ impl GuardConfig {
         }
         self.owners.check()?;
         self.egress.check()?;
+        self.gpu.library.as_deref().map_or(Ok(()), |path| absolute("gpu.library", path))?;
         if self.connections_max == 0 {
             return Err("connections_max = 0: must be at least 1".to_owned());
         }
@@ -339,6 +360,8 @@ impl Allowance {
             Knob::IoReadBps(_) | Knob::IoWriteBps(_) => &self.io_bps,
             Knob::IoReadIops(_) | Knob::IoWriteIops(_) => &self.io_iops,
             Knob::NetEgress => &self.net_bps,
+            Knob::GpuPowerLimit(_) => &self.gpu_watts,
+            Knob::GpuClockFloor(_) => &self.gpu_mhz,
         }
     }
 

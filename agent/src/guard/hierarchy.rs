@@ -17,7 +17,9 @@ use thiserror::Error;
 #[cfg(test)]
 use super::engine::imitation;
 use super::{
+    config::GpuConfig,
     egress::{self, Egress, EgressError},
+    gpu::{self, GpuError, Gpus},
     path::CgroupPath,
 };
 use crate::observe::cgroup::{Layout, Version};
@@ -80,6 +82,8 @@ pub struct Root {
     version: Version,
     /// Serves the file of the network's knob, which is none of the kernel's.
     egress: Option<Arc<Egress>>,
+    /// Serves the files of GPUs, which are none of the kernel's.
+    gpus: Option<Arc<Gpus>>,
 }
 
 /// Where each controller's files are, or the reason why they are nowhere.
@@ -94,6 +98,9 @@ const CONTROLLERS: [&str; 5] = ["cpu", "memory", "blkio", "pids", "cpuset"];
 /// What has the network's knob, which no controller has.
 const NET: &str = "net";
 
+/// What has the knobs of GPUs, which belong to devices and to no cgroup.
+const GPU: &str = "gpu";
+
 /// The controller that has `knob`.
 fn controller(knob: Knob) -> &'static str {
     match knob.kind() {
@@ -106,6 +113,7 @@ fn controller(knob: Knob) -> &'static str {
         KnobKind::PidsMax => "pids",
         KnobKind::IoMax | KnobKind::IoWeight => "blkio",
         KnobKind::NetEgress => NET,
+        KnobKind::GpuPowerLimit | KnobKind::GpuClockFloor => GPU,
     }
 }
 
@@ -115,6 +123,7 @@ pub struct WorkloadDir {
     dir: OwnedFd,
     path: PathBuf,
     egress: Option<Arc<Egress>>,
+    gpus: Option<Arc<Gpus>>,
     /// Inode of the directory, which tells a cgroup from a later one with the same path.
     pub inode: u64,
     /// Interface of the hierarchy.
@@ -130,7 +139,7 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| KnobError::Read { path: path.to_owned(), source: error.into() })?;
-        Ok(Self { dir, path: path.to_owned(), version, egress: None })
+        Ok(Self { dir, path: path.to_owned(), version, egress: None, gpus: None })
     }
 
     /// Its interface.
@@ -144,6 +153,9 @@ impl Root {
     /// # Errors
     /// [`KnobError::Gone`] when there is no such cgroup.
     pub fn open_workload(&self, workload: &CgroupPath) -> Result<WorkloadDir, KnobError> {
+        if self.gpus.is_some() {
+            return self.open_devices();
+        }
         let path = self.path.join(workload.relative());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve =
@@ -152,7 +164,18 @@ impl Root {
             rustix::fs::openat2(&self.dir, workload.relative(), flags, Mode::empty(), resolve);
         let dir = opened.map_err(|error| directory_error(&path, error))?;
         let inode = rustix::fs::fstat(&dir).map_err(|error| directory_error(&path, error))?.st_ino;
-        Ok(WorkloadDir { dir, path, inode, version: self.version, egress: self.egress.clone() })
+        let egress = self.egress.clone();
+        Ok(WorkloadDir { dir, path, egress, gpus: None, inode, version: self.version })
+    }
+
+    /// What a GPU was told outlives the cgroup that it was told for: its files are there whether or
+    /// not the workload is.
+    fn open_devices(&self) -> Result<WorkloadDir, KnobError> {
+        let path = PathBuf::from("NVML");
+        let failed = |source| KnobError::Read { path: path.clone(), source };
+        let dir = self.dir.try_clone().map_err(failed)?;
+        let gpus = self.gpus.clone();
+        Ok(WorkloadDir { dir, path, egress: None, gpus, inode: 0, version: self.version })
     }
 }
 
@@ -199,6 +222,27 @@ impl Hierarchies {
         });
         self.roots.insert(NET, root);
         self
+    }
+
+    /// Has the knobs of GPUs served by a process of their own, for workloads that are named as the
+    /// CPU controller names them.
+    pub fn with_gpus(mut self, config: &GpuConfig) -> Self {
+        let root = Layout::detect(Path::new("/")).map_err(|error| error.to_string());
+        let root = root.and_then(|layout| {
+            let index = layout.home("cpu").ok_or("no mounted cgroup hierarchy has CPUs")?;
+            let home = &layout.hierarchies[index];
+            let controller = (home.version == Version::V1).then_some("cpu");
+            let gpus = Some(Arc::new(Gpus::new(config, controller)));
+            let root = Root::open(&home.dir, home.version).map_err(|error| error.to_string())?;
+            Ok(Root { gpus, ..root })
+        });
+        self.roots.insert(GPU, root);
+        self
+    }
+
+    /// Who serves the knobs of GPUs, if anybody.
+    pub fn gpus(&self) -> Option<&Gpus> {
+        self.roots.get(GPU)?.as_ref().ok()?.gpus.as_deref()
     }
 
     /// Hierarchies at given places, by controller; the others are nowhere.
@@ -256,6 +300,9 @@ impl WorkloadDir {
             let gone = KnobError::Gone { path: self.path.clone() };
             return if self.is_alive() { Ok(Some(egress.read(self.inode))) } else { Err(gone) };
         }
+        if let Some(gpus) = self.gpus_of(name) {
+            return gpus.read(name).map(Some).map_err(|error| self.of_gpu(name, error, failed));
+        }
         let file = match self.open(name, OFlags::RDONLY) {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) if self.is_alive() => return Ok(None),
@@ -292,6 +339,9 @@ impl WorkloadDir {
                 other => failed(io::Error::other(other)),
             });
         }
+        if let Some(gpus) = self.gpus_of(name) {
+            return gpus.write(name, value).map_err(|error| self.of_gpu(name, error, failed));
+        }
         // With O_NONBLOCK newer kernels take a lower memory limit without reclaiming in this
         // thread; older ones ignore it.
         let file = self
@@ -303,6 +353,22 @@ impl WorkloadDir {
     /// What serves `name`, if it is no file of the kernel's.
     fn egress_of(&self, name: &str) -> Option<&Egress> {
         self.egress.as_deref().filter(|_egress| name == egress::FILE)
+    }
+
+    fn gpus_of(&self, name: &str) -> Option<&Gpus> {
+        self.gpus.as_deref().filter(|_gpus| gpu::serves(name))
+    }
+
+    fn of_gpu(
+        &self,
+        name: &str,
+        error: GpuError,
+        other: impl FnOnce(io::Error) -> KnobError,
+    ) -> KnobError {
+        match error {
+            GpuError::Lost(_) => KnobError::Gone { path: self.file_path(name) },
+            error => other(io::Error::other(error)),
+        }
     }
 
     fn open(&self, name: &str, access: OFlags) -> Result<OwnedFd, rustix::io::Errno> {

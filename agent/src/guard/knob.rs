@@ -3,11 +3,11 @@
 use std::io;
 
 use headroom_abi::egress::RATE_BPS_MIN;
-use headroom_allocate::{Device, Knob};
+use headroom_allocate::{Device, Knob, KnobKind};
 
 use super::{
     cpus::CpuSet,
-    devices, egress,
+    devices, egress, gpu,
     hierarchy::{KnobError, WorkloadDir},
     setting::{BurstSetting, CpuSetting, CpusSetting, Setting, WeightSetting},
 };
@@ -45,6 +45,14 @@ pub fn read(dir: &WorkloadDir, knob: Knob) -> Result<Setting, KnobError> {
         (Knob::NetEgress, _) => {
             read_parsed(dir, knob, egress::FILE, parse_bytes).map(Setting::Count)
         }
+        (Knob::GpuPowerLimit(device), _) => {
+            let milliwatts = of_gpu(dir, knob, gpu::POWER_FILE, device)?;
+            Ok(Setting::Power { milliwatts: milliwatts[0] })
+        }
+        (Knob::GpuClockFloor(device), _) => {
+            let megahertz = of_gpu(dir, knob, gpu::FLOOR_FILE, device)?;
+            Ok(Setting::Count(Some(megahertz[0])))
+        }
         (Knob::IoWeightOf(device), _) => read_device_weight(dir, knob, device),
         (
             Knob::IoReadBps(_) | Knob::IoWriteBps(_) | Knob::IoReadIops(_) | Knob::IoWriteIops(_),
@@ -79,6 +87,15 @@ pub fn range(dir: &WorkloadDir, knob: Knob) -> Result<(f64, f64), KnobError> {
         Knob::IoReadBps(_) | Knob::IoWriteBps(_) => (1.0, f64::INFINITY),
         // No limit is above every rate.
         Knob::NetEgress => (RATE_BPS_MIN as f64, f64::INFINITY),
+        Knob::GpuPowerLimit(device) => {
+            let milliwatts = of_gpu(dir, knob, gpu::POWER_RANGE_FILE, device)?;
+            let least = milliwatts[0];
+            let most = milliwatts.last().copied().unwrap_or(least);
+            (least as f64 / 1.0e3, most as f64 / 1.0e3)
+        }
+        Knob::GpuClockFloor(device) => {
+            (0.0, of_gpu(dir, knob, gpu::FLOOR_RANGE_FILE, device)?[0] as f64)
+        }
         Knob::CpuBurst => {
             let quota = read(dir, Knob::CpuQuota)?.limit();
             (0.0, quota.amount())
@@ -153,6 +170,9 @@ pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<F
                 };
                 one(file, weight.to_string())
             }),
+            Knob::GpuClockFloor(device) => {
+                one(gpu::FLOOR_FILE, format!("{device} {}", amount.unwrap_or(0)))
+            }
             _ => devices::limit_file(knob, version)
                 .zip(devices::limit_text(knob, version, amount))
                 .map_or_else(Vec::new, |(file, value)| one(file, value)),
@@ -161,6 +181,9 @@ pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<F
             one(devices::weight_file(knob, version), devices::weight_text(device, to.own))
         }),
         (_, Setting::Cpus(to)) => one("cpuset.cpus", to.own.to_string()),
+        (_, Setting::Power { milliwatts }) => knob
+            .device()
+            .map_or_else(Vec::new, |device| one(gpu::POWER_FILE, format!("{device} {milliwatts}"))),
         // A memory value never becomes a CPU value: both ends come from the same knob.
         (_, Setting::Cpu(_)) => Vec::new(),
     }
@@ -182,7 +205,7 @@ pub fn hint(
     dir: &WorkloadDir,
     parent: Option<&WorkloadDir>,
 ) -> Option<Hint> {
-    if let Some(device) = knob.device() {
+    if let Some(device) = knob.device().filter(|_device| is_of_disk(knob)) {
         let text = format!(" ({device} is no whole disk of this host that limits are kept of)");
         return Some(Hint { text, is_parent: false });
     }
@@ -215,6 +238,23 @@ pub fn hint(
         }
         _ => None,
     }
+}
+
+fn is_of_disk(knob: Knob) -> bool {
+    matches!(knob.kind(), KnobKind::IoMax | KnobKind::IoWeight)
+}
+
+/// The numbers of a GPU in a file; at least one.
+fn of_gpu(
+    dir: &WorkloadDir,
+    knob: Knob,
+    file: &'static str,
+    device: Device,
+) -> Result<Vec<u64>, KnobError> {
+    let text = required(dir, knob, file)?;
+    gpu::numbers_of(&text, device).filter(|numbers| !numbers.is_empty()).ok_or_else(|| {
+        KnobError::NoKnob { knob, reason: format!("the driver tells no {file} of {device}") }
+    })
 }
 
 fn quota_file(version: Version) -> &'static str {

@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`config`] (what it may do), [`protocol`] and [`client`] (what is said to it),
 //! [`cpus`], [`devices`], [`setting`], [`policy`], [`leases`] and [`records`] (the pure parts),
-//! [`path`], [`hierarchy`] and [`knob`] (the files), [`egress`] (the network), [`owner`] (who else is asked), [`journal`],
+//! [`path`], [`hierarchy`] and [`knob`] (the files), [`egress`] (the network), [`gpu`] (GPUs), [`owner`] (who else is asked), [`journal`],
 //! `engine` (joins them), `server` (socket and threads).
 
 pub mod client;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod cpus;
 pub mod devices;
 pub mod egress;
+pub mod gpu;
 pub mod hierarchy;
 pub mod journal;
 pub mod knob;
@@ -172,7 +173,7 @@ fn open(config: &GuardConfig) -> Result<(Engine<Unwatched>, Found), GuardError> 
     let engine = Engine::new(Parts {
         config: config.clone(),
         policy: Policy::new(config, capacity, host::own_cgroups()),
-        hierarchies: Hierarchies::detect().with_egress(paced),
+        hierarchies: Hierarchies::detect().with_egress(paced).with_gpus(&config.gpu),
         journal,
         page_bytes: host::page_bytes(),
         steps: Unwatched,

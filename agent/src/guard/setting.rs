@@ -21,12 +21,18 @@ pub enum Setting {
     Memory(Option<u64>),
     /// Quota that may be saved up.
     Burst(BurstSetting),
-    /// A weight, a number of tasks, or bytes or operations per second; `None` is no limit.
+    /// A weight, a number of tasks, bytes or operations per second, or megahertz of a clock floor;
+    /// `None` is no limit.
     Count(Option<u64>),
     /// The weight of one device.
     Weight(WeightSetting),
     /// CPUs it may run on.
     Cpus(CpusSetting),
+    /// Power that a GPU may draw.
+    Power {
+        /// In the driver's unit.
+        milliwatts: u64,
+    },
 }
 
 /// Quota of one cgroup that may be saved up.
@@ -93,6 +99,7 @@ impl Setting {
             Self::Weight(WeightSetting { own, default }) => {
                 Limit::At(own.unwrap_or(default) as f64)
             }
+            Self::Power { milliwatts } => Limit::At(milliwatts as f64 / 1.0e3),
             Self::Cpus(CpusSetting { own, .. }) if !own.is_empty() => Limit::At(own.len() as f64),
             Self::Cpu(_) | Self::Memory(None) | Self::Count(None) | Self::Cpus(_) => {
                 Limit::Unlimited
@@ -137,6 +144,11 @@ impl Setting {
                 Limit::Unlimited => weight,
                 Limit::At(amount) => WeightSetting { own: Some(whole(amount)), ..weight },
             }),
+            Self::Power { milliwatts } => match limit {
+                Limit::Unlimited => Self::Power { milliwatts },
+                // Whole watts are what drivers keep as they are; the device's own value is exact.
+                Limit::At(watts) => Self::Power { milliwatts: whole(watts).saturating_mul(1_000) },
+            },
             Self::Cpus(cpus) => {
                 let count = match limit {
                     Limit::Unlimited => cpus.above.len(),
@@ -160,6 +172,7 @@ impl Setting {
             (Self::Count(a), Self::Count(b)) => a == b,
             (Self::Weight(a), Self::Weight(b)) => a.own == b.own,
             (Self::Cpus(a), Self::Cpus(b)) => a.own == b.own,
+            (Self::Power { milliwatts: a }, Self::Power { milliwatts: b }) => a == b,
             _ => false,
         }
     }
@@ -294,6 +307,15 @@ mod tests {
         let between = cpu(Some(100_000), 100_000, 50_000);
         assert_eq!(between.standing(baseline, &ours, Version::V2, PAGE), Standing::Ours);
         assert_eq!(between.given_back(baseline, &ours), baseline);
+    }
+
+    #[test]
+    fn power_near_a_gpus_own_is_still_given_back() {
+        let own = Setting::Power { milliwatts: 250_500 };
+        let ours = own.with_limit(Limit::At(250.9), PAGE);
+        assert_eq!(ours, Setting::Power { milliwatts: 251_000 });
+        assert_eq!(ours.standing(own, &[ours], Version::V2, PAGE), Standing::Ours);
+        assert_eq!(ours.given_back(own, &[ours]), own);
     }
 
     #[test]

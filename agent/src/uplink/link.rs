@@ -1,8 +1,8 @@
 //! The uplink's thread: connects, writes what the outbox has, reads what the aggregator says.
 
 use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use headroom_predict::Bundle;
@@ -80,8 +80,16 @@ pub(super) struct Link {
     pub(super) models: mpsc::Sender<Bundle>,
 }
 
-fn now_s() -> f64 {
+/// The time of day, seconds since the Unix epoch; only ever told, since it may be set at any moment.
+fn wall_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// What batches, waits and paces are timed by: seconds since it was asked first. A clock that is set
+/// back an hour would otherwise hold everything up for that hour.
+fn now_s() -> f64 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed().as_secs_f64()
 }
 
 impl Link {
@@ -197,7 +205,7 @@ impl Link {
             server = self.config.server,
             carrier = %line.carrier(),
             aggregator = welcome.aggregator_version,
-            clock_offset_s = now_s() - welcome.now_s,
+            clock_offset_s = wall_s() - welcome.now_s,
             "uplink up"
         );
         self.arrived(outbox, road, &line, &welcome);
@@ -437,7 +445,7 @@ impl Link {
             agent_version: self.identity.agent_version.clone(),
             kernel: self.identity.kernel.clone(),
             model_version: self.shared.inbox().model_version,
-            now_s: now_s(),
+            now_s: wall_s(),
             protocol_oldest: Some(PROTOCOL),
         }
     }

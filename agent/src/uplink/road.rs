@@ -42,7 +42,7 @@ impl Transport {
 pub(super) struct Road {
     setting: Transport,
     quic_again_s: f64,
-    /// Since when QUIC is known not to get through while TCP does, seconds since the Unix epoch.
+    /// Since when QUIC is known not to get through while TCP does, seconds of the clock passed in.
     quic_blocked_s: Option<f64>,
 }
 

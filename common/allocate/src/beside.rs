@@ -6,6 +6,7 @@ use headroom_telemetry::{Feature, Resource};
 
 use crate::{
     facts::{HostCapacity, WorkloadFacts},
+    gpu,
     plan::{Knob, Limit, Rail, Reason},
     policy::{Mode, Objective, WorkloadPolicy},
 };
@@ -35,6 +36,9 @@ pub(crate) fn wanted(
         Knob::CpuWeight | Knob::IoWeight => weight(policy, own, reason),
         Knob::MemoryLow => protected(facts, policy, host, reason)?,
         Knob::PidsMax => tasks(facts, reason)?,
+        Knob::Cpuset => cpus(facts, policy, host, reason)?,
+        Knob::GpuPowerLimit(device) => gpu::power(facts, device, policy, own, reason)?,
+        Knob::GpuClockFloor(device) => gpu::floor(facts, device, policy, reason)?,
         _ => return None,
     };
     let may_lower = policy.mode == Mode::Reclaim && !knob.is_raise_only();
@@ -107,6 +111,33 @@ fn protected(
     let target = demand.min(usage);
     if target > most {
         return Some((most, Reason { rail: Rail::HostCapacity, ..reason }));
+    }
+    Some((target, reason))
+}
+
+/// As many whole CPUs as demand and its margin need, at least one and at most those of the host.
+fn cpus(
+    facts: &WorkloadFacts<'_>,
+    policy: &WorkloadPolicy,
+    host: &HostCapacity,
+    reason: &Reason,
+) -> Option<(f64, Reason)> {
+    let forecast = facts.forecast(Resource::Cpu)?;
+    let usage = Resource::Cpu.usage(facts.sample);
+    // Fewer CPUs than it is running on now would slow it down at once.
+    let demand = forecast.peak(policy.level(), policy.look_ahead_s).max(usage.unwrap_or(0.0));
+    let target = (demand * (1.0 + policy.margin)).ceil().max(1.0);
+    let source = forecast.source.clone();
+    let reason = Reason {
+        usage,
+        demand,
+        margin: policy.margin,
+        level: policy.level(),
+        source,
+        ..reason.clone()
+    };
+    if target > host.cores {
+        return Some((host.cores, Reason { rail: Rail::HostCapacity, ..reason }));
     }
     Some((target, reason))
 }

@@ -57,7 +57,7 @@ fn decided(
 ) -> Decision {
     let forecasts = [forecast(Resource::Cpu, 0.6, 1.4), forecast(Resource::Memory, 2e8, 5e8)];
     let limits = [(Knob::CpuQuota, Limit::At(1.0)), (knob, Limit::At(limit))];
-    let facts = WorkloadFacts { path: "/w", sample, forecasts: &forecasts, limits: &limits };
+    let facts = WorkloadFacts::without_gpus(sample, &forecasts, &limits);
     decide(&facts, knob, policy, &HOST, memory, now_s).unwrap()
 }
 
@@ -143,7 +143,7 @@ fn a_knob_that_the_policy_does_not_name_is_left_alone_and_given_back() {
         ..policy(Mode::Raise, Objective::Serving)
     };
     let limits = [(Knob::PidsMax, Limit::At(100.0))];
-    let facts = WorkloadFacts { path: "/w", sample: &sample, forecasts: &[], limits: &limits };
+    let facts = WorkloadFacts::without_gpus(&sample, &[], &limits);
     let mut memory = KnobMemory::default();
     assert!(decide(&facts, Knob::PidsMax, &named, &HOST, &mut memory, 0.0).is_none());
     memory.leased(Limit::At(50.0), 0.0);
@@ -163,8 +163,7 @@ fn steps_and_rates_bound_what_is_changed() {
     let quota = |limit: f64, policy: &WorkloadPolicy, memory: &mut KnobMemory, now_s: f64| {
         let forecasts = [forecast(Resource::Cpu, 0.6, 1.4)];
         let limits = [(Knob::CpuQuota, Limit::At(limit))];
-        let facts =
-            WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &limits };
+        let facts = WorkloadFacts::without_gpus(&sample, &forecasts, &limits);
         decide(&facts, Knob::CpuQuota, policy, &HOST, memory, now_s).unwrap()
     };
     let up = quota(1.0, &stepped, &mut KnobMemory::default(), 0.0);
@@ -179,4 +178,23 @@ fn steps_and_rates_bound_what_is_changed() {
         .map(|t| quota(1.0, &rationed, &mut memory, t).reason.rail)
         .to_vec();
     assert_eq!(rails, [Rail::None, Rail::None, Rail::Rate, Rail::Rate, Rail::None]);
+}
+
+#[test]
+fn whole_cpus_follow_demand_and_only_reclaiming_takes_any() {
+    let moves = |mode| WorkloadPolicy {
+        mode,
+        objective: Objective::LatencyCritical,
+        knobs: vec![KnobKind::Cpuset],
+        ..WorkloadPolicy::default()
+    };
+    let sample = sample(10.0, 3e8);
+    let more = first(Knob::Cpuset, 1.0, &moves(Mode::Raise), &sample);
+    assert!((set_to(&more) - 2.0).abs() < 1e-9, "1.4 and 15 % need two");
+    let kept = first(Knob::Cpuset, 4.0, &moves(Mode::Raise), &sample);
+    assert_eq!((kept.action, kept.reason.rail), (Action::Keep, Rail::Baseline));
+    let memory = &mut KnobMemory::default();
+    decided(Knob::Cpuset, 4.0, &moves(Mode::Reclaim), &sample, memory, 0.0);
+    let less = decided(Knob::Cpuset, 4.0, &moves(Mode::Reclaim), &sample, memory, 6.0);
+    assert!((set_to(&less) - 2.0).abs() < 1e-9, "after its dwell");
 }

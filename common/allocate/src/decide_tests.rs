@@ -58,8 +58,7 @@ fn run(knob: Knob, policy: &WorkloadPolicy, own: Limit, series: &[(f64, f64)]) -
             if resource == Resource::Cpu { sample(*usage, 1e6) } else { sample(0.1, *usage) };
         let forecasts = [forecast(resource, *demand)];
         let in_force = [(knob, limit)];
-        let facts =
-            WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &in_force };
+        let facts = WorkloadFacts::without_gpus(&sample, &forecasts, &in_force);
         let decided = decide(&facts, knob, policy, &HOST, &mut memory, t as f64).unwrap();
         carry_out(&decided, &mut limit, own, &mut memory, t as f64);
         limits.push(limit);
@@ -111,8 +110,7 @@ fn recommending_changes_nothing_and_says_so() {
     let sample = sample(0.5, 1e6);
     let forecasts = [forecast(Resource::Cpu, 2.0)];
     let limits = [(Knob::CpuQuota, Limit::At(1.0))];
-    let facts =
-        WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &limits };
+    let facts = WorkloadFacts::without_gpus(&sample, &forecasts, &limits);
     let mut memory = KnobMemory::default();
     let policy = policy(Mode::Recommend);
     let decided = decide(&facts, Knob::CpuQuota, &policy, &HOST, &mut memory, 0.0).unwrap();
@@ -124,7 +122,7 @@ fn recommending_changes_nothing_and_says_so() {
 fn nothing_forecast_is_nothing_changed() {
     let sample = sample(0.5, 1e6);
     let limits = [(Knob::CpuQuota, Limit::At(1.0))];
-    let facts = WorkloadFacts { path: "/w", sample: &sample, forecasts: &[], limits: &limits };
+    let facts = WorkloadFacts::without_gpus(&sample, &[], &limits);
     let mut memory = KnobMemory::default();
     let policy = policy(Mode::Reclaim);
     let decided = decide(&facts, Knob::CpuQuota, &policy, &HOST, &mut memory, 0.0).unwrap();
@@ -137,8 +135,7 @@ fn a_throttled_sample_counts_as_more_than_was_used() {
     sample.set(Feature::CpuThrottledRatio, 0.5);
     let forecasts = [forecast(Resource::Cpu, 0.4)];
     let limits = [(Knob::CpuQuota, Limit::At(0.5))];
-    let facts =
-        WorkloadFacts { path: "/w", sample: &sample, forecasts: &forecasts, limits: &limits };
+    let facts = WorkloadFacts::without_gpus(&sample, &forecasts, &limits);
     let mut memory = KnobMemory::default();
     let policy = policy(Mode::Reclaim);
     let decided = decide(&facts, Knob::CpuQuota, &policy, &HOST, &mut memory, 0.0).unwrap();
@@ -155,7 +152,7 @@ fn page_cache_that_fills_its_limit_is_not_given_more() {
     let forecasts = [forecast(Resource::Memory, 1.0e8)];
     let limits = [(Knob::MemoryMax, Limit::At(1.0e8))];
     let decided = |sample: &Sample| {
-        let facts = WorkloadFacts { path: "/w", sample, forecasts: &forecasts, limits: &limits };
+        let facts = WorkloadFacts::without_gpus(sample, &forecasts, &limits);
         let mut memory = KnobMemory::default();
         decide(&facts, Knob::MemoryMax, &policy(Mode::Raise), &HOST, &mut memory, 0.0).unwrap()
     };
@@ -169,7 +166,7 @@ fn page_cache_that_fills_its_limit_is_not_given_more() {
 fn opting_out_gives_back_what_is_held() {
     let sample = sample(0.5, 1e6);
     let limits = [(Knob::CpuQuota, Limit::At(2.0))];
-    let facts = WorkloadFacts { path: "/w", sample: &sample, forecasts: &[], limits: &limits };
+    let facts = WorkloadFacts::without_gpus(&sample, &[], &limits);
     let mut memory = KnobMemory::default();
     memory.leased(Limit::At(1.0), 0.0);
     let off = policy(Mode::Off);

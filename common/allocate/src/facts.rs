@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use headroom_forecast::Forecast;
 use headroom_telemetry::{Resource, Sample};
 
-use crate::{Knob, Limit, recent::RecentPeak};
+use crate::{Knob, Limit, gpu::GpuFacts, recent::RecentPeak};
 
 /// One workload at the time of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +18,26 @@ pub struct WorkloadFacts<'a> {
     pub forecasts: &'a [Forecast],
     /// Limits in force; a knob the host does not have for this workload is not listed.
     pub limits: &'a [(Knob, Limit)],
+    /// GPUs that it alone uses.
+    pub gpus: &'a [GpuFacts],
 }
 
 impl WorkloadFacts<'_> {
     /// The forecast of `resource`, if there is one.
     pub fn forecast(&self, resource: Resource) -> Option<&Forecast> {
         self.forecasts.iter().find(|forecast| forecast.resource == resource)
+    }
+}
+
+#[cfg(test)]
+impl<'a> WorkloadFacts<'a> {
+    /// Of a workload at `/w` that uses no GPU.
+    pub(crate) fn without_gpus(
+        sample: &'a Sample,
+        forecasts: &'a [Forecast],
+        limits: &'a [(Knob, Limit)],
+    ) -> Self {
+        Self { path: "/w", sample, forecasts, limits, gpus: &[] }
     }
 }
 

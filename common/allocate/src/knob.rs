@@ -6,7 +6,7 @@ use headroom_telemetry::Resource;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-/// A whole block device, by its numbers.
+/// A whole block device or a GPU, by its numbers. A GPU's are those of its file `/dev/nvidiaN`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Device {
     /// Number of the driver.
@@ -61,6 +61,12 @@ pub enum Knob {
     /// Bytes sent per second on all devices together, headers of the network layer included. No
     /// file of the kernel's: a program at the cgroup of v2 paces its packets.
     NetEgress,
+    /// Power that one GPU may draw, in watts, within what the device takes. The device's, not the
+    /// cgroup's: moved only while exactly one workload uses it. NVML's power management limit.
+    GpuPowerLimit(Device),
+    /// Clock below which the multiprocessors of one GPU do not go, in megahertz; 0 is none. NVML's
+    /// locked clocks, from the floor to the highest.
+    GpuClockFloor(Device),
 }
 
 /// Knobs that a policy names together.
@@ -91,11 +97,15 @@ pub enum KnobKind {
     IoWeight,
     /// [`Knob::NetEgress`].
     NetEgress,
+    /// [`Knob::GpuPowerLimit`].
+    GpuPowerLimit,
+    /// [`Knob::GpuClockFloor`].
+    GpuClockFloor,
 }
 
 impl KnobKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::CpuQuota,
         Self::CpuBurst,
         Self::CpuWeight,
@@ -108,6 +118,8 @@ impl KnobKind {
         Self::IoMax,
         Self::IoWeight,
         Self::NetEgress,
+        Self::GpuPowerLimit,
+        Self::GpuClockFloor,
     ];
 
     /// What is moved where a policy or the guard names no knobs: the limits that a forecast in
@@ -129,6 +141,8 @@ impl KnobKind {
             Self::IoMax => "io_max",
             Self::IoWeight => "io_weight",
             Self::NetEgress => "net_egress",
+            Self::GpuPowerLimit => "gpu_power_limit",
+            Self::GpuClockFloor => "gpu_clock_floor",
         }
     }
 }
@@ -189,17 +203,21 @@ impl Knob {
             | Self::IoReadIops(_)
             | Self::IoWriteIops(_) => KnobKind::IoMax,
             Self::NetEgress => KnobKind::NetEgress,
+            Self::GpuPowerLimit(_) => KnobKind::GpuPowerLimit,
+            Self::GpuClockFloor(_) => KnobKind::GpuClockFloor,
         }
     }
 
-    /// The device it is about; `None` where it is about none.
+    /// The disk or GPU it is about; `None` where it is about none.
     pub fn device(self) -> Option<Device> {
         match self {
             Self::IoWeightOf(device)
             | Self::IoReadBps(device)
             | Self::IoWriteBps(device)
             | Self::IoReadIops(device)
-            | Self::IoWriteIops(device) => Some(device),
+            | Self::IoWriteIops(device)
+            | Self::GpuPowerLimit(device)
+            | Self::GpuClockFloor(device) => Some(device),
             _ => None,
         }
     }
@@ -226,6 +244,8 @@ impl Knob {
             Self::PidsMax => "tasks",
             Self::IoReadBps(_) | Self::IoWriteBps(_) | Self::NetEgress => "bytes/s",
             Self::IoReadIops(_) | Self::IoWriteIops(_) => "1/s",
+            Self::GpuPowerLimit(_) => "watts",
+            Self::GpuClockFloor(_) => "MHz",
         }
     }
 
@@ -291,6 +311,8 @@ impl FromStr for Knob {
             "io_write_bps" => Ok(Self::IoWriteBps(device)),
             "io_read_iops" => Ok(Self::IoReadIops(device)),
             "io_write_iops" => Ok(Self::IoWriteIops(device)),
+            "gpu_power_limit" => Ok(Self::GpuPowerLimit(device)),
+            "gpu_clock_floor" => Ok(Self::GpuClockFloor(device)),
             _ => Err(unknown()),
         }
     }
@@ -330,12 +352,13 @@ mod tests {
     #[test]
     fn every_knob_has_a_text_that_leads_back() {
         let device = Device { major: 8, minor: 16 };
-        let of_device = Knob::io_max(device).into_iter().chain([Knob::IoWeightOf(device)]);
-        for knob in Knob::ALL.into_iter().chain(of_device) {
+        let of_gpu = [Knob::GpuPowerLimit(device), Knob::GpuClockFloor(device)];
+        let of_disk = Knob::io_max(device).into_iter().chain([Knob::IoWeightOf(device)]);
+        for knob in Knob::ALL.into_iter().chain(of_disk).chain(of_gpu) {
             assert_eq!(knob.to_string().parse(), Ok(knob));
         }
         for kind in KnobKind::ALL {
-            let named = Knob::ALL.into_iter().chain(Knob::io_max(device));
+            let named = Knob::ALL.into_iter().chain(Knob::io_max(device)).chain(of_gpu);
             assert!(named.clone().any(|knob| knob.kind() == kind), "{kind}");
         }
         assert_eq!(Knob::IoReadBps(device).to_string(), "io_read_bps 8:16");
@@ -343,7 +366,15 @@ mod tests {
 
     #[test]
     fn what_names_no_knob_is_refused() {
-        for text in ["", "io_read_bps", "io_read_bps 8", "cpu_quota 8:0", "io_max 8:0", "x 1:1"] {
+        for text in [
+            "",
+            "io_read_bps",
+            "io_read_bps 8",
+            "cpu_quota 8:0",
+            "io_max 8:0",
+            "gpu_power_limit",
+            "x 1:1",
+        ] {
             assert!(text.parse::<Knob>().is_err(), "{text:?}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`plan`] (what a decision is), [`policy`] (who may be acted on, and how far),
 //! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
-//! (the baseline it is compared with), [`peers`] and [`egress`] (what neighbours give), [`budget`] (what the host
+//! (the baseline it is compared with), [`peers`] and [`egress`] (what neighbours give), [`gpu`] (what a GPU is given), [`budget`] (what the host
 //! has for all), [`order`] (in which order a plan is carried out), [`hold`] (limits that are held for hours), [`regret`] (what
 //! acts led to).
 
@@ -16,6 +16,7 @@ pub mod decide;
 mod decide_tests;
 pub mod egress;
 pub mod facts;
+pub mod gpu;
 pub mod hold;
 pub mod knob;
 pub mod order;
@@ -29,6 +30,7 @@ pub mod regret;
 
 pub use decide::decide;
 pub use facts::{HostCapacity, KnobMemory, WorkloadFacts};
+pub use gpu::GpuFacts;
 pub use knob::{Device, Knob, KnobKind};
 pub use peers::{Peer, PeerMemory};
 pub use plan::{Action, Decision, Limit, Rail, Reason};

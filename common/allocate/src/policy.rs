@@ -127,6 +127,10 @@ pub struct WorkloadPolicy {
     pub net_share: f64,
     /// What it may always send, bytes per second.
     pub net_floor_bps: f64,
+    /// Share of its highest clock that a GPU keeps at least while demand for it is ahead.
+    pub gpu_clock_share: f64,
+    /// Share of its power limit that is left to a GPU that is forecast to be nearly idle.
+    pub gpu_power_share: f64,
 }
 
 impl Default for WorkloadPolicy {
@@ -157,6 +161,8 @@ impl Default for WorkloadPolicy {
             io_floor_bps: 1_048_576.0,
             net_share: 0.5,
             net_floor_bps: 1_048_576.0,
+            gpu_clock_share: 0.8,
+            gpu_power_share: 0.7,
         }
     }
 }
@@ -213,6 +219,8 @@ impl WorkloadPolicy {
         within("io_floor_bps", self.io_floor_bps, 1.0, 1e15)?;
         within("net_share", self.net_share, 0.01, 1.0)?;
         within("net_floor_bps", self.net_floor_bps, 65_536.0, 1e12)?;
+        within("gpu_clock_share", self.gpu_clock_share, 0.01, 1.0)?;
+        within("gpu_power_share", self.gpu_power_share, 0.1, 1.0)?;
         for (name, value, most) in [
             ("step_up", self.step_up, 1e6),
             ("step_down", self.step_down, 1.0),

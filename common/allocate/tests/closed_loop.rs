@@ -98,6 +98,7 @@ fn run(controller: Controller, period_s: f64, seed: u64, steps: usize) -> Outcom
             sample: &sample,
             forecasts: &forecasts,
             limits: &limits,
+            gpus: &[],
         };
         let decision = decide(&facts, Knob::CpuQuota, &policy, &host, &mut memory, t_s)
             .expect("the knob is listed and the policy is not off");

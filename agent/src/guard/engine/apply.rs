@@ -41,7 +41,8 @@ impl<S: Steps> Engine<S> {
             return Err(owned::kubernetes_refused(&asked.workload));
         }
         lease_length(asked.lease_s, &entry)?;
-        self.open_current(&key, now)?;
+        let dir = self.open_current(&key, now)?;
+        self.refuse_shared_gpu(&key, &dir, now)?;
         match self.leases.get(&key) {
             Some(lease) => {
                 let stake = lease.stake.clone();

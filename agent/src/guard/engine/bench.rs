@@ -29,19 +29,23 @@ pub(super) const BOOT: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 pub(super) const MIB: f64 = 1_048_576.0;
 
 /// Everything allowed, in both directions, with no ration worth the name.
-pub(super) const RECLAIM: &str = "[[allow]]\npath='/**'\nmode='reclaim'\nreclaim_floor=0.1\n\
+pub(super) const RECLAIM: &str = "[gpu]\non=true\n[[allow]]\npath='/**'\nmode='reclaim'\nreclaim_floor=0.1\n\
     changes_per_minute=1e6\nowned=true\nio_bps.floor=1e5\nknobs=['cpu_quota','cpu_burst',\
     'cpu_weight','cpuset','memory_max','memory_high','memory_low','memory_reclaim','pids_max',\
-    'io_max','io_weight','net_egress']\nnet_bps.floor=1e5";
-pub(super) const RAISE: &str = "[[allow]]\npath='/**'\nmode='raise'\nchanges_per_minute=1e6\n\
+    'io_max','io_weight','net_egress','gpu_power_limit','gpu_clock_floor']\nnet_bps.floor=1e5";
+pub(super) const RAISE: &str = "[gpu]\non=true\n[[allow]]\npath='/**'\nmode='raise'\nchanges_per_minute=1e6\n\
     owned=true\nknobs=['cpu_quota','cpu_burst','cpu_weight','cpuset','memory_max','memory_high',\
-    'memory_low','pids_max','io_max','io_weight','net_egress']";
+    'memory_low','pids_max','io_max','io_weight','net_egress','gpu_power_limit',\
+    'gpu_clock_floor']";
 
 /// The device that the trees know limits of, beside 8:0.
 pub(super) const DISK: Device = Device { major: 254, minor: 0 };
 
+/// The GPU that they know, used by `/w` alone.
+pub(super) const GPU: Device = Device { major: 195, minor: 0 };
+
 /// Trees, by controller.
-const TREES: [&str; 6] = ["cpu", "memory", "blkio", "pids", "cpuset", "net"];
+const TREES: [&str; 7] = ["cpu", "memory", "blkio", "pids", "cpuset", "net", "gpu"];
 
 /// The tree and the guard's own directories.
 pub(super) struct Bench {
@@ -221,6 +225,11 @@ fn files(version: Version) -> &'static [(&'static str, &'static str)] {
             ("blkio/io.max", "8:0 rbps=1048576 wbps=max riops=max wiops=max\n"),
             ("blkio/io.weight", "default 100\n"),
             ("net/net.egress", "1000000\n"),
+            ("gpu/gpu.power_limit", "195:0 250500"),
+            ("gpu/gpu.power_range", "195:0 100000 350000\n"),
+            ("gpu/gpu.clock_floor", "195:0 0"),
+            ("gpu/gpu.clock_range", "195:0 1980\n"),
+            ("gpu/gpu.users", "195:0\t/w\t/w/below\n"),
         ],
         Version::V1 => &[
             ("cpu/cpu.cfs_quota_us", "100000\n"),

@@ -178,7 +178,7 @@ impl<S: Steps> Engine<S> {
                 Ok(found) if lease.is_foreign(found, self.parts.page_bytes) => {
                     self.yield_to_foreign(&key, found, now);
                 }
-                Ok(_) => {}
+                Ok(_) => self.watch_gpu(&key, now),
                 Err(KnobError::Gone { .. }) => {
                     info!(workload = %key.workload, knob = %key.knob, "gone");
                     self.is_gone(&key, now);

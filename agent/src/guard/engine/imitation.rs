@@ -50,6 +50,7 @@ pub(in crate::guard) fn write(
         }
         "io.max" => io_max(value, &read(name))?,
         "io.weight" | "blkio.bfq.weight" => weight(value, &read(name), version)?,
+        name if name.starts_with("gpu.") => of_gpu(value, &read(name))?,
         name if name.starts_with("blkio.") => of_device(value, &read(name), version, name)?,
         _ => value.to_owned(),
     };
@@ -155,6 +156,15 @@ fn weight(value: &str, content: &str, version: Version) -> io::Result<String> {
     let default = format!("default {weight}");
     let devices = content.lines().skip(1).map(str::to_owned);
     Ok(std::iter::once(default).chain(devices).collect::<Vec<_>>().join("\n"))
+}
+
+/// The GPU's line in place of the one before.
+fn of_gpu(value: &str, content: &str) -> io::Result<String> {
+    let (device, number) = value.split_once(' ').ok_or(Errno::INVAL)?;
+    number.parse::<u32>().map_err(|_none| Errno::INVAL)?;
+    let is_other = |line: &&str| line.split(' ').next() != Some(device);
+    let lines = content.lines().filter(is_other).chain([value]);
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn of_device(value: &str, content: &str, version: Version, name: &str) -> io::Result<String> {

@@ -6,6 +6,7 @@
 mod apply;
 mod burst;
 mod give_back;
+mod gpu;
 mod owned;
 mod reclaim;
 
@@ -220,6 +221,7 @@ impl<S: Steps> Engine<S> {
 
     /// Takes over what an earlier guard has left, and gives it back.
     pub(super) fn recover(&mut self, open: Vec<Entry>, owners: &Owners, now: Duration) -> Tally {
+        self.expect_gpus(&open);
         for entry in open {
             match CgroupPath::parse(&entry.workload) {
                 Ok(workload) => {

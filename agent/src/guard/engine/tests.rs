@@ -7,7 +7,9 @@ use proptest::{
     collection::vec, prop_oneof, proptest, strategy::Just, strategy::Strategy, test_runner::Config,
 };
 
-use super::bench::{Bench, DISK, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request};
+use super::bench::{
+    Bench, DISK, GPU, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request,
+};
 use crate::{
     guard::protocol::{Failure, Request, Response, encode},
     observe::cgroup::Version,
@@ -334,7 +336,7 @@ fn the_journal_stays_short_however_long_the_guard_runs() {
 }
 
 /// Knobs, each with an amount that is about what the workload has of its own.
-const KNOBS: [(Knob, f64); 12] = [
+const KNOBS: [(Knob, f64); 14] = [
     (Knob::CpuQuota, 1.0),
     (Knob::CpuBurst, 0.5),
     (Knob::MemoryMax, 64.0 * MIB),
@@ -347,6 +349,8 @@ const KNOBS: [(Knob, f64); 12] = [
     (Knob::IoWeight, 100.0),
     (Knob::IoWeightOf(DISK), 100.0),
     (Knob::NetEgress, 1e6),
+    (Knob::GpuPowerLimit(GPU), 200.0),
+    (Knob::GpuClockFloor(GPU), 900.0),
 ];
 
 /// What can happen to a guard and the workloads it looks after.

@@ -19,7 +19,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::{
     Step, Steps,
-    bench::{Bench, DISK, MIB, RECLAIM, hierarchies, nobody, request},
+    bench::{Bench, DISK, GPU, MIB, RECLAIM, hierarchies, nobody, request},
 };
 use crate::{
     guard::{hierarchy::Hierarchies, knob, path::CgroupPath, protocol::Request},
@@ -39,7 +39,7 @@ pub(super) const STEPS: [Step; 9] = [
 ];
 
 /// How often a step is passed in one run of the script, at most, that is tried.
-pub(super) const TIMES: u32 = 12;
+pub(super) const TIMES: u32 = 16;
 
 /// Kills the process the n-th time a step is reached.
 struct DieAt {
@@ -126,6 +126,9 @@ fn other_knobs(version: Version, disk: Option<Device>) -> Vec<(Knob, f64)> {
     if version == Version::V2 {
         knobs.extend([(Knob::MemoryHigh, 48.0 * MIB), (Knob::MemoryLow, 8.0 * MIB)]);
     }
+    if version == Version::V2 && disk == Some(DISK) {
+        knobs.extend([(Knob::GpuPowerLimit(GPU), 300.0), (Knob::GpuClockFloor(GPU), 1200.0)]);
+    }
     knobs.extend(disk.map(|disk| (Knob::IoReadBps(disk), 5e6)));
     knobs
 }
@@ -190,9 +193,9 @@ fn die_everywhere(place: &Place, bench: &Bench, files: &dyn Fn() -> BTreeMap<Pat
         assert!(died_at.contains(&first), "{step:?} is never reached: {died_at:?}");
     }
     // Each step of each change in the script, so that a step that is skipped is noticed: the nine
-    // changes and returns of quota and memory, and one of each other knob.
+    // changes and returns of quota and memory, and the five steps of one of each other knob.
     let n_others = place.others().len();
-    assert!(died_at.len() >= 35 + 6 * n_others, "{n_others} others: {died_at:?}");
+    assert!(died_at.len() >= 39 + 5 * n_others, "{n_others} others: {died_at:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use headroom_allocate::{Device, Knob, Limit};
 
 use super::{
     Unwatched,
-    bench::{Bench, DISK, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request},
+    bench::{Bench, DISK, GPU, MIB, RAISE, RECLAIM, applied, failed, nobody, refused, request},
 };
 use crate::{
     guard::{
@@ -50,6 +50,8 @@ fn cases(version: Version) -> Vec<Case> {
                 "default 250\n254:0 300",
             ),
             Case(Knob::NetEgress, 2e6, 2e6, "net/w/net.egress", "2000000"),
+            Case(Knob::GpuPowerLimit(GPU), 300.0, 300.0, "gpu/w/gpu.power_limit", "195:0 300000"),
+            Case(Knob::GpuClockFloor(GPU), 1500.2, 1500.0, "gpu/w/gpu.clock_floor", "195:0 1500"),
         ],
         Version::V1 => vec![
             Case(Knob::CpuBurst, 0.95, 0.95, "cpu/w/cpu.cfs_burst_us", "95000"),

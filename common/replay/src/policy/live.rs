@@ -125,6 +125,7 @@ impl Policy for Live {
             sample: &sample,
             forecasts: &forecasts,
             limits: &limits,
+            gpus: &[],
         };
         let kept = Answer { limit: seen.in_force, reason: Reason::bare(Why::Start) };
         let decided = decide(&facts, self.knob, &self.policy, &HOST, &mut self.memory, seen.t_s);
