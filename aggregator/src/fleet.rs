@@ -206,8 +206,8 @@ impl Host {
         {
             self.report = Some((t_s, report));
         }
-        for (workload, sample) in delivery.arrival.samples.iter() {
-            let live = self.live(workload.clone());
+        for (workload, sample) in delivery.arrival.samples.newest() {
+            let live = self.live(workload);
             if sample.t_s >= live.t_s {
                 live.t_s = sample.t_s;
                 live.sample = Some(sample.clone());
@@ -215,12 +215,12 @@ impl Host {
         }
         for (index, forecast) in contents.forecasts {
             if let Some(workload) = delivery.workloads.get(&index) {
-                self.live(workload.clone()).forecast(forecast);
+                self.live(workload).forecast(forecast);
             }
         }
         for (index, sketches) in contents.sketches {
             if let Some(workload) = delivery.workloads.get(&index) {
-                let live = self.live(workload.clone());
+                let live = self.live(workload);
                 live.sketches.add(live.t_s, &sketches);
             }
         }
@@ -230,7 +230,7 @@ impl Host {
         }
         for (index, limits) in limits {
             if let Some(workload) = delivery.workloads.get(&index) {
-                self.live(workload.clone()).limits = limits;
+                self.live(workload).limits = limits;
             }
         }
         for (workload, action) in delivery.arrival.actions {
@@ -243,7 +243,7 @@ impl Host {
         self.workloads.retain(|_, live| newest_s - live.t_s <= GONE_S);
     }
 
-    fn live(&mut self, workload: Workload) -> &mut Live {
+    fn live(&mut self, workload: &Workload) -> &mut Live {
         let live = self.workloads.entry(workload.path.clone()).or_insert_with(|| Live {
             workload: workload.clone(),
             sample: None,
@@ -253,7 +253,9 @@ impl Host {
             t_s: 0.0,
             sketches: SketchAccumulator::new(),
         });
-        live.workload = workload;
+        if live.workload != *workload {
+            live.workload = workload.clone();
+        }
         live
     }
 

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use headroom_telemetry::printable;
-use headroom_wire::ProbeReport;
+use headroom_wire::{DutyReport, ProbeReport};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
@@ -21,6 +21,8 @@ use crate::{
 
 /// Most sources of facts exported per host.
 const PROBES_EXPORTED_MAX: usize = 64;
+/// Hooks of one host that are told.
+const HOOKS_EXPORTED_MAX: usize = 16;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReasonLabels {
@@ -167,7 +169,7 @@ impl FleetCollector {
     fn encode_hosts(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (mut connected, mut used, mut cpus, mut workloads) =
             (0.0, Rows::new(), Rows::new(), Rows::new());
-        let mut probes = Rows::new();
+        let (mut probes, mut factors, mut errors) = (Rows::new(), Rows::new(), Rows::new());
         self.fleet.read(|hosts| {
             for (name, host) in hosts {
                 connected += f64::from(u8::from(host.connected));
@@ -177,6 +179,11 @@ impl FleetCollector {
                 if let Some((_, report)) = &host.report {
                     cpus.push((labels(), f64::from(report.cpus)));
                     used.extend(report.cpu_used_cores.map(|cores| (labels(), cores)));
+                    for (hook, factor, error) in duties(&report.duties) {
+                        let labels = || vec![("host", name.clone()), ("hook", hook.clone())];
+                        factors.push((labels(), factor));
+                        errors.extend(error.map(|error| (labels(), error)));
+                    }
                 }
             }
         });
@@ -186,6 +193,11 @@ impl FleetCollector {
         gauges(encoder, "host_workloads", "Workloads reported", &workloads)?;
         let help = "One for the state a source of facts is in: ok, degraded, absent, unknown";
         gauges(encoder, "probe_state", help, &probes)?;
+        let help = "Part of the time that a hook of the kernel programs counts; 1 is all of it";
+        gauges(encoder, "hook_duty_ratio", help, &factors)?;
+        let help = "Relative standard error of what a hook counted of the host; absent when exact \
+                    or not known";
+        gauges(encoder, "hook_error_ratio", help, &errors)?;
         gauge(encoder, "history_series", "Series in history", self.history.n_series() as f64)?;
         if let Some(bytes) = self.history.disk_bytes() {
             gauge(encoder, "history_disk_bytes", "History on disk", bytes as f64)?;
@@ -232,6 +244,20 @@ fn probe_rows(host: &str, probes: &[ProbeReport]) -> Rows {
     states.into_iter().map(row).collect()
 }
 
+/// Each hook once, with its factor and error; what is no number is left out.
+fn duties(told: &[DutyReport]) -> Vec<(String, f64, Option<f64>)> {
+    let by_hook: BTreeMap<_, _> =
+        told.iter().take(HOOKS_EXPORTED_MAX).map(|duty| (printable(&duty.hook), duty)).collect();
+    by_hook
+        .into_iter()
+        .filter(|(_hook, duty)| duty.factor.is_finite())
+        .map(|(hook, duty)| {
+            let error = duty.relative_error.filter(|error| error.is_finite());
+            (hook.into_owned(), duty.factor, error)
+        })
+        .collect()
+}
+
 fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -262,9 +288,34 @@ fn gauges(
 #[cfg(test)]
 mod tests {
     use headroom_telemetry::Fact;
-    use headroom_wire::ProbeReport;
+    use headroom_wire::{DutyReport, ProbeReport};
 
-    use super::{PROBES_EXPORTED_MAX, probe_rows};
+    use super::{HOOKS_EXPORTED_MAX, PROBES_EXPORTED_MAX, duties, probe_rows};
+
+    #[test]
+    fn each_hook_tells_its_duty_once_and_its_error_where_one_is_known() {
+        let duty = |hook: &str, factor, relative_error| DutyReport {
+            hook: hook.to_owned(),
+            factor,
+            relative_error,
+        };
+        let told = [
+            duty("syscalls", 0.25, Some(0.1)),
+            duty("switches", 1.0, None),
+            duty("odd", f64::NAN, Some(1.0)),
+            duty("wild\n", 0.5, Some(f64::INFINITY)),
+        ];
+        let own = |hook: &str, factor, error| (hook.to_owned(), factor, error);
+        let expected = [
+            own("switches", 1.0, None),
+            own("syscalls", 0.25, Some(0.1)),
+            own("wild\\u{a}", 0.5, None),
+        ];
+        assert_eq!(duties(&told), expected);
+        assert_eq!(duties(&[told[0].clone(), told[0].clone()]).len(), 1, "no series twice");
+        let many: Vec<_> = (0..99).map(|i| duty(&format!("h{i}"), 1.0, None)).collect();
+        assert_eq!(duties(&many).len(), HOOKS_EXPORTED_MAX);
+    }
 
     #[test]
     fn each_source_of_facts_has_one_series_with_its_state() {

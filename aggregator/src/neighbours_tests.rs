@@ -1,6 +1,6 @@
 //! From batches that arrive to the nearest workloads.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use headroom_telemetry::{
     Feature, SKETCH_BINS, Sample, SketchCounts, Sketches, Workload, schema::SchemaHash,
@@ -35,7 +35,7 @@ fn delivery(seq: u64, times: std::ops::Range<u32>) -> Delivery {
     let mut workloads = HashMap::new();
     for (index, (path, load, kind)) in (0..).zip(PATHS) {
         let workload = Workload::from_path(path);
-        workloads.insert(index, workload.clone());
+        workloads.insert(index, Arc::new(workload.clone()));
         let skipped = if path == "/young" { times.end - 3 } else { times.start };
         for t in skipped..times.end {
             samples.push((workload.clone(), sample(1.0e6 + f64::from(t), load, kind)));
@@ -100,5 +100,5 @@ fn points_are_kept_for_a_moment() {
     let neighbours = Neighbours::default();
     let first = neighbours.points(&fleet(), &history).unwrap();
     let again = neighbours.points(&fleet(), &history).unwrap();
-    assert!(first.points.is_empty() && std::sync::Arc::ptr_eq(&first, &again));
+    assert!(first.points.is_empty() && Arc::ptr_eq(&first, &again));
 }

@@ -5,7 +5,7 @@
 //! `stream encodings TRACE`, `stream remote-write URL TRACE SECONDS`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, Write as _},
     path::Path,
     thread,
@@ -51,11 +51,44 @@ fn now_s() -> f64 {
 }
 
 /// What happened in one second, by workload.
-type Tick = Vec<(String, Sample)>;
+type Tick = Vec<(Workload, Sample)>;
 
-/// A recording as ticks. Rows of the same whole second are together.
+/// Workloads of a host at least, so that what is measured is not how long a nearly empty batch waits.
+const WORKLOADS_MIN: usize = 100;
+
+/// A recording as ticks of a host with enough workloads: those of the recording, and as many more of the
+/// same as it takes, each a while later in the recording than the one before.
 fn ticks(trace: &Path) -> Result<Vec<Tick>> {
-    let mut by_second: BTreeMap<u64, Tick> = BTreeMap::new();
+    const LATER: usize = 7;
+    let recorded = recorded(trace)?;
+    let mean = recorded.iter().map(Vec::len).sum::<usize>() / recorded.len();
+    let copies = WORKLOADS_MIN.div_ceil(mean.max(1));
+    let named = |name: &str, copy: usize| match copy {
+        0 => Workload::from_path(name),
+        copy => Workload::from_path(&format!("{name}-{copy}")),
+    };
+    let names: BTreeSet<&str> = recorded.iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let names: BTreeMap<(&str, usize), Workload> = names
+        .into_iter()
+        .flat_map(|name| (0..copies).map(move |copy| ((name, copy), named(name, copy))))
+        .collect();
+    let tick = |at: usize| -> Tick {
+        let of_copy = |copy: usize| recorded[(at + copy * LATER) % recorded.len()].iter();
+        let t_s = recorded[at][0].1.t_s;
+        (0..copies)
+            .flat_map(|copy| of_copy(copy).map(move |row| (copy, row)))
+            .map(|(copy, (name, sample))| {
+                let workload = names[&(name.as_str(), copy)].clone();
+                (workload, Sample::from_values(t_s, *sample.values()))
+            })
+            .collect()
+    };
+    Ok((0..recorded.len()).map(tick).collect())
+}
+
+/// A recording by second; rows of the same whole second are together.
+fn recorded(trace: &Path) -> Result<Vec<Vec<(String, Sample)>>> {
+    let mut by_second: BTreeMap<u64, Vec<(String, Sample)>> = BTreeMap::new();
     for row in headroom_trace::TraceReader::of(headroom_trace::open(trace)?) {
         let row = row?;
         let second = row.sample.t_s.max(0.0).round() as u64;
@@ -136,8 +169,8 @@ fn feed(uplink: &UplinkHandle, ticks: &[Tick], offset: usize, end: Instant) -> u
             let t_s = first_s + at as f64 * 0.1;
             let workloads = tick
                 .iter()
-                .map(|(name, sample)| WorkloadReport {
-                    workload: Workload::from_path(name),
+                .map(|(workload, sample)| WorkloadReport {
+                    workload: workload.clone(),
                     sample: Sample::from_values(t_s, *sample.values()),
                     forecasts: Vec::new(),
                     limits: Vec::new(),
@@ -182,14 +215,31 @@ fn wait(uplinks: &[(u32, UplinkHandle)], connections: u64) -> Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
+/// Files that one agent opens: a socket, a timer and a thread's wake-up, some of them twice.
+const FILES_PER_AGENT: u64 = 8;
+/// Files for the rest of the process.
+const FILES_SPARE: u64 = 1_024;
+
+/// Lets this process open what `agents` need, beyond what it may have where it has the right to.
+fn raise_open_files(agents: u32) -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let files = u64::from(agents) * FILES_PER_AGENT + FILES_SPARE;
+    let now = getrlimit(Resource::Nofile);
+    let most = now.maximum.unwrap_or(u64::MAX);
+    let limit = Rlimit { current: Some(files), maximum: Some(most.max(files)) };
+    setrlimit(Resource::Nofile, limit).with_context(|| {
+        format!(
+            "{agents} agents need {files} open files, and this process may have {most}: raise \
+             `ulimit -Hn`, or try {} agents",
+            most.saturating_sub(FILES_SPARE) / FILES_PER_AGENT
+        )
+    })
+}
+
 /// Agents with nothing to say. Each line on standard input asks how long it takes until all of them are
 /// connected once more.
 fn idle(quic: &str, pki: &Path, agents: u32) -> Result<()> {
-    // A socket, a timer and a thread's wake-up each.
-    let files = u64::from(agents) * 8 + 1_024;
-    let limit = rustix::process::Rlimit { current: Some(files), maximum: Some(files) };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
-        .context("raise the limit of open files")?;
+    raise_open_files(agents)?;
     let uplinks: Vec<(u32, UplinkHandle)> = (0..agents)
         .map(|agent| Ok((agent, connect(quic, pki, &format!("idle-{agent}"), 2.0)?)))
         .collect::<Result<_>>()?;
@@ -260,7 +310,7 @@ fn series(batch: &[Tick], host: &str, shift_s: f64) -> Vec<TimeSeries> {
         for feature in Feature::ALL {
             let Some(value) = sample.get(*feature) else { continue };
             let t_ms = ((sample.t_s + shift_s) * 1_000.0).round() as i64;
-            let points = all.entry((workload, feature.index())).or_default();
+            let points = all.entry((workload.path.as_str(), feature.index())).or_default();
             points.push(Point { value: f64::from(value), timestamp: t_ms });
         }
     }
@@ -324,39 +374,93 @@ fn encodings(trace: &Path) -> Result<serde_json::Value> {
     }))
 }
 
-/// The same samples to a receiver of remote write, encoded beforehand and then sent as fast as they are
-/// taken; two senders, one per core.
+/// The same samples to a receiver of remote write: the same series go on from pass to pass, and two
+/// senders, one per core, post what was encoded beforehand. The clock runs while they post and until
+/// the receiver has flushed and shows every sample.
 fn remote_write(url: &str, trace: &Path, seconds: u64) -> Result<serde_json::Value> {
+    const SENDERS: usize = 2;
     let ticks = ticks(trace)?;
-    let newest = ticks.last().and_then(|tick| tick.first()).map_or(0.0, |(_, sample)| sample.t_s);
-    let url = format!("{url}/api/v1/write");
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let begun = Instant::now();
-    let sent: Vec<Result<u64>> = thread::scope(|scope| {
-        let sender = |host: usize| {
-            let (ticks, url) = (&ticks, &url);
-            scope.spawn(move || {
-                let mut vectors = 0;
-                for round in 0.. {
-                    for batch in ticks.chunks(BATCH_TICKS) {
-                        if Instant::now() > end {
-                            return Ok(vectors);
-                        }
-                        let host = format!("sender-{host}-{round}");
-                        let body = snappy(&series(batch, &host, now_s() - newest))?;
-                        ureq::post(url)
-                            .header("content-encoding", "snappy")
-                            .header("content-type", "application/x-protobuf")
-                            .send(&body[..])?;
-                        vectors += batch.iter().map(|tick| tick.len() as u64).sum::<u64>();
-                    }
-                }
-                Ok(vectors)
+    let first_s = now_s().floor() - 3_600.0;
+    // Hosts of a run are its own, so that what it shows is what it sent.
+    let run = format!("{:x}", std::process::id());
+    let limit = Duration::from_secs(seconds);
+    let (mut vectors, mut points, mut taken, mut at) = (0, 0, Duration::ZERO, 0.0);
+    while taken < limit {
+        let of_sender = |sender: usize| encoded(&ticks, &format!("{run}-{sender}"), first_s + at);
+        let passes = (0..SENDERS).map(of_sender).collect::<Result<Vec<_>>>()?;
+        at += ticks.len() as f64 * 0.1;
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            let senders: Vec<_> =
+                passes.iter().map(|pass| scope.spawn(|| post(url, &pass.bodies))).collect();
+            senders.into_iter().try_for_each(|sender| match sender.join() {
+                Ok(posted) => posted,
+                Err(_panic) => bail!("a sender ended by a panic"),
             })
+        })?;
+        taken += begun.elapsed();
+        vectors += passes.iter().map(|pass| pass.vectors).sum::<u64>();
+        points += passes.iter().map(|pass| pass.points).sum::<u64>();
+    }
+    let begun = Instant::now();
+    ureq::get(format!("{url}/internal/force_flush")).call().context("flush")?;
+    let end = begun + PATIENCE;
+    while shown(url, &run, at)? < points {
+        ensure!(Instant::now() < end, "{url} does not show the {points} samples it took");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let seconds = (taken + begun.elapsed()).as_secs_f64();
+    Ok(serde_json::json!({ "seconds": seconds, "vectors": vectors, "values": points }))
+}
+
+/// The recording once, as requests of one host.
+struct Pass {
+    bodies: Vec<Vec<u8>>,
+    vectors: u64,
+    points: u64,
+}
+
+/// Periods are 0.1 s apart, as [`feed`] sends them.
+fn encoded(ticks: &[Tick], host: &str, from_s: f64) -> Result<Pass> {
+    let mut pass = Pass { bodies: Vec::new(), vectors: 0, points: 0 };
+    for (n, batch) in ticks.chunks(BATCH_TICKS).enumerate() {
+        let at = |i: usize| from_s + (n * BATCH_TICKS + i) as f64 * 0.1;
+        let moved = |(i, tick): (usize, &Tick)| -> Tick {
+            let sample = |sample: &Sample| Sample::from_values(at(i), *sample.values());
+            tick.iter().map(|(name, of)| (name.clone(), sample(of))).collect()
         };
-        let senders: Vec<_> = (0..2).map(sender).collect();
-        senders.into_iter().filter_map(|sender| sender.join().ok()).collect()
-    });
-    let vectors: u64 = sent.into_iter().sum::<Result<u64>>()?;
-    Ok(serde_json::json!({ "seconds": begun.elapsed().as_secs_f64(), "vectors": vectors }))
+        let batch: Vec<Tick> = batch.iter().enumerate().map(moved).collect();
+        let series = series(&batch, host, 0.0);
+        pass.vectors += batch.iter().map(|tick| tick.len() as u64).sum::<u64>();
+        pass.points += series.iter().map(|one| one.samples.len() as u64).sum::<u64>();
+        pass.bodies.push(snappy(&series)?);
+    }
+    Ok(pass)
+}
+
+fn post(url: &str, bodies: &[Vec<u8>]) -> Result<()> {
+    let agent = ureq::Agent::new_with_defaults();
+    for body in bodies {
+        agent
+            .post(format!("{url}/api/v1/write"))
+            .header("content-encoding", "snappy")
+            .header("content-type", "application/x-protobuf")
+            .send(&body[..])?;
+    }
+    Ok(())
+}
+
+/// Samples of the hosts of `run` that a query counts.
+fn shown(url: &str, run: &str, span_s: f64) -> Result<u64> {
+    let window_s = span_s.ceil() + 7_200.0;
+    let query = format!("sum(count_over_time({{host=~\"{run}-.*\"}}[{window_s}s]))");
+    let mut answer = ureq::get(format!("{url}/api/v1/query"))
+        .query("query", query)
+        .query("time", format!("{}", now_s() + span_s))
+        .query("nocache", "1")
+        .call()
+        .context("count what is shown")?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body_mut().read_to_vec()?)?;
+    let counted = answer["data"]["result"][0]["value"][1].as_str().unwrap_or("0");
+    Ok(counted.parse::<f64>().map_or(0, |counted| counted as u64))
 }

@@ -3,17 +3,19 @@
 //! `HEADROOM_KILL_ROUNDS` sets how often it is killed.
 
 use std::{
-    io::{BufRead, BufReader},
     net::{SocketAddr, UdpSocket},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use headroom_tests::program;
 
-use crate::world::{self, World, eventually};
+use crate::{
+    server::start_until_ready,
+    world::{self, World, eventually},
+};
 
 const ROUNDS: u32 = 3;
 const AGENTS: usize = 3;
@@ -22,22 +24,10 @@ struct Killed(Child);
 
 impl Killed {
     fn start(dir: &Path, quic: SocketAddr) -> Self {
-        let mut child = Command::new(program("headroom-aggregator").unwrap())
-            .args(["serve", "--dir"])
-            .arg(dir)
-            .args(["--listen-http", "127.0.0.1:0", "--listen-quic", &quic.to_string()])
-            .env("RUST_LOG", "info")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("ready") {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
-        }
-        thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self(child)
+        let mut command = Command::new(program("headroom-aggregator").unwrap());
+        command.args(["serve", "--dir"]).arg(dir);
+        command.args(["--listen-http", "127.0.0.1:0", "--listen-quic", &quic.to_string()]);
+        Self(start_until_ready(&mut command))
     }
 }
 

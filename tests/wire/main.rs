@@ -3,10 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
+mod backpressure;
+mod clock;
 mod dashboard;
 mod hostile;
+mod ingest;
 mod kill;
 mod models;
+mod netns;
 mod network;
 mod server;
 mod tcp;

@@ -1,19 +1,14 @@
 //! A new model reaches every agent, connected or later, and its verdict comes back.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use headroom_aggregator::{
-    config::AggregatorConfig,
-    enrol::{EnrolConfig, Identities},
-    fleet::Fleet,
-    history::{History, Writer},
-    ingest::{IngestConfig, IngestServer, Services},
-    metrics::IngestMetrics,
-};
+use headroom_aggregator::history::History;
 use headroom_predict::Bundle;
-use tokio::sync::watch;
 
-use crate::world::{self, World, eventually};
+use crate::{
+    ingest::Ingest,
+    world::{self, World, eventually},
+};
 
 fn bundle(onnx: u8) -> Arc<Bundle> {
     Arc::new(Bundle {
@@ -37,38 +32,9 @@ fn next(models: &mut tokio::sync::mpsc::Receiver<Bundle>) -> Bundle {
 #[test]
 fn models_reach_agents_now_and_later_and_verdicts_come_back() {
     let world = World::new();
-    let aggregator =
-        AggregatorConfig { dir: world.aggregator_dir(), ..AggregatorConfig::default() };
-    let identities = Identities::open(&aggregator).unwrap();
     let history = Arc::new(History::open(&world.dir.path().join("history")).unwrap());
-    let (writer, _thread) = Writer::start(Arc::clone(&history)).unwrap();
-    let fleet = Arc::new(Fleet::default());
-    let (offer, offers) = watch::channel(None);
-    let services = Services {
-        history,
-        writer,
-        fleet: Arc::clone(&fleet),
-        metrics: IngestMetrics::default(),
-        model: offers,
-        admission: Arc::clone(&identities.admission),
-        enrolment: Arc::new(identities.enrolment(&EnrolConfig::default(), &[0; 32])),
-    };
-    let config = IngestConfig {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        tcp: true,
-        tls: identities.tls.server_config().unwrap(),
-        agents_max: 10,
-        clock_skew_s_max: 300.0,
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let (stop, stopped) = watch::channel(false);
-    let server = {
-        let _entered = runtime.enter();
-        IngestServer::bind(config, services).unwrap()
-    };
-    std::fs::write(world.dir.path().join("quic"), server.local_addr().unwrap().to_string())
-        .unwrap();
-    let serving = runtime.spawn(server.run(stopped));
+    let ingest = Ingest::start(&world, history);
+    let (fleet, offer) = (&ingest.fleet, &ingest.offer);
 
     let mut early = world.agent("host-1", None);
     let mut early_models = early.models();
@@ -94,8 +60,4 @@ fn models_reach_agents_now_and_later_and_verdicts_come_back() {
     offer.send_replace(Some((6, bundle(6))));
     assert_eq!(next(&mut early_models).onnx[0], 6);
     assert_eq!(next(&mut late_models).onnx[0], 6);
-
-    drop((early, late));
-    stop.send_replace(true);
-    runtime.block_on(serving).unwrap();
 }

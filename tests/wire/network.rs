@@ -6,7 +6,7 @@ use std::{
     collections::BinaryHeap,
     net::{SocketAddr, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -32,6 +32,7 @@ struct Network {
     parted: Arc<AtomicBool>,
     moves: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    to_server: Arc<Mutex<Vec<Vec<u8>>>>,
     thread: Option<JoinHandle<u64>>,
 }
 
@@ -41,7 +42,9 @@ impl Network {
         let address = front.local_addr().unwrap();
         let (parted, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let moves = Arc::new(AtomicU64::new(0));
+        let to_server = Arc::new(Mutex::new(Vec::new()));
         let mut carrier = Carrier {
+            kept: Arc::clone(&to_server),
             front,
             back: back(server),
             client: None,
@@ -66,7 +69,7 @@ impl Network {
                 carrier.harmed
             })
         };
-        Self { address, parted, moves, stop, thread: Some(thread) }
+        Self { address, parted, moves, stop, to_server, thread: Some(thread) }
     }
 
     /// Packets that were lost, doubled, or held up.
@@ -93,6 +96,7 @@ struct Carrier {
     weather: Weather,
     random: u64,
     waiting: BinaryHeap<Reverse<Packet>>,
+    kept: Arc<Mutex<Vec<Vec<u8>>>>,
     n: u64,
     harmed: u64,
 }
@@ -120,6 +124,9 @@ impl Carrier {
     }
 
     fn take(&mut self, to_server: bool, bytes: &[u8], parted: bool) {
+        if to_server {
+            self.kept.lock().unwrap().push(bytes.to_vec());
+        }
         let lost = parted || self.draw(1_000) < self.weather.lost;
         let copies = if lost {
             0
@@ -195,4 +202,43 @@ fn an_agent_whose_address_changes_goes_on_with_the_same_connection() {
     eventually("everything is acknowledged", || agent.stats().vectors_acked == 30);
     let stats = agent.stats();
     assert_eq!((stats.connections, stats.vectors_dropped), (1, 0), "{stats:?}");
+}
+
+/// Who listens on the way says everything again that the agent said, from the first packet on.
+#[test]
+fn a_connection_that_is_replayed_packet_by_packet_stores_and_opens_nothing() {
+    let world = World::new();
+    let server = world.serve();
+    let network = Network::start(server.quic, 1, FINE);
+    world.reach(network.address);
+    let agent = world.agent("host-1", None);
+    (0..20).for_each(|i| agent.report(world::tick(i, 2)));
+    eventually("everything is acknowledged", || agent.stats().vectors_acked == 40);
+    let heard = network.to_server.lock().unwrap().clone();
+    assert!(heard.len() > 5, "{} packets", heard.len());
+    let view = server.view();
+    let since_s = || view.fleet.read(|hosts| hosts["host-1"].since_s);
+    let arrived_s = since_s();
+    for while_connected in [true, false] {
+        let thief = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for packet in heard.iter().chain(&heard) {
+            thief.send_to(packet, server.quic).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        if while_connected {
+            // The agent's own connection goes on beside it.
+            agent.report(world::tick(20, 2));
+            eventually("the agent goes on", || agent.stats().vectors_acked == 42);
+            assert!((since_s() - arrived_s).abs() < f64::EPSILON, "nobody else came as host-1");
+            assert_eq!(agent.stats().connections, 1);
+        }
+        assert_eq!(view.ingest.vectors(), 42, "connected: {while_connected}");
+        let window =
+            view.history.window("host-1", "/w/0", world::T0_S, world::T0_S + 100.0).unwrap();
+        assert_eq!(window.len(), 21);
+        if while_connected {
+            network.parted.store(true, Ordering::Relaxed);
+        }
+    }
+    assert_eq!(view.fleet.read(std::collections::BTreeMap::len), 1);
 }

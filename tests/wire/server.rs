@@ -1,7 +1,9 @@
-//! An aggregator on loopback, within the test.
+//! An aggregator on loopback, within the test, or as a process.
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread::{self, JoinHandle},
 };
@@ -62,4 +64,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Starts the aggregator that `command` runs, and waits until it listens.
+pub(crate) fn start_until_ready(command: &mut Command) -> Child {
+    let mut child = command.env("RUST_LOG", "info").stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("ready") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
+    }
+    thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    child
 }

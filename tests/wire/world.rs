@@ -117,6 +117,11 @@ impl World {
     }
 
     pub(crate) fn serve(&self) -> Server {
+        self.serve_with(|_| {})
+    }
+
+    /// As [`Self::serve`], with settings changed.
+    pub(crate) fn serve_with(&self, change: impl FnOnce(&mut AggregatorConfig)) -> Server {
         let mut config =
             AggregatorConfig { dir: self.aggregator_dir(), ..AggregatorConfig::default() };
         config.listen.quic = self.quic;
@@ -124,6 +129,7 @@ impl World {
         config.train.enabled = false;
         // Reports of these tests carry times of long ago.
         config.history.raw_hours = 87_600.0;
+        change(&mut config);
         let server = Server::start(config);
         std::fs::write(self.dir.path().join("quic"), server.quic.to_string()).unwrap();
         server

@@ -22,7 +22,8 @@ pub struct Arrival {
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
     workloads: Vec<Arc<Workload>>,
-    rows: Vec<(u32, Sample)>,
+    // Shared by whoever makes them durable and whoever shows them.
+    rows: Arc<Vec<(u32, Sample)>>,
     came: Option<Arc<Came>>,
 }
 
@@ -41,25 +42,24 @@ impl Samples {
     /// are not after `latest_s`.
     pub fn from_batch(
         batch: Batch,
-        decoded: &[(u32, Sample)],
+        decoded: Vec<(u32, Sample)>,
         latest_s: f64,
         mut named: impl FnMut(u32) -> Option<Arc<Workload>>,
     ) -> Self {
         let mut samples = Self::default();
         let mut places: HashMap<u32, Option<u32>> = HashMap::new();
-        samples.rows.reserve(decoded.len());
-        for (index, sample) in decoded {
+        let mut rows = decoded;
+        rows.retain_mut(|(index, sample)| {
             let place = *places
                 .entry(*index)
                 .or_insert_with(|| named(*index).map(|workload| samples.add(workload)));
-            if let Some(place) = place
-                && sample.t_s <= latest_s
-            {
-                samples.rows.push((place, sample.clone()));
-            }
-        }
+            let Some(place) = place else { return false };
+            *index = place;
+            sample.t_s <= latest_s
+        });
         let places =
             places.into_iter().filter_map(|(index, place)| Some((index, place?))).collect();
+        samples.rows = Arc::new(rows);
         samples.came = Some(Arc::new(Came { batch, places, latest_s }));
         samples
     }
@@ -87,6 +87,21 @@ impl Samples {
         })
     }
 
+    /// The newest sample of each workload; of several of one time the last.
+    pub fn newest(&self) -> impl Iterator<Item = (&Workload, &Sample)> {
+        let mut newest: Vec<Option<&Sample>> = vec![None; self.workloads.len()];
+        for (place, sample) in self.rows.iter() {
+            if let Ok(place) = usize::try_from(*place)
+                && let Some(known) = newest.get_mut(place)
+                && known.is_none_or(|known| sample.t_s >= known.t_s)
+            {
+                *known = Some(sample);
+            }
+        }
+        let workloads = self.workloads.iter();
+        workloads.zip(newest).filter_map(|(workload, sample)| Some((&**workload, sample?)))
+    }
+
     pub(crate) fn workloads(&self) -> &[Arc<Workload>] {
         &self.workloads
     }
@@ -103,6 +118,7 @@ impl Samples {
 impl FromIterator<(Arc<Workload>, Sample)> for Samples {
     fn from_iter<I: IntoIterator<Item = (Arc<Workload>, Sample)>>(pairs: I) -> Self {
         let mut samples = Self::default();
+        let mut rows = Vec::new();
         let mut places: HashMap<Arc<Workload>, u32> = HashMap::new();
         for (workload, sample) in pairs {
             let place = match places.get(&workload) {
@@ -113,8 +129,9 @@ impl FromIterator<(Arc<Workload>, Sample)> for Samples {
                     place
                 }
             };
-            samples.rows.push((place, sample));
+            rows.push((place, sample));
         }
+        samples.rows = Arc::new(rows);
         samples
     }
 }
@@ -128,5 +145,22 @@ impl FromIterator<(Workload, Sample)> for Samples {
 impl From<Vec<(Workload, Sample)>> for Samples {
     fn from(pairs: Vec<(Workload, Sample)>) -> Self {
         pairs.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_telemetry::{Sample, Workload};
+
+    use super::Samples;
+
+    #[test]
+    fn the_newest_of_each_workload_is_one_whatever_the_order() {
+        let rows = [("/a", 2.0), ("/b", 1.0), ("/a", 3.0), ("/a", 1.0)];
+        let rows = rows.map(|(path, t_s)| (Workload::from_path(path), Sample::empty(t_s)));
+        let samples: Samples = rows.into_iter().collect();
+        let newest: Vec<_> =
+            samples.newest().map(|(who, sample)| (who.path.as_str(), sample.t_s)).collect();
+        assert_eq!(newest, [("/a", 3.0), ("/b", 1.0)]);
     }
 }

@@ -11,6 +11,7 @@ mod catalogue;
 mod config;
 mod hot;
 mod journal;
+mod place;
 mod read;
 mod seal;
 mod space;
@@ -30,6 +31,7 @@ use thiserror::Error;
 pub use self::{
     arrival::{Arrival, Samples},
     config::HistoryConfig,
+    place::Place,
     space::Pressure,
     writer::{CommitError, Writer, WriterHealth},
 };
@@ -82,6 +84,13 @@ pub enum HistoryError {
         /// How much must be.
         needed_bytes: u64,
     },
+}
+
+impl HistoryError {
+    /// Whether another process has this history open.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Journal { source: fjall::Error::Locked, .. })
+    }
 }
 
 /// The samples of one workload on one host.
@@ -159,8 +168,8 @@ impl History {
     ) -> Result<Self, HistoryError> {
         let mut catalogue = Catalogue::default();
         let mut journal = Journal::open(dir, &mut catalogue)?;
-        let root = config.lake.clone().unwrap_or_else(|| dir.join("lake"));
-        let lake = Lake::open(&root, &config.name, Arc::clone(&storage), journal.first())?;
+        let place = Place::of(dir, &config)?;
+        let lake = Lake::open(&place.lake, &config.name, Arc::clone(&storage), journal.first())?;
         journal.number_from(lake.hi_max().map_or(0, |hi| hi + 1));
         let mut hot = Hot::default();
         journal.replay(&mut hot)?;
@@ -179,6 +188,7 @@ impl History {
             workloads_written: AtomicUsize::new(0),
         };
         history.migrate()?;
+        place.note(dir)?;
         Ok(history)
     }
 

@@ -31,6 +31,9 @@ use crate::{
 
 /// How long an agent is asked to wait when history cannot be written, seconds.
 const RETRY_S: u32 = 10;
+/// Time a batch may take to its place on disk before its agent is asked to wait; well within the time after
+/// which agents give a connection up.
+const SLOW: Duration = Duration::from_secs(5);
 /// The first protocol version whose agents know to wait.
 const PROTOCOL_WAIT: u32 = 4;
 /// Batches of one agent that may be on their way to disk; agents of protocol 3 send up to 64.
@@ -234,27 +237,22 @@ async fn take(step: Step, services: &Services, node: &str) -> Result<Option<Pend
     })
 }
 
-/// Shows and acknowledges batches once they are durable. Where history cannot be written, agents that
-/// know how are asked to wait and to send again; the connection of others ends, which they take for the
-/// same.
+/// Shows and acknowledges batches once they are durable. Where history cannot be written, or takes long
+/// about it, agents that know how are asked to wait and to send again; the connection of others ends
+/// where it cannot be written, which they take for the same.
 async fn acknowledge(
     mut unacked: mpsc::Receiver<Pending>,
     outgoing: &mpsc::Sender<Message>,
     services: &Services,
     can_wait: bool,
 ) -> Result<std::convert::Infallible, Ended> {
-    let mut asked: Option<Instant> = None;
+    let mut patience = Patience { can_wait, asked: None };
     while let Some(Pending { boot, seq, delivery, writing }) = unacked.recv().await {
-        if let Some(committed) = writing {
-            match committed.await.map_err(|_dropped| CommitError::Closed)? {
+        if let Some(writing) = writing {
+            match patience.durable(writing, outgoing).await? {
                 Ok(()) => {}
                 Err(CommitError::Journal(reason)) if can_wait => {
-                    let again = Duration::from_secs(u64::from(RETRY_S) / 2);
-                    if asked.is_none_or(|asked| asked.elapsed() > again) {
-                        asked = Some(Instant::now());
-                        let message = waiting(&reason);
-                        outgoing.send(message).await.map_err(|_ended| Ended::Stuck)?;
-                    }
+                    patience.ask(&reason, outgoing).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -267,6 +265,45 @@ async fn acknowledge(
         outgoing.send(Message::Ack { boot, seq }).await.map_err(|_ended| Ended::Stuck)?;
     }
     Err(Ended::Stuck)
+}
+
+/// When one agent was last asked to wait.
+struct Patience {
+    can_wait: bool,
+    asked: Option<Instant>,
+}
+
+impl Patience {
+    /// How writing ended; asks the agent to wait while it takes long.
+    async fn durable(
+        &mut self,
+        mut writing: Durable,
+        outgoing: &mpsc::Sender<Message>,
+    ) -> Result<Result<(), CommitError>, Ended> {
+        loop {
+            match timeout(SLOW, &mut writing).await {
+                Ok(committed) => return Ok(committed.map_err(|_dropped| CommitError::Closed)?),
+                Err(_elapsed) if self.can_wait => {
+                    let reason = format!(
+                        "history has not written a batch for {} s: its disk is slow or busy",
+                        SLOW.as_secs()
+                    );
+                    self.ask(&reason, outgoing).await?;
+                }
+                Err(_elapsed) => {}
+            }
+        }
+    }
+
+    /// Asks the agent to wait, unless it does.
+    async fn ask(&mut self, reason: &str, outgoing: &mpsc::Sender<Message>) -> Result<(), Ended> {
+        let again = Duration::from_secs(u64::from(RETRY_S) / 2);
+        if self.asked.is_none_or(|asked| asked.elapsed() > again) {
+            self.asked = Some(Instant::now());
+            outgoing.send(waiting(reason)).await.map_err(|_ended| Ended::Stuck)?;
+        }
+        Ok(())
+    }
 }
 
 fn waiting(reason: &str) -> Message {

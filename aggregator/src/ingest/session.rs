@@ -135,10 +135,10 @@ pub struct Delivery {
     pub boot: BootId,
     /// The batch's number.
     pub seq: u64,
-    /// What the dashboard shows: forecasts and limits by workload, and the host.
+    /// What the dashboard shows: forecasts and limits by workload, and the host; no samples.
     pub contents: Contents,
     /// Names for the indexes in `contents`.
-    pub workloads: HashMap<u32, Workload>,
+    pub workloads: HashMap<u32, Arc<Workload>>,
     /// Samples of workloads that were never named, or of no plausible time; they are dropped.
     pub n_dropped: usize,
 }
@@ -241,10 +241,10 @@ impl Session {
             }
         };
         let latest_s = now_s + self.clock_skew_s_max;
-        let mut workloads: HashMap<u32, Workload> = HashMap::new();
+        let mut workloads: HashMap<u32, Arc<Workload>> = HashMap::new();
         let mut named = |index: u32| -> Option<Arc<Workload>> {
             let workload = self.workloads.get(&(boot, index))?;
-            workloads.entry(index).or_insert_with(|| (**workload).clone());
+            workloads.entry(index).or_insert_with(|| Arc::clone(workload));
             Some(Arc::clone(workload))
         };
         let n_samples = contents.samples.len();
@@ -254,8 +254,8 @@ impl Session {
             .filter(|(_, action)| action.at_s <= latest_s)
             .filter_map(|(index, action)| Some(((*named(*index)?).clone(), action.clone())))
             .collect();
-        let samples = Samples::from_batch(batch, &contents.samples, latest_s, named);
-        contents.samples.retain(|(_, sample)| sample.t_s <= latest_s);
+        let decoded = std::mem::take(&mut contents.samples);
+        let samples = Samples::from_batch(batch, decoded, latest_s, named);
         contents.forecasts.retain(|(_, forecast)| forecast.origin_t_s <= latest_s);
         let n_dropped = n_samples - samples.len();
         let arrival = Arrival { host: node, number: Some((boot, seq)), samples, actions };

@@ -28,8 +28,8 @@ const READS: usize = 9;
 /// Options of `bench stream`.
 #[derive(clap::Args)]
 pub(crate) struct StreamOptions {
-    /// stream: agents with nothing to say
-    #[arg(long, default_value_t = 1_000)]
+    /// stream: agents with nothing to say, which takes root from some thousands on; 0 leaves them out
+    #[arg(long, visible_alias = "idle-agents", default_value_t = 1_000)]
     idle: u32,
     /// stream: hosts that send at once
     #[arg(long, default_value_t = 16)]
@@ -137,11 +137,10 @@ pub(super) fn run(
     };
     let mut figures = Vec::new();
     day(&mut stage, &mut figures)?;
-    sending(&stage, &sender, &trace, options, &mut figures)?;
-    stage.stop();
-    beside(root, &stage.folder, &sender, &trace, options, &mut figures)?;
-    stage.start()?;
-    idle(&mut stage, &sender, options.idle, &mut figures)?;
+    sending(root, &stage, &sender, &trace, options, &mut figures)?;
+    if options.idle > 0 {
+        idle(&mut stage, &sender, options.idle, &mut figures)?;
+    }
     Ok(figures)
 }
 
@@ -173,92 +172,127 @@ fn number(json: &Json, name: &str) -> Result<f64> {
     json[name].as_f64().with_context(|| format!("the sender does not tell {name}: {json}"))
 }
 
-/// Bytes per vector, and vectors made durable per second.
+/// Bytes per vector, and vectors made durable per second, round by round beside VictoriaMetrics.
 fn sending(
+    root: &Path,
     stage: &Stage,
     sender: &Path,
     trace: &Path,
     options: &StreamOptions,
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
-    let (pki, trace) = (text(&stage.pki())?.to_owned(), text(trace)?);
+    let pki = stage.pki();
+    let (pki, trace) = (text(&pki)?, text(trace)?);
     let (hosts, seconds) = (options.senders.to_string(), options.send_s.to_string());
     let others = ask(sender, &["encodings", trace])?;
-    let (mut rates, mut bytes) = (Vec::new(), Vec::new());
+    let rival = Rival::start(root, &stage.folder)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        let answer = ask(sender, &["send", &stage.quic, &pki, trace, &hosts, &seconds])?;
-        rates.push(number(&answer, "vectors_acked")? / number(&answer, "seconds")?);
-        bytes.push(number(&answer, "bytes_sent")? / number(&answer, "vectors_sent")?);
-        let lost = number(&answer, "vectors_fed")? - number(&answer, "vectors_acked")?;
+        ours.push(ask(sender, &["send", &stage.quic, pki, trace, &hosts, &seconds])?);
+        if let Ok(rival) = &rival {
+            theirs.push(ask(sender, &["remote-write", &rival.url, trace, &seconds])?);
+        }
+    }
+    sizes(&ours, &others, figures)?;
+    let features = number(&others, "values")? / number(&others, "vectors")?;
+    rates(&ours, rival.map(|_running| theirs), features, figures)
+}
+
+/// What a vector takes on the wire, here and as others send it.
+fn sizes(ours: &[Json], others: &Json, figures: &mut Vec<Figure>) -> Result<()> {
+    let mut bytes = Vec::new();
+    for answer in ours {
+        bytes.push(number(answer, "bytes_sent")? / number(answer, "vectors_sent")?);
+        let lost = number(answer, "vectors_fed")? - number(answer, "vectors_acked")?;
         if lost > 0.0 {
             let lost = [lost];
             figures.push(Figure::of("sent and not durable", "vectors", &lost, "must not be"));
         }
     }
-    let vectors = number(&others, "vectors")?;
-    let features = number(&others, "values")? / vectors;
-    let note = format!("{features:.1} features measured per vector; batches of 10 s");
+    let vectors = number(others, "vectors")?;
+    let features = number(others, "values")? / vectors;
+    let note = format!(
+        "{features:.1} features measured per vector; 100 workloads a host, batches of 2048 vectors"
+    );
     let per_64: Vec<f64> = bytes.iter().map(|bytes| bytes * 64.0 / features).collect();
     figures.push(Figure::of("wire", "bytes/vector", &bytes, &note));
-    figures.push(Figure::of(
-        "wire, per 64 measured features",
-        "bytes",
-        &per_64,
-        "goal: at most 60",
-    ));
+    let goal = "goal: at most 60";
+    figures.push(Figure::of("wire, per 64 measured features", "bytes", &per_64, goal));
     for (name, key) in [
         ("Prometheus remote write v1 (snappy), the same data", "remote_write_bytes"),
         ("OTLP (gzip -6), the same data", "otlp_bytes"),
     ] {
-        let size = number(&others, key)? / vectors;
+        let size = number(others, key)? / vectors;
         let ours = bytes.iter().sum::<f64>() / bytes.len().max(1) as f64;
         let compare = format!("{:.1} times ours; goal over remote write: 6", size / ours);
         figures.push(Figure::of(name, "bytes/vector", &[size], &compare));
     }
-    let goal = "goal: 200000, or twice VictoriaMetrics below; senders on the same CPUs";
-    figures.push(Figure::of("ingested and durable", "vectors/s", &rates, goal));
     Ok(())
 }
 
-/// What VictoriaMetrics takes of the same samples.
-fn beside(
-    root: &Path,
-    folder: &Path,
-    sender: &Path,
-    trace: &Path,
-    options: &StreamOptions,
+/// Vectors and measured values a second, of both where the other is here.
+fn rates(
+    ours: &[Json],
+    theirs: Result<Vec<Json>, String>,
+    features: f64,
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
+    let of = |answers: &[Json], key: &str| -> Result<Vec<f64>> {
+        answers.iter().map(|one| Ok(number(one, key)? / number(one, "seconds")?)).collect()
+    };
+    let own = of(ours, "vectors_acked")?;
+    let values: Vec<f64> = own.iter().map(|rate| rate * features).collect();
+    let goal = "goal: 200000, or twice VictoriaMetrics; senders encode on the same CPUs";
+    figures.push(Figure::of("ingested and durable", "vectors/s", &own, goal));
+    figures.push(Figure::of("ingested and durable, values", "values/s", &values, ""));
     let name = "VictoriaMetrics, the same samples by remote write";
-    let absent = |reason| Figure::new(name, "vectors/s", Value::Absent(reason), "");
-    let programs = match servers::fetch(root) {
-        Ok(programs) => programs,
+    let theirs = match theirs {
+        Ok(theirs) => of(&theirs, "vectors")?,
         Err(reason) => {
-            figures.push(absent(reason));
+            figures.push(Figure::new(name, "vectors/s", Value::Absent(reason), ""));
             return Ok(());
         }
     };
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let mut command = Command::new(programs.join("usr/bin/victoria-metrics"));
-    command
-        .arg(format!("-storageDataPath={}", folder.join("victoria-metrics").display()))
-        .arg(format!("-httpListenAddr={address}"));
-    let mut server = Process::start("victoria-metrics", folder, &mut command)?;
-    let url = format!("http://{address}");
-    wait_for("VictoriaMetrics", || {
-        server.check()?;
-        Ok(ureq::get(format!("{url}/health")).call().is_ok())
-    })?;
-    let mut rates = Vec::new();
-    for _ in 0..options.rounds {
-        let seconds = options.send_s.to_string();
-        let answer = ask(sender, &["remote-write", &url, text(trace)?, &seconds])?;
-        rates.push(number(&answer, "vectors")? / number(&answer, "seconds")?);
-    }
-    server.stop(PATIENCE);
-    let compare = "acknowledged, which is not yet synced; senders on the same CPUs";
-    figures.push(Figure::of(name, "vectors/s", &rates, compare));
+    let compare = "encoded beforehand; until flushed and shown by a query; rounds in turn";
+    figures.push(Figure::of(name, "vectors/s", &theirs, compare));
+    let ratio: Vec<f64> = own.iter().zip(&theirs).map(|(own, their)| own / their).collect();
+    figures.push(Figure::of("ours over VictoriaMetrics", "times", &ratio, "goal: 2"));
     Ok(())
+}
+
+/// VictoriaMetrics, to be fed the same samples.
+struct Rival {
+    url: String,
+    server: Process,
+}
+
+impl Drop for Rival {
+    fn drop(&mut self) {
+        self.server.stop(PATIENCE);
+    }
+}
+
+impl Rival {
+    /// The inner `Err` says why there is none here.
+    fn start(root: &Path, folder: &Path) -> Result<Result<Self, String>> {
+        let programs = match servers::fetch(root) {
+            Ok(programs) => programs,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let mut command = Command::new(programs.join("usr/bin/victoria-metrics"));
+        command
+            .arg(format!("-storageDataPath={}", folder.join("victoria-metrics").display()))
+            .arg("-search.latencyOffset=0s")
+            .arg(format!("-httpListenAddr={address}"));
+        let mut server = Process::start("victoria-metrics", folder, &mut command)?;
+        let url = format!("http://{address}");
+        wait_for("VictoriaMetrics", || {
+            server.check()?;
+            Ok(ureq::get(format!("{url}/health")).call().is_ok())
+        })?;
+        Ok(Ok(Self { url, server }))
+    }
 }
 
 /// Reading a day of one workload, second by second, through the API.
