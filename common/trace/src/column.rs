@@ -16,6 +16,9 @@ const BYTES_MAX: f64 = 9_007_199_254_740_992.0;
 /// No device does a million million operations a second.
 const PER_SECOND_MAX: f64 = 1.0e12;
 
+/// Memory is charged by the page, of which this is the smallest.
+const PAGE_BYTES: f64 = 4_096.0;
+
 /// Where a field of a row goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Column {
@@ -47,6 +50,7 @@ pub(crate) struct Known {
     pub(crate) feature: Option<Feature>,
     is_limit: bool,
     largest: f64,
+    smallest: f64,
 }
 
 impl Known {
@@ -59,7 +63,10 @@ impl Known {
             _ => f64::INFINITY,
         };
         let is_limit = matches!(feature, Some(Feature::CpuLimitCores | Feature::MemoryLimitBytes));
-        Self { feature, is_limit, largest }
+        let is_of_memory =
+            feature == Some(Feature::MemoryBytes) || feature == Some(Feature::MemoryLimitBytes);
+        let smallest = if is_of_memory { PAGE_BYTES } else { 0.0 };
+        Self { feature, is_limit, largest, smallest }
     }
 
     /// Whether a counter is looked for: rates of the core columns, which counters are most often
@@ -67,6 +74,11 @@ impl Known {
     pub(crate) fn may_be_counter(self) -> bool {
         let Some(feature) = self.feature else { return false };
         !self.is_limit && feature != Feature::MemoryBytes && crate::CORE_FEATURES.contains(&feature)
+    }
+
+    /// Whether `value`, which is above zero, is less than the least there can be.
+    pub(crate) fn is_tiny(self, value: f64) -> bool {
+        value < self.smallest
     }
 
     /// The value, or what is wrong with it.

@@ -19,7 +19,7 @@ pub enum TextOutput<W: Write> {
     /// As it is.
     Plain(BufWriter<W>),
     /// Gzipped.
-    Gzip(GzEncoder<BufWriter<W>>),
+    Gzip(Box<GzEncoder<BufWriter<W>>>),
 }
 
 impl<W: Write> TextOutput<W> {
@@ -27,7 +27,7 @@ impl<W: Write> TextOutput<W> {
     pub fn new(output: W, path: &Path) -> Self {
         let output = BufWriter::with_capacity(BUFFER_BYTES, output);
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")) {
-            Self::Gzip(GzEncoder::new(output, Compression::fast()))
+            Self::Gzip(Box::new(GzEncoder::new(output, Compression::fast())))
         } else {
             Self::Plain(output)
         }

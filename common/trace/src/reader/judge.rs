@@ -61,7 +61,7 @@ impl Trace {
     fn absurd_time(&self, at: usize) -> TraceError {
         let evidence = "times are seconds since 1970 and these are beyond the year 5138; \
                         milliseconds? divide by 1000";
-        self.refuse_column(TIME, &self.source.shown(at), "a row", evidence)
+        self.refuse_column(TIME, &self.source.shown(at), None, evidence)
     }
 
     pub(super) fn value_at(&mut self, at: usize, place: usize) -> Result<Option<f64>, TraceError> {
@@ -71,6 +71,9 @@ impl Trace {
             Ok(Some(value)) => match known.judge(value) {
                 Ok(value) => {
                     self.absurd[place].add(false);
+                    if value > 0.0 && self.tiny[place].add(known.is_tiny(value)) {
+                        return Err(self.tiny_column(place, &self.source.shown(at)));
+                    }
                     return Ok(Some(value));
                 }
                 Err(problem) => problem,
@@ -97,7 +100,13 @@ impl Trace {
             "more than half of the column is more than any machine has; it is read in {unit}: \
              convert it"
         );
-        self.refuse_column(&self.columns[place], value, "a workload", &evidence)
+        self.refuse_column(&self.columns[place], value, None, &evidence)
+    }
+
+    fn tiny_column(&self, place: usize, value: &str) -> TraceError {
+        let evidence = "more than half of the column is less than a page of memory, 4096 bytes; it is \
+                        read in bytes: convert it";
+        self.refuse_column(&self.columns[place], value, None, evidence)
     }
 
     pub(super) fn sketch_at(&mut self, at: usize) -> Result<Option<SketchCounts>, TraceError> {
@@ -129,7 +138,7 @@ impl Trace {
                 return Err(self.refuse_column(
                     column,
                     &used.to_string(),
-                    &row.workload,
+                    Some(&row.workload),
                     &evidence,
                 ));
             }
@@ -141,7 +150,7 @@ impl Trace {
     pub(super) fn check_columns_at_end(&self) -> Result<(), TraceError> {
         if self.absurd_times.speaks() {
             let evidence = "most times are beyond the year 5138; milliseconds? divide by 1000";
-            return Err(self.refuse_column(TIME, "", "", evidence));
+            return Err(self.refuse_column(TIME, "", None, evidence));
         }
         if let Some(place) = self.absurd.iter().position(|majority| majority.speaks()) {
             return Err(self.absurd_column(place, ""));
@@ -163,7 +172,7 @@ impl Trace {
                 return Err(self.refuse_column(
                     column,
                     &value.to_string(),
-                    &row.workload,
+                    Some(&row.workload),
                     &evidence,
                 ));
             }

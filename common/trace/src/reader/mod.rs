@@ -76,6 +76,8 @@ pub struct Trace {
     known: Vec<Known>,
     /// Per column, how many values are beyond any machine.
     absurd: Vec<Majority>,
+    /// Per column, how many values that are not zero are below what there is the least of.
+    tiny: Vec<Majority>,
     /// Columns that may be counters.
     watched: Vec<usize>,
     /// Pairs of columns, use and its limit, with how often use is far beyond.
@@ -143,6 +145,7 @@ impl Trace {
             limited: limited.collect(),
             watched: (0..known.len()).filter(|at| known[*at].may_be_counter()).collect(),
             absurd: vec![Majority::default(); known.len()],
+            tiny: vec![Majority::default(); known.len()],
             absurd_times: Majority::default(),
             source,
             fields,
@@ -370,17 +373,20 @@ impl Trace {
         &self,
         column: &str,
         value: &str,
-        workload: &str,
+        workload: Option<&str>,
         evidence: &str,
     ) -> TraceError {
-        let workload = cut(workload.as_bytes());
+        let value = match workload {
+            Some(workload) => format!("{value} for {:?}", cut(workload.as_bytes())),
+            None => value.to_owned(),
+        };
         TraceError::Column {
             name: self.name.clone(),
             line: self.source.line(),
             column: column.to_owned(),
-            evidence: match value {
+            evidence: match value.as_str() {
                 "" => evidence.to_owned(),
-                _ => format!("{value} for {workload:?}; {evidence}"),
+                value => format!("{value}; {evidence}"),
             },
         }
     }

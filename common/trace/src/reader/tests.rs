@@ -95,6 +95,7 @@ fn columns_in_another_unit_are_refused_with_the_way_out() {
         (generated("cpu_cores", 40, |i| format!("{}", wave(i) * 1e9)), "it is read in cores"),
         (generated("cpu_cores", 5, |_| "1e15".to_owned()), "it is read in cores"),
         (generated("memory_bytes", 40, |_| "1e17".to_owned()), "it is read in bytes"),
+        (generated("memory_bytes", 40, |i| format!("{}", 900.0 + i)), "less than a page"),
         (
             generated("cpu_cores,cpu_limit_cores", 40, |i| format!("{},2", wave(i) * 40.0)),
             "more than ten times cpu_limit_cores of 2 in most rows",
