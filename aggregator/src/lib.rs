@@ -19,7 +19,10 @@ pub mod learn;
 pub mod metrics;
 pub mod neighbours;
 pub mod pki;
+#[cfg(feature = "sql")]
+pub mod query;
 pub mod rollout;
+mod time_range;
 pub mod train;
 
 pub use headroom_history as history;

@@ -5,6 +5,8 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+#[cfg(feature = "sql")]
+use headroom_aggregator::query;
 use headroom_aggregator::{
     app::App,
     config::AggregatorConfig,
@@ -67,6 +69,13 @@ enum Command {
     /// Take in what another system recorded, so that a fleet starts warm.
     #[command(subcommand)]
     Import(Box<import::ImportCommand>),
+    /// Ask history in SQL.
+    #[cfg(feature = "sql")]
+    Query(query::QueryArgs),
+    /// Training sets out of history.
+    #[cfg(feature = "sql")]
+    #[command(subcommand)]
+    Dataset(query::DatasetCommand),
     #[command(flatten)]
     Lab(lab::LabCommand),
 }
@@ -112,6 +121,10 @@ fn main() -> ExitCode {
             }
         },
         Command::Import(command) => import::run(*command),
+        #[cfg(feature = "sql")]
+        Command::Query(args) => query::query(&args),
+        #[cfg(feature = "sql")]
+        Command::Dataset(command) => query::dataset(command),
         Command::Lab(command) => lab::run(command),
     };
     match result {

@@ -288,3 +288,82 @@ fn the_operators_commands_say_who_may_join() {
         assert!(!output.status.success() && said.contains(words), "{arguments:?}: {said}");
     }
 }
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_query_sees_every_sample_once_whoever_holds_it_and_changes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = set_up(dir.path());
+    let files = dir.path().join("agent");
+    let mut running = Running::start(&state);
+    let url = format!("http://{}", running.http);
+    let ask = |sql: &str, more: &[&str]| {
+        let place = ["query", sql, "--dir", text(&state), "--url", &url];
+        let output = run(&[&place[..], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned(), said)
+    };
+    const CORES: &str = "SELECT path, cpu_cores FROM samples ORDER BY cpu_cores";
+    let expected = |n: u64| {
+        let row = |seq| format!("/demo/web.service,{seq}.0\n");
+        format!("path,cpu_cores\n{}", (1..=n).map(row).collect::<String>())
+    };
+    for seq in 1..=3 {
+        send(running.quic, &files, seq, seq as f64);
+    }
+    let (_, rows, said) = ask(CORES, &["--csv", "--sealed-only"]);
+    assert!(!rows.contains("web"), "in memory only: {rows}{said}");
+    assert_eq!(ask(CORES, &["--csv"]).1, expected(3), "sealed by the one that runs");
+    send(running.quic, &files, 4, 4.0);
+    assert_eq!(ask(CORES, &["--csv"]).1, expected(4), "in two files");
+    let (status, _) = running.get("/api/workload?host=host-1&path=/demo/web.service&seconds=60");
+    assert_eq!(status, 200);
+    for (sql, words) in [
+        ("SELECT cpu_core FROM samples", "cpu_cores"),
+        ("SELECT 1 FROM sample", "samples_10s"),
+        ("DROP TABLE samples", "DDL"),
+        ("INSERT INTO samples SELECT * FROM samples", "DML"),
+    ] {
+        let (succeeded, _, said) = ask(sql, &[]);
+        assert!(!succeeded && said.contains(words), "{sql}: {said}");
+    }
+    let (succeeded, _, said) = ask("SELECT 1", &["--engine", "ballista://localhost:50050"]);
+    assert!(!succeeded && said.contains("Ballista"), "{said}");
+    send(running.quic, &files, 5, 5.0);
+    running.signal("-9");
+    assert_eq!(ask(CORES, &["--csv"]).1, expected(5), "nobody runs: the journal is sealed here");
+    let rows: serde_json::Value = serde_json::from_str(&ask(CORES, &["--json"]).1).unwrap();
+    assert_eq!(rows[4]["cpu_cores"], 5.0);
+    let parquet = dir.path().join("rows.parquet");
+    assert!(ask(CORES, &["--out", text(&parquet)]).0);
+    assert!(std::fs::read(&parquet).unwrap().starts_with(b"PAR1"));
+    let running = Running::start(&state);
+    assert_eq!(send(running.quic, &files, 6, 6.0), Some(5), "the numbering outlives it");
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_training_set_is_built_from_the_command_line_and_found_built() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = set_up(dir.path());
+    let mut running = Running::start(&state);
+    send(running.quic, &dir.path().join("agent"), 1, 0.5);
+    assert_eq!(running.signal("-TERM"), Some(0));
+    let out = dir.path().join("set");
+    let today = (now_s() / 86_400.0).floor() as u64 * 86_400;
+    let (from, to) = (today.to_string(), (today + 86_400).to_string());
+    let build = |to: &str| {
+        let span = ["--from", &from, "--to", to, "--out", text(&out), "--json"];
+        run(&[&["dataset", "build", "--dir", text(&state)][..], &span].concat())
+    };
+    let first = build(&to);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let manifest: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    let files = manifest["files"].as_array().unwrap();
+    let n_rows: i64 = files.iter().filter_map(|file| file["rows"].as_i64()).sum();
+    assert_eq!((files.len(), n_rows), (1, 1));
+    assert_eq!(build(&to).stdout, first.stdout, "found built");
+    let other = build(&(today + 2 * 86_400).to_string());
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success() && said.contains("--out"), "{said}");
+}

@@ -19,6 +19,10 @@ use crate::{
     schema::demand,
 };
 
+/// What a data set that is done has.
+const MANIFEST: &str = "manifest.json";
+/// What one that is being built has.
+const SPEC: &str = "_spec.json";
 /// Length of a row, milliseconds.
 const STEP_MS: i64 = 10_000;
 const DAY_MS: i64 = 86_400_000;
@@ -107,7 +111,17 @@ fn day_name(from_ms: i64) -> String {
     format!("day-{:04}-{:02}-{:02}.parquet", at.year(), u8::from(at.month()), at.day())
 }
 
-/// Builds the training set of `spec` from the lake in `root` into directory `out`.
+/// The span of a build in `out` that was cut off; `None` when none was begun, or it is done.
+///
+/// # Errors
+///
+/// When what says so cannot be read.
+pub fn begun(out: &Path) -> Result<Option<Spec>, LakeError> {
+    if out.join(MANIFEST).is_file() { Ok(None) } else { read_json(&out.join(SPEC)) }
+}
+
+/// Builds the training set of `spec` from the lake in `root` into directory `out`. `told` hears of
+/// each day that is done: how many are, of how many, and its file.
 ///
 /// # Errors
 ///
@@ -118,6 +132,7 @@ pub async fn build(
     root: &Path,
     spec: &Spec,
     out: &Path,
+    told: &(dyn Fn(usize, usize, &str) + Sync),
 ) -> Result<Manifest, LakeError> {
     let foreign = |path: &Path, reason: &str| {
         Err(LakeError::Foreign { path: path.to_owned(), reason: reason.to_owned() })
@@ -125,7 +140,7 @@ pub async fn build(
     if spec.from_ms >= spec.to_ms {
         return foreign(out, "its span is empty: --from must be before --to");
     }
-    let (manifest_path, spec_path) = (out.join("manifest.json"), out.join("_spec.json"));
+    let (manifest_path, spec_path) = (out.join(MANIFEST), out.join(SPEC));
     if let Some(done) = read_json::<Manifest>(&manifest_path)? {
         return if done.spec == *spec && done.schema == SchemaHash::current().to_string() {
             Ok(done)
@@ -157,13 +172,19 @@ pub async fn build(
         names.push(name);
         from_ms = to_ms;
     }
-    // One snapshot for all days: a day more is listed than is read.
-    let snapshot = Snapshot::take(root, spec.from_ms, spec.to_ms + DAY_MS.min(Hour(1).start_ms()))?;
-    for chunk in jobs.chunks(31) {
-        engine.write(&snapshot, chunk).await?;
+    let mut n_done = names.len() - jobs.len();
+    for chunk in jobs.chunks(engine.jobs_together()) {
+        // An hour more than is asked for: rows tell of the minutes after them.
+        let to_ms = spec.to_ms + Hour(1).start_ms();
+        Snapshot::over(root, spec.from_ms, to_ms, async |snapshot| {
+            engine.write(snapshot, chunk).await
+        })
+        .await?;
         for job in chunk {
             let name = job.out.file_name().unwrap_or_default();
             fs::rename(&job.out, out.join(name)).map_err(LakeError::io("name", &job.out))?;
+            n_done += 1;
+            told(n_done, names.len(), &name.to_string_lossy());
         }
     }
     let files = names

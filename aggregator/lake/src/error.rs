@@ -49,6 +49,20 @@ pub enum LakeError {
     #[cfg(feature = "sql")]
     #[error("query: {0}")]
     Query(Box<datafusion::error::DataFusionError>),
+    /// Files went while they were read, each time.
+    #[cfg(feature = "sql")]
+    #[error("lake: files were merged or removed while they were read, {tries} times: try again")]
+    Outdated {
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// A statement that does more than read, or is none.
+    #[cfg(feature = "sql")]
+    #[error("query: {reason}")]
+    NotAQuery {
+        /// What it is instead.
+        reason: String,
+    },
     /// A place that cannot be a lake.
     #[error("lake: `{url}` cannot be used: {reason}")]
     Url {
@@ -68,10 +82,8 @@ pub enum LakeError {
 }
 
 impl LakeError {
-    pub(crate) fn io(
-        operation: &'static str,
-        path: &Path,
-    ) -> impl FnOnce(std::io::Error) -> Self + use<> {
+    /// What the system refused to do with `path`.
+    pub fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { operation, path, source }
     }

@@ -169,6 +169,9 @@ pub struct Listing {
     pub leftovers: Vec<PathBuf>,
 }
 
+/// How often an hour that changes meanwhile is listed.
+const LISTINGS_MAX: u32 = 8;
+
 /// Lists the files of `table` below `root`. A table that is not there is empty.
 ///
 /// # Errors
@@ -179,16 +182,8 @@ pub fn list(root: &Path, table: Table) -> Result<Listing, LakeError> {
     for (day, day_dir) in entries(&root.join(table.name()).join(table.version()))? {
         for (hour_name, hour_dir) in entries(&day_dir)? {
             let Some(hour) = Hour::from_dirs(&day, &hour_name) else { continue };
-            let mut parts = Vec::new();
-            for (name, path) in entries(&hour_dir)? {
-                if name.starts_with('_') && name.ends_with(TEMPORARY) {
-                    listing.leftovers.push(path);
-                    continue;
-                }
-                // A file may go while it is listed; then what replaced it is listed, or it is late.
-                let Ok(meta) = fs::metadata(&path) else { continue };
-                parts.extend(Part::parse(table, hour, path, meta.len()));
-            }
+            let (parts, unfinished) = list_hour(table, hour, &hour_dir)?;
+            listing.leftovers.extend(unfinished);
             let (counting, replaced) = current(parts);
             listing.parts.extend(counting);
             listing.leftovers.extend(replaced.into_iter().map(|part| part.path));
@@ -196,6 +191,33 @@ pub fn list(root: &Path, table: Table) -> Result<Listing, LakeError> {
     }
     listing.parts.sort_by_key(|part| (part.hour, part.lo));
     Ok(listing)
+}
+
+/// The parts in the directory of one hour, and files that are being written. A directory that changes
+/// while it is listed, as by a merge, may show neither what was merged nor what came of it: it is
+/// listed again.
+fn list_hour(table: Table, hour: Hour, dir: &Path) -> Result<(Vec<Part>, Vec<PathBuf>), LakeError> {
+    let changed = || fs::metadata(dir).and_then(|meta| meta.modified()).ok();
+    let mut tries = 0;
+    loop {
+        let before = changed();
+        let (mut parts, mut unfinished) = (Vec::new(), Vec::new());
+        let mut is_whole = true;
+        for (name, path) in entries(dir)? {
+            if name.starts_with('_') && name.ends_with(TEMPORARY) {
+                unfinished.push(path);
+                continue;
+            }
+            match fs::metadata(&path) {
+                Ok(meta) => parts.extend(Part::parse(table, hour, path, meta.len())),
+                Err(_gone) => is_whole = false,
+            }
+        }
+        tries += 1;
+        if (is_whole && changed() == before) || tries == LISTINGS_MAX {
+            return Ok((parts, unfinished));
+        }
+    }
 }
 
 /// Divides parts of one hour into those that count and those that others have replaced.

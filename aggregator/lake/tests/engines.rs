@@ -12,7 +12,7 @@ use std::{path::Path, sync::Arc};
 use headroom_lake::{
     ActionRow, Identity, Lake, Rows, Table,
     dataset::{self, Spec},
-    engine::{Embedded, Engine, EngineName, Hot, Snapshot},
+    engine::{Embedded, Engine, EngineName, Hot, Snapshot, check_reads},
     lake::Keeping,
     output::{Format, render},
     schema,
@@ -72,6 +72,9 @@ fn make_lake(root: &Path) -> Lake {
 fn snapshot(root: &Path) -> Snapshot {
     Snapshot::take(root, 0, i64::MAX).unwrap()
 }
+
+/// Hears of days that are done.
+fn quiet(_done: usize, _days: usize, _name: &str) {}
 
 async fn csv(engine: &dyn Engine, snapshot: &Snapshot, sql: &str) -> String {
     let rows = engine.sql(snapshot, sql).await.unwrap();
@@ -155,18 +158,19 @@ async fn a_training_set_is_built_once_and_taken_up_where_it_stopped() {
     let _lake = make_lake(&root);
     let out = dir.path().join("set");
     let spec = Spec { from_ms: T0_MS, to_ms: T0_MS + 7_200_000, table: Table::Samples };
-    let manifest = dataset::build(&Embedded::default(), &root, &spec, &out).await.unwrap();
+    let manifest = dataset::build(&Embedded::default(), &root, &spec, &out, &quiet).await.unwrap();
     assert_eq!(manifest.files.iter().map(|file| file.rows).sum::<i64>(), 3 * 720);
     assert!(out.join("manifest.json").is_file() && !out.join("_tmp").exists());
     // A second build finds it; another span is refused; without its manifest it is taken up.
-    let again = dataset::build(&Embedded::default(), &root, &spec, &out).await.unwrap();
+    let again = dataset::build(&Embedded::default(), &root, &spec, &out, &quiet).await.unwrap();
     assert_eq!(again, manifest);
     let other = Spec { from_ms: T0_MS + 1, ..spec.clone() };
-    let refused = dataset::build(&Embedded::default(), &root, &other, &out).await.unwrap_err();
+    let refused =
+        dataset::build(&Embedded::default(), &root, &other, &out, &quiet).await.unwrap_err();
     assert!(refused.to_string().contains("--out"), "{refused}");
     std::fs::remove_file(out.join("manifest.json")).unwrap();
     let written = std::fs::metadata(out.join(&manifest.files[0].name)).unwrap().modified().unwrap();
-    dataset::build(&Embedded::default(), &root, &spec, &out).await.unwrap();
+    dataset::build(&Embedded::default(), &root, &spec, &out, &quiet).await.unwrap();
     let kept = std::fs::metadata(out.join(&manifest.files[0].name)).unwrap().modified().unwrap();
     assert_eq!(written, kept, "a day that is there is not built again");
 }
@@ -230,4 +234,50 @@ fn an_engine_that_is_not_there_says_how_to_get_it() {
     let error = |name: &str| name.parse::<EngineName>().unwrap_err().to_string();
     assert!(error("ballista://h:50050").contains("spark://HOST:PORT"));
     assert!(error("flink").contains("embedded"));
+}
+
+#[tokio::test]
+async fn files_that_were_merged_away_are_noticed_as_they_may_read_as_no_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = Lake::open(dir.path(), "main", Arc::new(Local), None).unwrap();
+    for (number, from) in [0, 1_800].into_iter().enumerate() {
+        let series = vec![(identity(0), rows(from..from + 1_800, 0))];
+        lake.adopt(lake.seal(number as u64, series, Vec::new()).unwrap());
+    }
+    let before = snapshot(dir.path());
+    assert!(!before.is_outdated());
+    let keeping =
+        Keeping { samples_ms: 86_400_000, samples_10s_ms: 86_400_000, samples_5m_ms: 86_400_000 };
+    assert!(lake.tend(T0_MS + 4_300_000, 9, &keeping).unwrap().merged > 0);
+    assert!(before.is_outdated());
+    let after = snapshot(dir.path());
+    assert!(!after.is_outdated());
+    let counted = csv(&Embedded::default(), &after, "SELECT COUNT(*) AS n FROM samples").await;
+    assert_eq!(counted, "n\n3600\n");
+}
+
+#[test]
+fn only_one_statement_that_selects_is_run_whichever_engine() {
+    for sql in [
+        "SELECT 1",
+        "WITH a AS (SELECT 1 AS x) SELECT x FROM a UNION ALL SELECT 2 ORDER BY 1;",
+        "(SELECT host FROM samples)",
+        "VALUES (1)",
+    ] {
+        assert!(check_reads(sql).is_ok(), "{sql}");
+    }
+    for sql in [
+        "",
+        "SELECT 1; SELECT 2",
+        "INSERT INTO samples VALUES (1)",
+        "INSERT OVERWRITE DIRECTORY '/tmp/x' SELECT 1",
+        "CREATE TABLE t AS SELECT 1",
+        "DROP TABLE samples",
+        "COPY samples TO '/tmp/x'",
+        "SET a = 1",
+        "SELECT 1 INTO t",
+        "EXPLAIN ANALYZE SELECT 1",
+    ] {
+        assert!(check_reads(sql).is_err(), "{sql}");
+    }
 }

@@ -19,7 +19,7 @@ use axum::{
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Json, Response},
-    routing::get,
+    routing::{get, post},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde::Deserialize;
@@ -94,6 +94,7 @@ fn router(view: View) -> Router {
         .route("/api/imports", get(imports))
         .route("/api/models", get(models))
         .route("/api/train", get(train_status).post(train_start))
+        .route("/api/seal", post(seal))
         .route("/api/live", get(live::stream))
         .with_state(view)
         .layer(middleware::from_fn_with_state(names, guard::check))
@@ -223,17 +224,35 @@ async fn train_status(State(view): State<View>) -> Json<crate::learn::TrainStatu
     Json(view.learner.status())
 }
 
+/// Refuses what another machine asks for.
+fn from_here(peer: SocketAddr, what: &str) -> Result<(), Failure> {
+    if peer.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(Failure(StatusCode::FORBIDDEN, format!("{what} from the aggregator's own machine")))
+}
+
 async fn train_start(
     State(view): State<View>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
 ) -> Result<(StatusCode, Json<crate::learn::TrainStatus>), Failure> {
-    if !peer.ip().to_canonical().is_loopback() {
-        let text = "training is started from the aggregator's own machine".to_owned();
-        return Err(Failure(StatusCode::FORBIDDEN, text));
-    }
+    from_here(peer, "training is started")?;
     match view.learner.start(false) {
         Ok(()) => Ok((StatusCode::ACCEPTED, Json(view.learner.status()))),
         Err(error @ LearnError::Running) => Err(Failure(StatusCode::CONFLICT, error.to_string())),
         Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
+}
+
+/// Writes what history holds in memory to the lake, for whoever reads files.
+async fn seal(
+    State(view): State<View>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    from_here(peer, "sealing is asked for")?;
+    let failed = |text: String| Failure(StatusCode::INTERNAL_SERVER_ERROR, text);
+    let history = Arc::clone(&view.history);
+    let sealed = tokio::task::spawn_blocking(move || history.seal()).await;
+    sealed.map_err(|error| failed(error.to_string()))?.map_err(|e| failed(e.to_string()))?;
+    Ok(Json(serde_json::json!({ "files": view.history.lake_files() })))
 }

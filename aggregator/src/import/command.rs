@@ -17,12 +17,13 @@ use super::{
     progress::Progress,
     query::{QuerySet, SourceKind},
     tally::Tally,
-    time_range, trace,
+    trace,
     window::{self, Plan, Source, WINDOW_TICKS_MAX},
 };
 use crate::{
     config::AggregatorConfig,
     history::{History, HistoryConfig, Local},
+    time_range,
 };
 
 /// Steps that `--dry-run` reads.

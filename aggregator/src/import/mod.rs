@@ -16,7 +16,6 @@ mod progress;
 mod prometheus;
 mod query;
 mod tally;
-mod time_range;
 mod trace;
 mod window;
 

@@ -57,7 +57,7 @@ fn fleet(t_s: f64) -> Arc<Fleet> {
         boot: BootId(1),
         seq: 1,
         contents,
-        workloads: HashMap::from([(0, workload)]),
+        workloads: HashMap::from([(0, Arc::new(workload))]),
         n_dropped: 0,
     };
     fleet.delivered(delivery, t_s);

@@ -4,6 +4,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -40,8 +41,20 @@ pub(super) fn find(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// A port that no other test of this process was given and nobody listens on. It lies below those
+/// that connections are made from, or one of them could take it before the server does, and the
+/// server would be asked for at another's door.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const PORTS: std::ops::Range<u16> = 20_000..30_000;
+    static N_GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(16) + N_GIVEN.fetch_add(1, Ordering::Relaxed);
+        let width = u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(n % width).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Starts a program and waits until `ready` answers.
@@ -53,10 +66,12 @@ fn start(mut command: Command, url: String, ready: &str, dir: TempDir) -> Server
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let server = Server { child, url, _dir: dir };
+    let mut server = Server { child, url, _dir: dir };
     let asked = format!("{}{ready}", server.url);
     let begun = Instant::now();
     while ureq::get(&asked).call().is_err() {
+        let ended = server.child.try_wait().unwrap();
+        assert!(ended.is_none(), "{command:?} has ended: {ended:?}");
         assert!(begun.elapsed() < START, "{asked} does not answer");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -108,6 +123,17 @@ pub(super) fn influxdb() -> Option<Server> {
     command.args(["-config", "i.conf"]);
     let server = start(command, format!("http://127.0.0.1:{port}"), "/ping", dir);
     let create = format!("{}/query?q=CREATE%20DATABASE%20telegraf", server.url);
-    ureq::post(&create).send_empty().unwrap();
-    Some(server)
+    // It answers 200 also where it fails, and says so in the text.
+    let made = ureq::post(&create).send_empty().unwrap().into_body().read_to_string().unwrap();
+    assert!(!made.contains("error"), "{made}");
+    let show = format!("{}/query?q=SHOW%20DATABASES", server.url);
+    let begun = Instant::now();
+    loop {
+        let known = ureq::get(&show).call().unwrap().into_body().read_to_string().unwrap();
+        if known.contains("telegraf") {
+            return Some(server);
+        }
+        assert!(begun.elapsed() < START, "telegraf was made and is not there: {known}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

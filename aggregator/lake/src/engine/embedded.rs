@@ -20,14 +20,11 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-use super::{Engine, Job, Snapshot, WORKLOADS};
+use super::{Answer, Engine, Job, Snapshot, WORKLOADS};
 use crate::{LakeError, Table, schema};
 
 /// Memory that one query may take for what it must hold at once.
 const MEMORY_BYTES: usize = 512 << 20;
-
-/// Most rows of an answer that is held in memory.
-const ROWS_MAX: usize = 1_000_000;
 
 /// Rows that are in no file yet.
 #[derive(Clone, Debug, Default)]
@@ -165,19 +162,11 @@ impl Engine for Embedded {
             let frame = self.plan(snapshot, sql).await?;
             let schema = Arc::clone(frame.schema().inner());
             let mut stream = frame.execute_stream().await.map_err(LakeError::query)?;
-            let (mut batches, mut n_rows) = (Vec::new(), 0);
+            let mut answer = Answer::default();
             while let Some(batch) = stream.next().await {
-                let batch = batch.map_err(LakeError::query)?;
-                n_rows += batch.num_rows();
-                if n_rows > ROWS_MAX {
-                    let reason =
-                        format!("more than {ROWS_MAX} rows: add a LIMIT, or build a data set");
-                    return Err(LakeError::Engine { engine: self.name(), reason });
-                }
-                batches.push(batch);
+                answer.add(batch.map_err(LakeError::query)?, &self.name())?;
             }
-            // No row still has columns, whose names people and programs want.
-            Ok(if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches })
+            Ok(answer.batches(schema))
         })
     }
 

@@ -13,7 +13,11 @@ use std::{
     str::FromStr,
 };
 
-use arrow::record_batch::RecordBatch;
+pub use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use datafusion::sql::{
+    parser::{DFParser, Statement},
+    sqlparser::ast,
+};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +26,15 @@ pub use self::{
     spark::{Spark, read_all},
 };
 use crate::{Hour, LakeError, Table, layout::list};
+
+/// How often a query is begun anew because files went while it read them.
+const SNAPSHOTS_MAX: u32 = 3;
+
+/// Most rows of an answer that is held in memory.
+const ROWS_MAX: usize = 1_000_000;
+
+/// Most memory of such an answer, bytes.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
 
 /// The table of workloads, which is one file per aggregator and of no hour.
 pub const WORKLOADS: &str = "workloads";
@@ -66,6 +79,37 @@ impl Snapshot {
         Ok(Self { files })
     }
 
+    /// Runs `ask` over [`Self::take`] of the same, and again when files went meanwhile: one that is
+    /// merged away may be read as having no rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`] and `ask`, and when files went each time.
+    pub async fn over<T>(
+        root: &Path,
+        from_ms: i64,
+        to_ms: i64,
+        ask: impl AsyncFn(&Self) -> Result<T, LakeError>,
+    ) -> Result<T, LakeError> {
+        let mut tries = 0;
+        loop {
+            let snapshot = Self::take(root, from_ms, to_ms)?;
+            let result = ask(&snapshot).await;
+            tries += 1;
+            if !snapshot.is_outdated() {
+                return result;
+            }
+            if tries == SNAPSHOTS_MAX {
+                return result.and(Err(LakeError::Outdated { tries }));
+            }
+        }
+    }
+
+    /// Whether a file of it is gone, merged with others since.
+    pub fn is_outdated(&self) -> bool {
+        self.files.values().flatten().any(|path| !path.exists())
+    }
+
     /// The same but for what `aggregator` sealed under one of `numbers`.
     #[must_use]
     pub fn without(mut self, aggregator: &str, numbers: &HashSet<u64>) -> Self {
@@ -90,10 +134,75 @@ pub struct Job {
     pub out: PathBuf,
 }
 
+/// That `sql` is one statement and only reads: some engines would run any other as well.
+///
+/// # Errors
+///
+/// Says what it is instead.
+pub fn check_reads(sql: &str) -> Result<(), LakeError> {
+    let not = |reason: &str| LakeError::NotAQuery { reason: reason.to_owned() };
+    let statements = DFParser::parse_sql(sql).map_err(LakeError::query)?;
+    let mut statements = statements.into_iter();
+    let (Some(first), None) = (statements.next(), statements.next()) else {
+        return Err(not("give one statement, as SELECT ... FROM samples"));
+    };
+    match first {
+        Statement::Statement(statement) => match *statement {
+            ast::Statement::Query(query) if is_select(&query.body) => Ok(()),
+            _ => Err(not("only SELECT is run: a statement of DDL or DML changes something")),
+        },
+        _ => Err(not("only SELECT is run")),
+    }
+}
+
+fn is_select(body: &ast::SetExpr) -> bool {
+    match body {
+        ast::SetExpr::Select(select) => select.into.is_none(),
+        ast::SetExpr::Query(query) => is_select(&query.body),
+        ast::SetExpr::SetOperation { left, right, .. } => is_select(left) && is_select(right),
+        ast::SetExpr::Values(_) => true,
+        _ => false,
+    }
+}
+
+/// An answer in memory, within its bounds.
+#[derive(Default)]
+struct Answer {
+    batches: Vec<RecordBatch>,
+    n_rows: usize,
+    bytes: usize,
+}
+
+impl Answer {
+    fn add(&mut self, batch: RecordBatch, engine: &str) -> Result<(), LakeError> {
+        self.n_rows += batch.num_rows();
+        self.bytes += batch.get_array_memory_size();
+        self.batches.push(batch);
+        if self.n_rows <= ROWS_MAX && self.bytes <= ANSWER_BYTES_MAX {
+            return Ok(());
+        }
+        let reason = format!(
+            "an answer of more than {ROWS_MAX} rows or {} MiB: add a LIMIT, or write it to a file",
+            ANSWER_BYTES_MAX >> 20
+        );
+        Err(LakeError::Engine { engine: engine.to_owned(), reason })
+    }
+
+    /// Its batches. No row still has columns, whose names people and programs want.
+    fn batches(self, schema: SchemaRef) -> Vec<RecordBatch> {
+        if self.batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { self.batches }
+    }
+}
+
 /// Something that runs SQL over files.
 pub trait Engine: fmt::Debug + Send + Sync {
     /// As it was asked for.
     fn name(&self) -> String;
+
+    /// Jobs worth handing over together: one, unless beginning costs the engine more than a job.
+    fn jobs_together(&self) -> usize {
+        1
+    }
 
     /// The rows of a query that only reads.
     ///

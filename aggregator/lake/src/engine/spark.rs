@@ -17,7 +17,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 use tokio::{process::Command, time::timeout};
 
-use super::{Engine, Job, Snapshot, WORKLOADS, embedded::finish};
+use super::{Answer, Engine, Job, Snapshot, WORKLOADS, check_reads, embedded::finish};
 use crate::{LakeError, Table, schema};
 
 const SCRIPT: &str = include_str!("spark_job.py");
@@ -85,6 +85,7 @@ impl Spark {
     /// A directory beside the first file to be written, so that workers that see one see the other.
     async fn submit(&self, snapshot: &Snapshot, jobs: &[Job]) -> Result<(), LakeError> {
         let Some(first) = jobs.first() else { return Ok(()) };
+        jobs.iter().try_for_each(|job| check_reads(&job.sql))?;
         let beside = first.out.parent().unwrap_or(Path::new("."));
         let dir = beside.join(format!("_spark-{}", std::process::id()));
         fs::create_dir_all(&dir).map_err(LakeError::io("make", &dir))?;
@@ -177,6 +178,10 @@ fn columns(schema: &SchemaRef) -> String {
 }
 
 impl Engine for Spark {
+    fn jobs_together(&self) -> usize {
+        31
+    }
+
     fn name(&self) -> String {
         self.master.clone()
     }
@@ -218,6 +223,9 @@ pub fn read_all(path: &Path) -> Result<Vec<RecordBatch>, LakeError> {
         ParquetRecordBatchReaderBuilder::try_new(file).map_err(LakeError::parquet("read", path))?;
     let schema = std::sync::Arc::clone(builder.schema());
     let reader = builder.build().map_err(LakeError::parquet("read", path))?;
-    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(LakeError::arrow("read", path))?;
-    Ok(if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches })
+    let mut answer = Answer::default();
+    for batch in reader {
+        answer.add(batch.map_err(LakeError::arrow("read", path))?, "spark")?;
+    }
+    Ok(answer.batches(schema))
 }

@@ -7,7 +7,7 @@ use time::{Date, Month, OffsetDateTime, Time};
 /// # Errors
 ///
 /// Says what it may look like.
-pub(super) fn seconds(text: &str) -> Result<u32, String> {
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
     let wrong = || format!("`{text}` is no length of time; write 15s, 5m, 2h or 7d");
     let (digits, unit_s) = match text.trim().char_indices().next_back() {
         Some((at, 's')) => (&text[..at], 1),
@@ -27,7 +27,7 @@ pub(super) fn seconds(text: &str) -> Result<u32, String> {
 /// # Errors
 ///
 /// Says what it may look like.
-pub(super) fn moment(text: &str, now_s: i64) -> Result<i64, String> {
+pub(crate) fn moment(text: &str, now_s: i64) -> Result<i64, String> {
     let text = text.trim();
     if text == "now" {
         return Ok(now_s);
@@ -61,7 +61,7 @@ fn date(text: &str) -> Option<i64> {
 }
 
 /// A moment as people read it, UTC.
-pub(super) fn shown(t_s: f64) -> String {
+pub(crate) fn shown(t_s: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "saturates, and then is no date")]
     match OffsetDateTime::from_unix_timestamp(t_s as i64) {
         Ok(at) => format!(
