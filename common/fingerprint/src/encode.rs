@@ -43,7 +43,9 @@ pub fn level_resource(feature: Feature) -> Option<Resource> {
     }
 }
 
-pub(crate) fn scale(resource: Resource, mut usage: Vec<f64>) -> f64 {
+/// What counts as one of `resource` where this is its use, NaN where not measured; see
+/// [`crate::Window::scale`].
+pub fn scale(resource: Resource, mut usage: Vec<f64>) -> f64 {
     usage.retain(|value| value.is_finite());
     usage.sort_unstable_by(f64::total_cmp);
     let Some(max) = usage.last().copied() else { return resource.resolution() };

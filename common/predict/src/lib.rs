@@ -1,12 +1,11 @@
-//! Demand as calibrated quantiles: base layer, sequence model, calibration; pure but for reading
-//! and writing [`Bundle`] files.
+//! Demand as calibrated quantiles: the base layer of `headroom_forecast::live` and a sequence model beside
+//! it; pure but for reading and writing [`Bundle`] files.
 //!
 //! Reading order: [`forecast`] (what an answer is), [`bundle`] (how a model ships), [`runtime`] (the
-//! only place that knows tract), [`layers`] (base forecaster, calibration), [`predictor`] (all of it
-//! per workload), [`starts`] (what programs needed when they started before). Time comes in with the samples; nothing here reads a clock.
+//! only place that knows tract), [`predictor`] (who answers, per workload), [`starts`] (what programs
+//! needed when they started before). Time comes in with the samples; nothing here reads a clock.
 
 pub mod bundle;
-pub mod layers;
 #[cfg(test)]
 mod models;
 pub mod predictor;

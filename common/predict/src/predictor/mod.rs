@@ -5,10 +5,10 @@
 //! A new model first runs in the shadow of the base layer until forecasts of every horizon have
 //! come due (12 steps), unless it succeeds a model whose equal its evaluation shows it to be.
 
+mod contest;
 mod state;
 #[cfg(test)]
 mod tests;
-mod track;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,8 +16,9 @@ use headroom_fingerprint::{Encoded, Summary};
 use headroom_telemetry::{Resource, Sample};
 use serde::{Deserialize, Serialize};
 
+pub use self::contest::ResourceScore;
 use self::state::State;
-pub use self::track::{ResourceScore, SourceScore};
+pub use headroom_forecast::live::SourceScore;
 use crate::{
     forecast::Forecast,
     runtime::{RefusedModel, SequenceModel},

@@ -1,14 +1,15 @@
 //! What is kept per workload: window, base forecasters, forecasts whose outcome is due, records.
 
-use std::collections::VecDeque;
-
-use headroom_fingerprint::{PushError, WINDOW, Window, is_censored};
+use headroom_fingerprint::{PushError, Window, is_censored};
+use headroom_forecast::{
+    LiveSeries,
+    live::{Losses, Track, mean_loss},
+};
 use headroom_telemetry::{Resource, Sample};
 
-use super::track::{Contest, Outcome, ResourceScore, SmallGrid, Track, small};
+use super::contest::{Contest, ResourceScore};
 use crate::{
     forecast::{Forecast, Grid, HORIZON_STEPS, HORIZONS, Source},
-    layers::base::Base,
     runtime::SequenceModel,
 };
 
@@ -16,15 +17,6 @@ use crate::{
 pub(super) const SHADOW_STEPS: u32 = HORIZON_STEPS[HORIZONS - 1];
 /// The source not in charge must be this much better to take over.
 const TAKE_OVER_SHARE: f32 = 0.95;
-
-/// Published quantiles of one moment, relative to `scale`, until their outcomes are known.
-#[derive(Clone, Debug)]
-struct Origin {
-    t_s: f64,
-    scale: [f64; Resource::COUNT],
-    base: [Option<SmallGrid>; Resource::COUNT],
-    model: Option<(u64, [Option<SmallGrid>; Resource::COUNT])>,
-}
 
 /// Records of the model in use.
 #[derive(Clone, Debug)]
@@ -39,10 +31,8 @@ struct ModelRecord {
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) window: Window,
-    base: [Base; Resource::COUNT],
-    base_tracks: [Track; Resource::COUNT],
+    base: [LiveSeries; Resource::COUNT],
     model: Option<ModelRecord>,
-    origins: VecDeque<Origin>,
     latest: Option<Vec<Forecast>>,
 }
 
@@ -50,10 +40,8 @@ impl State {
     pub(super) fn new(step_s: f64) -> Self {
         Self {
             window: Window::new(step_s),
-            base: Resource::ALL.map(|resource| Base::new(resource.resolution())),
-            base_tracks: Default::default(),
+            base: Resource::ALL.map(|resource| LiveSeries::new(resource, step_s)),
             model: None,
-            origins: VecDeque::with_capacity(SHADOW_STEPS as usize),
             latest: None,
         }
     }
@@ -61,58 +49,18 @@ impl State {
     pub(super) fn observe(&mut self, sample: &Sample) -> Result<(), PushError> {
         let gap = self.window.push(sample)?;
         self.latest = None;
-        let is_censored = is_censored(sample);
         for resource in Resource::ALL {
+            let is_censored = resource == Resource::Cpu && is_censored(sample);
+            let usage = resource.usage(sample);
             let base = &mut self.base[resource.index()];
-            (0..gap.min(WINDOW)).for_each(|_| base.push(None, false));
-            base.push(resource.usage(sample), resource == Resource::Cpu && is_censored);
-            self.score(resource, sample, is_censored);
-        }
-        let reach_s = (f64::from(SHADOW_STEPS) + 0.5) * self.window.step_s();
-        self.origins.retain(|origin| sample.t_s - origin.t_s < reach_s);
-        Ok(())
-    }
-
-    /// Scores every forecast of `resource` whose horizon ends with `sample`.
-    fn score(&mut self, resource: Resource, sample: &Sample, is_censored: bool) {
-        let r = resource.index();
-        let Some(usage) = resource.usage(sample) else { return };
-        let is_censored = is_censored && resource == Resource::Cpu;
-        let (mut base_losses, mut paired, mut model_losses) = (Vec::new(), Vec::new(), Vec::new());
-        for origin in &self.origins {
-            let steps = (sample.t_s - origin.t_s) / self.window.step_s();
-            let Some(h) =
-                HORIZON_STEPS.iter().position(|due| (f64::from(*due) - steps).abs() < 0.5)
-            else {
-                continue;
-            };
-            #[expect(clippy::cast_possible_truncation, reason = "scores are single precision")]
-            let value = (usage.max(0.0) / origin.scale[r]) as f32;
-            let outcome = Outcome { value, is_censored };
-            let Some(grid) = &origin.base[r] else { continue };
-            let base_loss = self.base_tracks[r].score(h, grid, outcome);
-            base_losses.extend(base_loss);
-            let (Some(record), Some((version, grids))) = (&mut self.model, &origin.model) else {
-                continue;
-            };
-            let Some(grid) = grids[r].as_ref().filter(|_| *version == record.version) else {
-                continue;
-            };
-            let model_loss = record.tracks[r].score(h, grid, outcome);
-            if let (Some(base_loss), Some(model_loss)) = (base_loss, model_loss) {
-                paired.push(base_loss);
-                model_losses.push(model_loss);
+            base.skip(gap);
+            let losses = base.push(sample.t_s, usage, is_censored);
+            if let (Some(record), Some(usage)) = (&mut self.model, usage) {
+                let due = (sample.t_s, self.window.step_s());
+                record.score(resource.index(), due, (usage, is_censored), &losses);
             }
         }
-        if let Some(loss) = mean(&base_losses) {
-            self.base_tracks[r].add_loss(loss);
-        }
-        if let (Some(record), Some(base), Some(model)) =
-            (&mut self.model, mean(&paired), mean(&model_losses))
-        {
-            record.tracks[r].add_loss(model);
-            record.contests[r].add(base, model);
-        }
+        Ok(())
     }
 
     /// Forecasts of every resource that is measured; the same answer until the next sample.
@@ -127,12 +75,6 @@ impl State {
         let Some(t_s) = self.window.newest_s() else { return (None, None) };
         // Only a model reads the encoded window, and it is the dearest part of a forecast.
         let encoded = model.and_then(|_model| self.window.encode());
-        let scale = match &encoded {
-            Some(encoded) => encoded.scale,
-            None => Resource::ALL.map(|resource| self.window.scale(resource)),
-        };
-        let base = self.base.each_ref().map(Base::forecast);
-        let mut origin = Origin { t_s, scale, base: [None; Resource::COUNT], model: None };
         let (answers, failure) = match (model, &encoded) {
             (Some(model), Some(encoded)) => match model.infer(encoded) {
                 Ok(grids) => (Some((model, grids)), None),
@@ -142,57 +84,29 @@ impl State {
         };
         if let Some((model, _)) = &answers {
             self.meet(model);
-            origin.model = Some((model.version(), [None; Resource::COUNT]));
         }
         let mut forecasts = Vec::with_capacity(Resource::COUNT);
-        for resource in Resource::ALL {
-            let r = resource.index();
-            let Some(base) = base[r] else { continue };
+        for r in Resource::ALL.map(Resource::index) {
+            let Some(base) = self.base[r].forecast(t_s) else { continue };
             let model_grid = answers.as_ref().map(|(_, grids)| grids[r]);
-            forecasts.push(self.publish(resource, base, model_grid, &mut origin));
+            forecasts.push(self.choose(r, base, model_grid));
         }
         if forecasts.is_empty() {
             return (None, failure);
         }
-        if self.origins.len() == SHADOW_STEPS as usize + 1 {
-            self.origins.pop_front();
-        }
-        self.origins.push_back(origin);
         self.latest = Some(forecasts.clone());
         (Some(forecasts), failure)
     }
 
-    /// Calibrates both answers, keeps them for scoring and picks one.
-    fn publish(
-        &mut self,
-        resource: Resource,
-        mut base: Grid,
-        model: Option<Grid>,
-        origin: &mut Origin,
-    ) -> Forecast {
-        let r = resource.index();
-        let scale = origin.scale[r];
-        self.base_tracks[r].calibrator.apply(&mut base, scale);
-        origin.base[r] = Some(small(&base, scale));
-        let mut forecast = Forecast {
-            resource,
-            origin_t_s: origin.t_s,
-            step_s: self.window.step_s(),
-            quantiles: base,
-            source: Source::Base,
-            confidence: self.base_tracks[r].confidence(),
-        };
-        let (Some(record), Some(mut grid)) = (&mut self.model, model) else { return forecast };
-        record.tracks[r].calibrator.apply(&mut grid, scale);
-        if let Some((_, kept)) = &mut origin.model {
-            kept[r] = Some(small(&grid, scale));
+    /// Lets the model speak beside the base layer, and picks one.
+    fn choose(&mut self, r: usize, base: Forecast, model: Option<Grid>) -> Forecast {
+        let (Some(record), Some(mut grid)) = (&mut self.model, model) else { return base };
+        record.tracks[r].publish(base.origin_t_s, self.base[r].scale(), &mut grid);
+        if !record.takes_charge(r) {
+            return base;
         }
-        if record.takes_charge(r) {
-            forecast.quantiles = grid;
-            forecast.source = Source::Model(record.version);
-            forecast.confidence = record.tracks[r].confidence();
-        }
-        forecast
+        let (source, confidence) = (Source::Model(record.version), record.tracks[r].confidence());
+        Forecast { quantiles: grid, source, confidence, ..base }
     }
 
     /// Opens a record for a model not met before.
@@ -210,7 +124,10 @@ impl State {
             evaluation.pinball_incumbent.is_some_and(|incumbent| evaluation.pinball <= incumbent);
         let inherited = self.model.take().filter(|_| is_no_worse);
         self.model = Some(match inherited {
-            Some(record) => ModelRecord { version, ..record },
+            Some(mut record) => {
+                record.tracks.iter_mut().for_each(Track::forget_due);
+                ModelRecord { version, ..record }
+            }
             None => ModelRecord {
                 version,
                 tracks: Default::default(),
@@ -226,7 +143,7 @@ impl State {
                 Some(record) if record.in_charge[r] => Source::Model(record.version),
                 _ => Source::Base,
             },
-            base: self.base_tracks[r].report(),
+            base: self.base[r].report(),
             model: self.model.as_ref().map(|record| record.tracks[r].report()),
         })
     }
@@ -239,6 +156,25 @@ impl State {
 }
 
 impl ModelRecord {
+    /// Scores what the model said of the step that ends at `t_s`, and compares it with the `losses` of
+    /// the base layer where both had said something.
+    fn score(
+        &mut self,
+        r: usize,
+        (t_s, step_s): (f64, f64),
+        (usage, is_censored): (f64, bool),
+        losses: &Losses,
+    ) {
+        let own = self.tracks[r].score(t_s, step_s, usage, is_censored);
+        let paired = || losses.iter().zip(&own).filter_map(|(base, own)| Some(((*base)?, (*own)?)));
+        let base = mean_loss(paired().map(|(base, _)| base));
+        let own = mean_loss(paired().map(|(_, own)| own));
+        if let (Some(base), Some(own)) = (base, own) {
+            self.tracks[r].add_loss(own);
+            self.contests[r].add(base, own);
+        }
+    }
+
     fn takes_charge(&mut self, r: usize) -> bool {
         let contest = &self.contests[r];
         if contest.n_steps() < SHADOW_STEPS {
@@ -249,8 +185,4 @@ impl ModelRecord {
             if self.in_charge[r] { share < 1.0 / TAKE_OVER_SHARE } else { share < TAKE_OVER_SHARE };
         self.in_charge[r]
     }
-}
-
-fn mean(values: &[f32]) -> Option<f32> {
-    (!values.is_empty()).then(|| values.iter().sum::<f32>() / values.len() as f32)
 }

@@ -3,16 +3,17 @@
 //!
 //! On a host a tick is a second, and the knobs are the CPU quota and `memory.high`, which are cheap to
 //! change. What a host reads from the kernel a trace does not have: a step above the limit counts
-//! as throttled, or under memory pressure, all of its time, every other as not at all. Forecasts come
-//! from the forecaster of the lab, at the horizons and levels of the live ones. The host is taken to
-//! have room for all, and a change to be made within its step.
+//! as throttled, or under memory pressure, all of its time, every other as not at all. A trace whose
+//! steps a host could tick at is forecast as on a host; one of minutes by the lab's forecaster, at the
+//! horizons and levels of the live one. The host is taken to have room for all, and a change to be made
+//! within its step.
 
 use headroom_allocate::{
     Act, Action, HostCapacity, Knob, KnobMemory, Limit, Mode, Rail, Regret, WorkloadFacts,
     WorkloadPolicy, decide, regret,
 };
 use headroom_forecast::{
-    Forecast, Grid, HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, QUANTILES, SeriesConfig,
+    Forecast, Grid, HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, LiveSeries, QUANTILES, SeriesConfig,
     SeriesForecaster, Source, repair,
 };
 use headroom_telemetry::{Feature, Resource, Sample};
@@ -22,6 +23,8 @@ use crate::series::Series;
 
 /// Periods of enforcement in a second.
 const PERIODS_PER_S: f64 = 10.0;
+/// The longest step at which a host ticks, seconds.
+const LIVE_STEP_MAX_S: f64 = 10.0;
 const HOST: HostCapacity = HostCapacity {
     cores: f64::INFINITY,
     memory_bytes: f64::INFINITY,
@@ -34,8 +37,20 @@ pub(super) struct Live {
     policy: WorkloadPolicy,
     memory: KnobMemory,
     regret: Regret,
-    forecaster: SeriesForecaster,
+    forecaster: Forecaster,
+}
+
+/// Who forecasts; both are large.
+enum Forecaster {
+    Live(Box<LiveSeries>),
+    Lab(Box<Lab>),
+}
+
+/// The lab's forecaster, with what it tells put as the live one does.
+struct Lab {
+    series: SeriesForecaster,
     rows: Vec<[f32; 12]>,
+    resource: Resource,
     step_s: f64,
 }
 
@@ -52,20 +67,13 @@ impl Live {
             ..defaults
         };
         let is_memory = series.resource == Resource::Memory;
-        let horizon = HORIZON_STEPS[HORIZONS - 1] as usize;
         Self {
             resource: series.resource,
             knob: if is_memory { Knob::MemoryHigh } else { Knob::CpuQuota },
             policy,
             memory: KnobMemory::default(),
             regret: Regret::default(),
-            forecaster: SeriesForecaster::new(&SeriesConfig {
-                step_s: series.step_s,
-                horizon,
-                resolution: series.resource.resolution() as f32,
-            }),
-            rows: Vec::new(),
-            step_s: series.step_s,
+            forecaster: Forecaster::of(series.resource, series.step_s),
         }
     }
 
@@ -84,13 +92,45 @@ impl Live {
         }
         sample
     }
+}
 
-    /// What the forecaster tells, as the live loop is told; with the name of who told it.
-    fn forecast(&mut self, t_s: f64) -> (Vec<Forecast>, &'static str) {
-        let Some(told) = self.forecaster.forecast(&mut self.rows) else { return (Vec::new(), "") };
+impl Forecaster {
+    fn of(resource: Resource, step_s: f64) -> Self {
+        if step_s <= LIVE_STEP_MAX_S {
+            return Self::Live(Box::new(LiveSeries::new(resource, step_s)));
+        }
+        let horizon = HORIZON_STEPS[HORIZONS - 1] as usize;
+        let resolution = resource.resolution() as f32;
+        let series = SeriesForecaster::new(&SeriesConfig { step_s, horizon, resolution });
+        Self::Lab(Box::new(Lab { series, rows: Vec::new(), resource, step_s }))
+    }
+
+    /// Takes a step; what is expected after it, with the name of who told it.
+    fn step(
+        &mut self,
+        t_s: f64,
+        used: Option<f64>,
+        is_censored: bool,
+    ) -> (Option<Forecast>, &'static str) {
+        match self {
+            Self::Live(series) => {
+                series.push(t_s, used, is_censored);
+                (series.forecast(t_s), "live")
+            }
+            Self::Lab(lab) => {
+                lab.series.push(t_s, used.map(|used| used as f32), is_censored);
+                lab.forecast(t_s).map_or((None, ""), |(told, source)| (Some(told), source))
+            }
+        }
+    }
+}
+
+impl Lab {
+    fn forecast(&mut self, t_s: f64) -> Option<(Forecast, &'static str)> {
+        let told = self.series.forecast(&mut self.rows)?;
         let mut quantiles: Grid = [[0.0; LEVELS]; HORIZONS];
         for (grid, steps) in quantiles.iter_mut().zip(HORIZON_STEPS) {
-            let Some(row) = self.rows.get(steps as usize - 1) else { return (Vec::new(), "") };
+            let row = self.rows.get(steps as usize - 1)?;
             for (out, level) in grid.iter_mut().zip(QUANTILES) {
                 let at = LAB_LEVELS.iter().position(|known| f64::from(*known) >= level - 1e-6);
                 *out = f64::from(row[at.unwrap_or(LAB_LEVELS.len() - 1)]);
@@ -105,7 +145,7 @@ impl Live {
             source: Source::Base,
             confidence: f64::from(told.confidence),
         };
-        (vec![forecast], told.source)
+        Some((forecast, told.source))
     }
 }
 
@@ -116,14 +156,13 @@ impl Policy for Live {
         self.memory.rests_until_s =
             self.regret.rests_until(seen.t_s).filter(|_| self.policy.regret);
         let is_cut_off = seen.censored && self.resource == Resource::Cpu;
-        self.forecaster.push(seen.t_s, seen.used.map(|used| used as f32), is_cut_off);
-        let (forecasts, source) = self.forecast(seen.t_s);
+        let (forecast, source) = self.forecaster.step(seen.t_s, seen.used, is_cut_off);
         let current = limit_of(seen.in_force);
         let limits = [(self.knob, current)];
         let facts = WorkloadFacts {
             path: "/replayed",
             sample: &sample,
-            forecasts: &forecasts,
+            forecasts: forecast.as_slice(),
             limits: &limits,
             gpus: &[],
         };

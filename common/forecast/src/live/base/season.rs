@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use headroom_fingerprint::Period;
 
 use super::Expectation;
-use crate::forecast::{HORIZON_STEPS, HORIZONS};
+use crate::answer::{HORIZON_STEPS, HORIZONS};
 
 /// Periods looked back.
 const LOOKBACK: usize = 4;

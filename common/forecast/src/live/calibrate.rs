@@ -7,7 +7,7 @@
 //! moving the offset of horizon `h`. Offsets are kept in units of recent errors.
 
 use super::Decayed;
-use crate::forecast::{Grid, HORIZONS, LEVELS, QUANTILES, repair};
+use crate::answer::{Grid, HORIZONS, LEVELS, QUANTILES, repair};
 
 /// Step of an offset after an outcome.
 const STEP: f32 = 0.12;
@@ -94,8 +94,8 @@ impl Calibrator {
 mod tests {
     use super::Calibrator;
     use crate::{
-        forecast::{Grid, HORIZONS, LEVELS, QUANTILES},
-        layers::base::noise::Noise,
+        answer::{Grid, HORIZONS, LEVELS, QUANTILES},
+        live::base::noise::Noise,
     };
 
     /// Coverage per level of a source that is sure of everything, after calibration.

@@ -1,8 +1,8 @@
 //! Quantiles of a candidate's errors at one horizon, tracked without keeping the errors.
 
 use crate::{
-    forecast::{LEVELS, QUANTILES},
-    layers::Decayed,
+    answer::{LEVELS, QUANTILES},
+    live::Decayed,
 };
 
 /// Quantiles of a normal distribution in units of its mean absolute deviation, at [`QUANTILES`].

@@ -19,7 +19,7 @@ use headroom_fingerprint::{Period, period};
 
 use self::{level::Smoothing, season::Season, spread::Errors};
 use super::Decayed;
-use crate::forecast::{Grid, HORIZON_STEPS, HORIZONS, LEVELS, repair};
+use crate::answer::{Grid, HORIZON_STEPS, HORIZONS, LEVELS, repair};
 
 /// Known points before the first answer.
 pub const POINTS_MIN: usize = 5;
@@ -117,6 +117,12 @@ impl Base {
     /// The period in use.
     pub fn period(&self) -> Option<Period> {
         self.period
+    }
+
+    /// The last `n_steps` values from the oldest on, NaN where nothing was measured.
+    pub(crate) fn recent(&self, n_steps: usize) -> Vec<f64> {
+        let first = self.history.len().saturating_sub(n_steps);
+        self.history.range(first..).copied().map(f64::from).collect()
     }
 
     /// Quantiles per horizon in the unit of the values; `None` until [`POINTS_MIN`] are known.

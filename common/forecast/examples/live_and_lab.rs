@@ -1,21 +1,19 @@
-//! The two forecasters of a series beside each other on traces of one step a second: the base layer of
-//! the live loop with its calibration, and the one of the lab. Loss and shares at the live loop's levels
-//! and horizons, time a step, and memory. `base_layer [--step SECONDS] TRACE...`; figures for
-//! DECISIONS.md.
+//! The two forecasters of a series beside each other on traces of one step a second: the one of the live
+//! loop, and the one for steps of minutes. Loss and shares at the live loop's levels and horizons, time a
+//! step, and memory. `live_and_lab [--step SECONDS] TRACE...`; figures for DECISIONS.md.
 
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 use headroom_forecast::{
-    HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, QUANTILES, SeriesConfig, SeriesForecaster, pinball,
+    HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, LiveSeries, QUANTILES, SeriesConfig, SeriesForecaster,
+    live::Base, pinball,
 };
-use headroom_predict::layers::{base::Base, calibrate::Calibrator};
+use headroom_telemetry::Resource;
 use headroom_trace::Steps;
 
-/// Values that the scale of a series is taken over.
-const SCALE_STEPS: usize = 64;
-/// Who is scored: the live base layer, the lab's forecaster, the last value.
-const WHO: [&str; 3] = ["live base layer", "lab's forecaster", "last value"];
+/// Who is scored: the live forecaster, the lab's, the last value.
+const WHO: [&str; 3] = ["live", "lab's", "last value"];
 
 /// What came of all forecasts of one resource.
 #[derive(Default)]
@@ -44,7 +42,7 @@ fn main() -> Result<()> {
             let mut sums = Sums::default();
             series
                 .values()
-                .for_each(|values| score(values, step_s, resolution(&resource), &mut sums));
+                .for_each(|values| score(values, step_s, resource_of(&resource), &mut sums));
             print(&argument, &resource, series.len(), &sums);
         }
     }
@@ -56,13 +54,13 @@ fn is_told(column: &str) -> bool {
     !column.contains("limit") && !column.contains("iops")
 }
 
-fn resolution(resource: &str) -> f64 {
-    if resource == "cpu_cores" {
-        0.01
-    } else if resource == "memory_bytes" {
-        1_048_576.0
-    } else {
-        4096.0
+/// What the column is an amount of.
+fn resource_of(column: &str) -> Resource {
+    match column {
+        "cpu_cores" => Resource::Cpu,
+        "memory_bytes" => Resource::Memory,
+        _ if column.starts_with("disk") => Resource::Disk,
+        _ => Resource::Network,
     }
 }
 
@@ -91,37 +89,33 @@ fn read(path: &Path, step_s: f64) -> Result<Resources> {
 }
 
 /// Streams `values` through both, asks both after each step, and scores what is due.
-fn score(values: &[f32], step_s: f64, resolution: f64, sums: &mut Sums) {
+fn score(values: &[f32], step_s: f64, resource: Resource, sums: &mut Sums) {
     let horizon = HORIZON_STEPS[HORIZONS - 1] as usize;
-    let mut base = Base::new(resolution);
-    let mut calibrator = Calibrator::new();
+    let mut live = LiveSeries::new(resource, step_s);
     #[expect(clippy::cast_possible_truncation, reason = "a small number")]
-    let config = SeriesConfig { step_s, horizon, resolution: resolution as f32 };
-    let mut series = SeriesForecaster::new(&config);
+    let config = SeriesConfig { step_s, horizon, resolution: resource.resolution() as f32 };
+    let mut lab = SeriesForecaster::new(&config);
     let mut told = Vec::new();
-    let mut due: Vec<Option<(Grids, f64)>> = vec![None; values.len()];
+    let mut due: Vec<Option<Grids>> = vec![None; values.len()];
     for (i, &value) in values.iter().enumerate() {
         let known = Some(value).filter(|value| !value.is_nan());
-        learn(&due, i, value, &mut calibrator, sums);
-        let scale = scale(&values[..=i], resolution);
+        learn(&due, i, value, sums);
+        let t_s = i as f64 * step_s;
         let started = Instant::now();
-        base.push(known.map(f64::from), false);
-        let live = base.forecast().map(|mut grid| {
-            calibrator.apply(&mut grid, scale);
-            grid
-        });
+        live.push(t_s, known.map(f64::from), false);
+        let by_live = live.forecast(t_s);
         sums.seconds[0] += started.elapsed().as_secs_f64();
         let started = Instant::now();
-        series.push(i as f64 * step_s, known, false);
-        let answered = series.forecast(&mut told).is_some();
+        lab.push(t_s, known, false);
+        let answered = lab.forecast(&mut told).is_some();
         sums.seconds[1] += started.elapsed().as_secs_f64();
         sums.n_steps += 1.0;
-        if let (Some(live), true, Some(last)) = (live, answered, known) {
-            let lab = HORIZON_STEPS.map(|steps| at_levels(&told[steps as usize - 1]));
-            due[i] = Some(([live, lab, [[f64::from(last); LEVELS]; HORIZONS]], scale));
+        if let (Some(by_live), true, Some(last)) = (by_live, answered, known) {
+            let by_lab = HORIZON_STEPS.map(|steps| at_levels(&told[steps as usize - 1]));
+            due[i] = Some([by_live.quantiles, by_lab, [[f64::from(last); LEVELS]; HORIZONS]]);
         }
     }
-    sums.bytes_max = sums.bytes_max.max(series.memory_bytes());
+    sums.bytes_max = sums.bytes_max.max(lab.memory_bytes());
 }
 
 /// The lab's levels at those of the live loop, which are among them.
@@ -132,29 +126,14 @@ fn at_levels(told: &[f32; LAB_LEVELS.len()]) -> [f64; LEVELS] {
     })
 }
 
-/// Mean of the newest values, at least the resolution.
-fn scale(values: &[f32], resolution: f64) -> f64 {
-    let recent = values[values.len().saturating_sub(SCALE_STEPS)..].iter();
-    let (sum, n) = recent
-        .filter(|value| !value.is_nan())
-        .fold((0.0, 0.0), |(sum, n), value| (sum + f64::from(*value), n + 1.0));
-    if n > 0.0 { f64::max(sum / n, resolution) } else { resolution }
-}
-
 /// Scores every forecast whose horizon ends at step `i`.
-fn learn(
-    due: &[Option<(Grids, f64)>],
-    i: usize,
-    value: f32,
-    calibrator: &mut Calibrator,
-    sums: &mut Sums,
-) {
+fn learn(due: &[Option<Grids>], i: usize, value: f32, sums: &mut Sums) {
     if value.is_nan() {
         return;
     }
     for (h, steps) in HORIZON_STEPS.into_iter().enumerate() {
         let made = i.checked_sub(steps as usize).and_then(|at| due[at].as_ref());
-        let Some((grids, scale)) = made else { continue };
+        let Some(grids) = made else { continue };
         for (loss, grid) in sums.losses.iter_mut().zip(grids) {
             for (level, quantile) in QUANTILES.into_iter().zip(grid[h]) {
                 #[expect(clippy::cast_possible_truncation, reason = "series are single precision")]
@@ -167,11 +146,6 @@ fn learn(
                 *share += f64::from(u8::from(f64::from(value) <= quantile));
             }
         }
-        #[expect(clippy::cast_possible_truncation, reason = "scores are single precision")]
-        let published = grids[0][h].map(|quantile| (quantile / scale) as f32);
-        #[expect(clippy::cast_possible_truncation, reason = "scores are single precision")]
-        let outcome = (f64::from(value) / scale) as f32;
-        calibrator.learn(h, &published, outcome, false);
         sums.n += 1.0;
         sums.absolutes += f64::from(value.abs());
     }
@@ -182,7 +156,7 @@ fn print(trace: &str, resource: &str, n_series: usize, sums: &Sums) {
     for (who, name) in WHO.iter().enumerate() {
         let loss = sums.losses[who] / sums.absolutes.max(f64::MIN_POSITIVE);
         let beside = sums.losses[who] / sums.losses[0].max(f64::MIN_POSITIVE);
-        print!("  {name}: loss {loss:.4}, {beside:.3} of the live layer's");
+        print!("  {name}: loss {loss:.4}, {beside:.3} of the live one's");
         if let (Some(shares), Some(seconds)) = (sums.not_above.get(who), sums.seconds.get(who)) {
             let covered = shares.map(|share| format!("{:.1}", 100.0 * share / sums.n.max(1.0)));
             let each_us = seconds / sums.n_steps.max(1.0) * 1e6;

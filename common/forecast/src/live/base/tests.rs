@@ -1,7 +1,7 @@
 //! The base forecaster on series whose right answer is known.
 
 use super::{Base, POINTS_MIN, noise::Noise};
-use crate::forecast::{HORIZON_STEPS, HORIZONS, LEVELS, QUANTILES};
+use crate::answer::{HORIZON_STEPS, HORIZONS, LEVELS, QUANTILES};
 
 /// Errors of the median per horizon, relative to repeating the last value, and coverage per level.
 struct Judged {
@@ -37,7 +37,7 @@ fn judge(series: &[Option<f64>], skip: usize) -> Judged {
     }
 }
 
-fn row_of(grid: &crate::forecast::Grid, h: usize) -> [f64; LEVELS] {
+fn row_of(grid: &crate::answer::Grid, h: usize) -> [f64; LEVELS] {
     grid[h]
 }
 
