@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 use headroom_forecast::{
-    HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, LiveSeries, QUANTILES, SeriesConfig, SeriesForecaster,
-    live::Base, pinball,
+    HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, LiveSeries, QUANTILES, SeriesConfig,
+    SeriesForecaster, live::Base, pinball,
 };
 use headroom_telemetry::Resource;
 use headroom_trace::Steps;

@@ -18,14 +18,23 @@ pub fn cpu_s(stat: &str) -> Option<f64> {
 /// Resident memory of a process, bytes, from its `status` file. `None` when that does not tell, as
 /// of a kernel thread.
 pub fn resident_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    bytes_of(status, "VmRSS:")
+}
+
+/// The most memory a process ever had resident, bytes, from its `status` file; likewise.
+pub fn peak_resident_bytes(status: &str) -> Option<u64> {
+    bytes_of(status, "VmHWM:")
+}
+
+fn bytes_of(status: &str, title: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(title))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{cpu_s, resident_bytes};
+    use super::{cpu_s, peak_resident_bytes, resident_bytes};
 
     #[test]
     fn a_name_with_parentheses_and_blanks_does_not_shift_the_fields() {
@@ -36,7 +45,9 @@ mod tests {
 
     #[test]
     fn resident_memory_is_in_bytes_and_may_be_missing() {
-        assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
+        let status = "Name:\tx\nVmHWM:\t    4096 kB\nVmRSS:\t    2048 kB\n";
+        assert_eq!(resident_bytes(status), Some(2 << 20));
+        assert_eq!(peak_resident_bytes(status), Some(4 << 20));
         assert_eq!(resident_bytes("Name:\tkthreadd\n"), None);
         assert_eq!(resident_bytes("VmRSS:\t18446744073709551615 kB\n"), None);
     }

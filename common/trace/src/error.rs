@@ -67,6 +67,14 @@ pub enum TraceError {
         /// The column.
         column: String,
     },
+    /// No row of it can be used.
+    #[error("{name}: {problem}")]
+    NoRows {
+        /// The trace.
+        name: String,
+        /// Whether there were none, or what was wrong with those there were.
+        problem: String,
+    },
     /// A row has more or fewer fields than the header.
     #[error("{name}, line {line}: {found} fields where the header has {expected}")]
     FieldCount {

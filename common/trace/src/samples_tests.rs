@@ -115,8 +115,10 @@ proptest! {
         }
         let mut bytes = Vec::new();
         let mut writer = TraceWriter::new(&mut bytes, "x", &CORE_FEATURES).unwrap();
-        let names: BTreeSet<_> = names.iter().map(|name| name.trim_ascii()).collect();
-        for name in names.iter().filter(|name| !name.is_empty()) {
+        let names = names.iter().map(|name| name.trim_ascii()).filter(|name| !name.is_empty());
+        let names: BTreeSet<_> = names.collect();
+        prop_assume!(!names.is_empty());
+        for name in &names {
             writer.write(name, &sample).unwrap();
         }
         writer.flush().unwrap();

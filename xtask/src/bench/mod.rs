@@ -13,6 +13,7 @@ mod scale;
 mod scenario;
 mod starts;
 mod stream;
+mod traces;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ pub(crate) struct BenchArgs {
     detect: detect::DetectOptions,
     #[command(flatten)]
     stream: stream::StreamOptions,
+    #[command(flatten)]
+    traces: traces::TracesOptions,
     /// Play a workload of the benchmark; used by the benchmark itself
     #[arg(long, hide = true)]
     play: Option<player::Role>,
@@ -100,6 +103,8 @@ enum Subject {
     /// Bytes on the wire, vectors made durable, idle agents and reading of history, beside Prometheus
     /// and OpenTelemetry; not part of `all`
     Stream,
+    /// Memory and time of the lab's commands over a large trace; not part of `all`
+    Traces,
     /// All the others
     All,
 }
@@ -114,6 +119,7 @@ impl Subject {
                 | Self::Detect
                 | Self::Scale
                 | Self::Stream
+                | Self::Traces
         );
         self == other || (self == Self::All && !is_apart)
     }
@@ -138,6 +144,11 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     if args.subject == Subject::Detect {
         detect::run(&args.detect, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.subject == Subject::Traces {
+        let programs = rig::programs(root, args.profile)?;
+        print(&traces::run(programs.aggregator(), &args.traces)?, args)?;
         return Ok(ExitCode::SUCCESS);
     }
     need_root()?;

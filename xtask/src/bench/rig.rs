@@ -81,6 +81,11 @@ pub(super) fn build(root: &Path, profile: Profile) -> Result<Programs> {
             bail!("without kernel programs the figures would be those of another agent");
         }
     }
+    programs(root, profile)
+}
+
+/// Builds agent and aggregator; without kernel programs where there are none yet.
+pub(super) fn programs(root: &Path, profile: Profile) -> Result<Programs> {
     let what = format!("build agent and aggregator ({})", profile.name());
     progress::step(&what, "they are what is measured", || {
         let mut command = cargo::at(root, &["build", "--profile", profile.name()]);

@@ -43,33 +43,59 @@ pub(super) struct Loaded {
     pub(super) gaps: u64,
 }
 
+/// How far a step may be from its regular time before times are kept, seconds.
+const REGULAR_S: f64 = 1e-3;
+
 /// Regular steps of one column while they are made.
 struct Making {
     steps: Steps,
+    made: Made,
+}
+
+/// What came of a column. Times are twice as large as values, so they are kept from where they are not
+/// regular any more, and only then.
+struct Made {
+    step_s: f64,
+    start_s: f64,
     times_s: Vec<f64>,
     values: Vec<f32>,
 }
 
 impl Making {
     fn new(step_s: f64) -> Self {
-        Self { steps: Steps::new(step_s), times_s: Vec::new(), values: Vec::new() }
+        let made = Made { step_s, start_s: 0.0, times_s: Vec::new(), values: Vec::new() };
+        Self { steps: Steps::new(step_s), made }
     }
 
     fn push(&mut self, t_s: f64, value: Option<f64>) {
-        let (times_s, values) = (&mut self.times_s, &mut self.values);
-        self.steps.push(t_s, value, |step| take(step, times_s, values));
+        let made = &mut self.made;
+        self.steps.push(t_s, value, |step| made.take(step));
     }
 
-    fn finish(mut self) -> (Vec<f64>, Vec<f32>, u64) {
-        let (times_s, values) = (&mut self.times_s, &mut self.values);
-        self.steps.finish(|step| take(step, times_s, values));
-        (self.times_s, self.values, self.steps.counts().gaps)
+    /// What was made, and the steps without a row.
+    fn finish(mut self) -> (Made, u64) {
+        let made = &mut self.made;
+        self.steps.finish(|step| made.take(step));
+        self.made.values.shrink_to_fit();
+        (self.made, self.steps.counts().gaps)
     }
 }
 
-fn take(step: Step, times_s: &mut Vec<f64>, values: &mut Vec<f32>) {
-    times_s.push(step.t_s);
-    values.push(step.value.unwrap_or(f32::NAN));
+impl Made {
+    fn take(&mut self, step: Step) {
+        if self.values.is_empty() {
+            self.start_s = step.t_s;
+        }
+        let regular = |index: usize| self.start_s + index as f64 * self.step_s;
+        let is_late = (step.t_s - regular(self.values.len())).abs() > REGULAR_S;
+        if self.times_s.is_empty() && is_late {
+            self.times_s = (0..self.values.len()).map(regular).collect();
+        }
+        if !self.times_s.is_empty() {
+            self.times_s.push(step.t_s);
+        }
+        self.values.push(step.value.unwrap_or(f32::NAN));
+    }
 }
 
 /// One resource of one workload while it is read.
@@ -131,16 +157,35 @@ pub(super) fn load(
         let mut all = Vec::new();
         for (workload, pair) in making.into_iter().enumerate() {
             let name = trace.workload(workload).unwrap_or_default().to_owned();
-            let (times_s, used, missing) = pair.used.finish();
-            let limit = pair.limit.map(|limit| limit.finish().1).unwrap_or_default();
+            let (used, missing) = pair.used.finish();
+            let limit = pair.limit.map(|limit| limit.finish().0.values).unwrap_or_default();
             if index == 0 {
                 gaps += missing;
             }
-            let start_s = times_s.first().copied().unwrap_or(0.0);
-            let made = Series::new(&name, asked.resource, start_s, step_s, used, limit)?;
-            all.push(made.with_times(Arc::from(times_s)));
+            let made =
+                Series::new(&name, asked.resource, used.start_s, step_s, used.values, limit)?;
+            all.push(made.with_times(Arc::from(used.times_s)));
         }
         series.push((asked, all));
     }
     Ok(Loaded { series, findings: trace.findings().clone(), gaps })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Making;
+
+    #[test]
+    fn times_are_kept_from_where_they_are_not_regular() {
+        let made = |times: &[f64]| {
+            let mut making = Making::new(300.0);
+            times.iter().for_each(|t_s| making.push(*t_s, Some(1.0)));
+            making.finish().0
+        };
+        let regular = made(&[1000.0, 1300.0, 1600.0]);
+        assert_eq!((regular.start_s, regular.values.len()), (1000.0, 3));
+        assert!(regular.times_s.is_empty());
+        // Clocks drift by a second now and then.
+        assert_eq!(made(&[1000.0, 1300.0, 1601.0]).times_s, [1000.0, 1300.0, 1601.0]);
+    }
 }

@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use headroom_allocate::Objective;
 use headroom_replay::{
     Kind, Outcome, Series, Setting,
-    score::{Scope, unmet_at_equal_slack},
+    score::{Pace, Scope, unmet_at_equal_slack},
 };
 use headroom_telemetry::Resource;
 
@@ -65,9 +65,10 @@ pub struct ReplayArgs {
     /// Time from a decision until it is of use, seconds.
     #[arg(long, default_value_t = 300.0)]
     lead: f64,
-    /// Days of each workload that are run through before scores count.
-    #[arg(long, default_value_t = 1.0)]
-    from_day: f64,
+    /// Days of each workload that are run through before scores count [default: 1, or two minutes with
+    /// steps of up to 10 s].
+    #[arg(long)]
+    from_day: Option<f64>,
     /// Day of each workload at which scores end [default: its last].
     #[arg(long)]
     until_day: Option<f64>,
@@ -219,17 +220,18 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
 
 fn scope(args: &ReplayArgs) -> Result<Scope> {
     let until = args.until_day.unwrap_or(f64::INFINITY);
-    if !(args.from_day >= 0.0 && args.from_day.is_finite()) || until.is_nan() {
-        bail!("--from-day {}: a number of days from 0 on", args.from_day);
+    let from = args.from_day.unwrap_or_else(|| Pace::of(args.step).from_s / DAY_S);
+    if !(from >= 0.0 && from.is_finite()) || until.is_nan() {
+        bail!("--from-day {from}: a number of days from 0 on");
     }
-    if until <= args.from_day {
-        bail!("--until-day {until}: later than --from-day {}", args.from_day);
+    if until <= from {
+        bail!("--until-day {until}: later than --from-day {from}");
     }
     let lead_s = positive("--lead", args.lead)?;
     if lead_s > DAY_S {
         bail!("--lead {lead_s}: a day at most");
     }
-    Ok(Scope { from_s: args.from_day * DAY_S, until_s: until * DAY_S, lead_s })
+    Ok(Scope { from_s: from * DAY_S, until_s: until * DAY_S, lead_s })
 }
 
 /// The changes of one workload as rows of the decisions.

@@ -3,10 +3,16 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use headroom_replay::{Kind, score::Scores};
+use headroom_replay::{
+    Kind,
+    score::{Pace, Scores},
+};
 use serde::Serialize;
 
 use super::{PolicyRun, ResourceRun, Told, at_equal_slack};
+
+/// Steps of the longest workload below which it is told that the step may be the wrong one.
+const STEPS_MIN: usize = 24;
 
 /// A replay as JSON.
 #[derive(Serialize)]
@@ -113,6 +119,18 @@ pub(in crate::lab) fn percent(share: Option<f64>) -> String {
 /// As tables.
 pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
     let mut out = String::new();
+    let span = Pace::of(told.step_s).span;
+    let longest = resources.iter().flat_map(|resource| &resource.series);
+    let longest = longest.map(|series| series.used.len()).max().unwrap_or(0);
+    if longest < STEPS_MIN {
+        // Writing to a string does not fail.
+        let _infallible = writeln!(
+            out,
+            "no workload has more than {longest} steps of {} s: a recording of seconds is replayed with \
+             --step 1 --lead 5\n",
+            told.step_s
+        );
+    }
     for resource in resources {
         let Some(first) = resource.runs.first() else { continue };
         let scores = first.tally.scores();
@@ -120,7 +138,7 @@ pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
         let (name, workloads) = (&resource.name, scores.workloads);
         // Writing to a string does not fail.
         let _infallible =
-            writeln!(out, "{name}: {workloads} workloads, {days} workload-days scored");
+            writeln!(out, "{name}: {workloads} workloads, {days} workload-{span}s scored");
         let _infallible = writeln!(
             out,
             "{:<17}{:>8}{:>9}{:>9}{:>8}{:>9}{:>6}{:>8}{:>8}{:>8}{:>8}",
@@ -168,9 +186,9 @@ pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
     }
     let _infallible = write!(
         out,
-        "slack: mean of (limit - p95 use) / limit over workload-days; unmet: use above the limit; \
-         free: workload-days without; OOM: kills (restart); changes: median and p99 per \
-         workload-day; ramps: periodic ones covered {} s ahead; unused: share of what was raised \
+        "slack: mean of (limit - p95 use) / limit over workload-{span}s; unmet: use above the limit; \
+         free: workload-{span}s without; OOM: kills (restart); changes: median and p99 per \
+         workload-{span}; ramps: periodic ones covered {} s ahead; unused: share of what was raised \
          ahead; / VPA: unmet over VPA's at equal slack\n{} steps without a row; {:.1} s\n{}",
         told.setting.lead_s, told.gaps, told.wall_s, told.findings
     );

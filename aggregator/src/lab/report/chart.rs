@@ -180,8 +180,10 @@ pub(super) fn lines(title: &str, lines: &[Line<'_>], x: &Axis, y: &Axis) -> Stri
 
 /// Use as an area, limits as steps, and where use was above the first of them.
 pub(super) struct Track<'a> {
-    /// Days since the workload's first row of each column.
-    pub(super) days: Vec<f64>,
+    /// Time since the workload's first row of each column.
+    pub(super) times: Vec<f64>,
+    /// What they are counted in.
+    pub(super) counted_in: &'static str,
     /// Least and highest use in each column; NaN where it was not measured.
     pub(super) used: Vec<(f64, f64)>,
     /// Least limit in each column, per policy; infinite for none.
@@ -197,17 +199,22 @@ pub(super) fn track(title: &str, track: &Track<'_>, unit: &str) -> String {
     // A limit far above all use would press everything else to the ground.
     let limits = track.limits.iter().map(|(_, values)| most(values)).fold(0.0, f64::max);
     let high = (highest * 1.15).max(limits.min(highest * 2.5) * 1.03).max(f64::MIN_POSITIVE);
-    let (from, to) = (track.days.first().copied(), track.days.last().copied());
+    let (from, to) = (track.times.first().copied(), track.times.last().copied());
     let (from, to) = (from.unwrap_or(0.0), to.unwrap_or(1.0));
-    let x = Axis { label: "day".to_owned(), low: from, high: to.max(from + 1e-3), is_log: false };
+    let x = Axis {
+        label: track.counted_in.to_owned(),
+        low: from,
+        high: to.max(from + 1e-3),
+        is_log: false,
+    };
     let y = Axis { label: unit.to_owned(), low: 0.0, high, is_log: false };
     let frame = Frame { x: &x, y: &y, width: 1120.0, height: 260.0 };
     let mut svg = frame.open(title, &short);
-    let width = (frame.width - LEFT - RIGHT) / track.days.len().max(1) as f64 + 0.3;
+    let width = (frame.width - LEFT - RIGHT) / track.times.len().max(1) as f64 + 0.3;
     let mut area = String::new();
     let mut over = String::new();
     let own = track.limits.first().map(|(_, values)| values.as_slice()).unwrap_or_default();
-    for (index, (day, (_, top))) in track.days.iter().zip(&track.used).enumerate() {
+    for (index, (day, (_, top))) in track.times.iter().zip(&track.used).enumerate() {
         if top.is_nan() {
             continue;
         }
@@ -221,7 +228,7 @@ pub(super) fn track(title: &str, track: &Track<'_>, unit: &str) -> String {
     for (rank, (name, values)) in track.limits.iter().enumerate().rev() {
         let mut path = String::new();
         let mut is_open = false;
-        for (day, limit) in track.days.iter().zip(values) {
+        for (day, limit) in track.times.iter().zip(values) {
             if !limit.is_finite() {
                 is_open = false;
                 continue;
@@ -270,7 +277,8 @@ mod tests {
     #[test]
     fn gaps_and_missing_limits_are_not_drawn() {
         let told = Track {
-            days: vec![0.0, 1.0, 2.0],
+            times: vec![0.0, 1.0, 2.0],
+            counted_in: "day",
             used: vec![(1.0, 2.0), (f64::NAN, f64::NAN), (1.0, 9.0)],
             limits: vec![("vpa", vec![f64::INFINITY, 3.0, 3.0])],
         };

@@ -1,6 +1,9 @@
 //! The workloads from which most can be learned, over time.
 
-use headroom_replay::{Kind, Series, replay, score::WorkloadScore};
+use headroom_replay::{
+    Kind, Series, replay,
+    score::{Pace, WorkloadScore},
+};
 use headroom_telemetry::Resource;
 
 use super::{
@@ -105,8 +108,11 @@ fn plot(told: &Told, series: &Series, own: Kind, other: Option<Kind>, title: &st
         };
         (kind.name(), starts.iter().map(|start| least(*start)).collect())
     });
+    let (unit_s, counted_in) =
+        if Pace::of(series.step_s).is_days() { (86_400.0, "day") } else { (60.0, "minute") };
     let told = Track {
-        days: starts.iter().map(|start| *start as f64 * series.step_s / 86_400.0).collect(),
+        times: starts.iter().map(|start| *start as f64 * series.step_s / unit_s).collect(),
+        counted_in,
         used: starts.iter().map(|start| used(*start)).collect(),
         limits: limits.collect(),
     };

@@ -6,7 +6,10 @@ mod frontier;
 
 use std::fmt::Write as _;
 
-use headroom_replay::{Kind, score::Scores};
+use headroom_replay::{
+    Kind,
+    score::{Pace, Scores},
+};
 use headroom_telemetry::Resource;
 
 use self::chart::{Axis, Line, lines};
@@ -69,20 +72,21 @@ pub(super) fn escape(text: &str) -> String {
 fn section(html: &mut String, told: &Told, resource: &ResourceRun) {
     let Some(own) = resource.runs.first() else { return };
     let scores = own.tally.scores();
+    let span = Pace::of(told.step_s).span;
     put(
         html,
         &format!(
-            "<h2>{}</h2><p>{} workloads, {} workload-days. First policy: <b>{}</b>.</p>",
+            "<h2>{}</h2><p>{} workloads, {} workload-{span}s. First policy: <b>{}</b>.</p>",
             escape(&resource.name),
             scores.workloads,
             scores.workload_days,
             own.kind
         ),
     );
-    tiles(html, resource, own, &scores);
+    tiles(html, resource, own, span);
     put(html, "<div class=\"pair\">");
     curves(html, resource);
-    distribution(html, resource);
+    distribution(html, resource, span);
     put(html, "</div>");
     keys(html, &resource.runs);
     table(html, resource);
@@ -91,23 +95,24 @@ fn section(html: &mut String, told: &Told, resource: &ResourceRun) {
     outliers(html, own);
 }
 
-fn tiles(html: &mut String, resource: &ResourceRun, own: &PolicyRun, scores: &Scores) {
+fn tiles(html: &mut String, resource: &ResourceRun, own: &PolicyRun, span: &str) {
+    let scores = own.tally.scores();
     let mut tiles = vec![
-        (percent(scores.slack_mean) + " %", "mean slack"),
-        (percent(scores.free_days_share) + " %", "workload-days never above the limit"),
-        (format!("{:.3} %", scores.unmet_share * 100.0), "of use unmet"),
+        (percent(scores.slack_mean) + " %", "mean slack".to_owned()),
+        (percent(scores.free_days_share) + " %", format!("workload-{span}s never above the limit")),
+        (format!("{:.3} %", scores.unmet_share * 100.0), "of use unmet".to_owned()),
         (
             format!("{} / {}", scores.changes_per_day.median, scores.changes_per_day.p99),
-            "changes per workload-day, median / p99",
+            format!("changes per workload-{span}, median / p99"),
         ),
         (
             percent(scores.ramps_periodic_covered_share) + " %",
-            "of periodic ramps covered one lead ahead",
+            "of periodic ramps covered one lead ahead".to_owned(),
         ),
     ];
     let vpa = resource.runs.iter().find(|run| run.kind == Kind::Vpa && own.kind != Kind::Vpa);
     if let Some(over) = vpa.and_then(|vpa| at_equal_slack(own, vpa)) {
-        tiles.push((format!("{over:.2} ×"), "VPA's unmet use at equal slack"));
+        tiles.push((format!("{over:.2} ×"), "VPA's unmet use at equal slack".to_owned()));
     }
     put(html, "<div class=\"tiles\">");
     for (value, words) in tiles {
@@ -144,8 +149,8 @@ fn curves(html: &mut String, resource: &ResourceRun) {
     );
 }
 
-/// How the slack of workload-days is spread.
-fn distribution(html: &mut String, resource: &ResourceRun) {
+/// How the slack of workload-days, or hours, is spread.
+fn distribution(html: &mut String, resource: &ResourceRun, span: &str) {
     let mut shown = Vec::new();
     let mut most = 0.0_f64;
     for (rank, run) in resource.runs.iter().enumerate() {
@@ -163,18 +168,19 @@ fn distribution(html: &mut String, resource: &ResourceRun) {
         shown.push(Line { name: run.kind.name(), points, mark: None, is_own: rank == 0 });
     }
     let x = Axis {
-        label: "slack of a workload-day, %".to_owned(),
+        label: format!("slack of a workload-{span}, %"),
         low: 0.0,
         high: 100.0,
         is_log: false,
     };
     let high = (most * 1.05).max(1.0);
-    let y = Axis { label: "share of workload-days, %".to_owned(), low: 0.0, high, is_log: false };
+    let label = format!("share of workload-{span}s, %");
+    let y = Axis { label, low: 0.0, high, is_log: false };
     put(
         html,
         &format!(
-            "<figure><figcaption>Where the slack is: to the left limits are tight; days below 0 are in the \
-         first bin.</figcaption>{}</figure>",
+            "<figure><figcaption>Where the slack is: to the left limits are tight; those below 0 are in \
+         the first bin.</figcaption>{}</figure>",
             lines("Distribution of slack", &shown, &x, &y)
         ),
     );
@@ -281,19 +287,35 @@ fn outliers(html: &mut String, own: &PolicyRun) {
 
 fn notes(html: &mut String, told: &Told) {
     let mut list = String::new();
+    let pace = Pace::of(told.step_s);
+    let span = pace.span;
+    let slack = format!(
+        "Slack is (mean limit − 95th percentile of use) / mean limit of a workload-{span}. It is negative \
+         where the limit is below what is used."
+    );
+    let ramps = if pace.is_days() {
+        "A ramp rises by 30 % of the day's range within 30 minutes; periodic ones have another at the \
+         same time of day a day or a week before. It is covered when the limit was enough for its top \
+         one lead time before its onset."
+    } else {
+        "A ramp rises by 30 % of the hour's range within 10 seconds; periodic ones come as long after \
+         an earlier one as that came after one before it. It is covered when the limit was enough for \
+         its top one lead time before its onset. What is shorter than an hour counts once."
+    };
+    let within = if pace.is_days() { "a day" } else { "ten minutes" };
+    let unused = format!(
+        "Raised ahead: raises made because a forecast crossed the limit, by their amount. Unused: what of \
+         it use did not come to within the lead time and {within}."
+    );
     for note in [
         "A replay is counterfactual: use is taken as it was recorded, whatever the limit. A workload \
          that is throttled or killed would have gone on differently; nobody can tell how from a trace.",
-        "Slack is (mean limit − 95th percentile of use) / mean limit of a workload-day. It is negative \
-         where the limit is below what is used.",
+        &slack,
         "Unmet use is lost in the main model; where work is carried over, the time in which it waits is \
          told beside it. Kills are counted as one per run of steps above the limit (restart) and as one \
          per step (no reaction).",
-        "A ramp rises by 30 % of the day's range within 30 minutes; periodic ones have another at the \
-         same time of day a day or a week before. It is covered when the limit was enough for its top \
-         one lead time before its onset.",
-        "Raised ahead: raises made because a forecast crossed the limit, by their amount. Unused: what of \
-         it use did not come to within the lead time and a day.",
+        ramps,
+        &unused,
         "Steps are means: bursts within a step are not seen.",
     ] {
         let _infallible = write!(list, "<li>{note}</li>");

@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::contest::ResourceScore;
 use self::state::State;
-pub use headroom_forecast::live::SourceScore;
 use crate::{
     forecast::Forecast,
     runtime::{RefusedModel, SequenceModel},
 };
+pub use headroom_forecast::live::SourceScore;
 
 /// How forecasts are made.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -13,18 +13,16 @@ use headroom_allocate::{
     WorkloadPolicy, decide, regret,
 };
 use headroom_forecast::{
-    Forecast, Grid, HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, LiveSeries, QUANTILES, SeriesConfig,
-    SeriesForecaster, Source, repair,
+    Forecast, Grid, HORIZON_STEPS, HORIZONS, LAB_LEVELS, LEVELS, LiveSeries, QUANTILES,
+    SeriesConfig, SeriesForecaster, Source, repair,
 };
 use headroom_telemetry::{Feature, Resource, Sample};
 
 use super::{Answer, Policy, Reason, Seen, Setting, Why};
-use crate::series::Series;
+use crate::{score::TICK_MAX_S, series::Series};
 
 /// Periods of enforcement in a second.
 const PERIODS_PER_S: f64 = 10.0;
-/// The longest step at which a host ticks, seconds.
-const LIVE_STEP_MAX_S: f64 = 10.0;
 const HOST: HostCapacity = HostCapacity {
     cores: f64::INFINITY,
     memory_bytes: f64::INFINITY,
@@ -96,7 +94,7 @@ impl Live {
 
 impl Forecaster {
     fn of(resource: Resource, step_s: f64) -> Self {
-        if step_s <= LIVE_STEP_MAX_S {
+        if step_s <= TICK_MAX_S {
             return Self::Live(Box::new(LiveSeries::new(resource, step_s)));
         }
         let horizon = HORIZON_STEPS[HORIZONS - 1] as usize;

@@ -2,13 +2,13 @@
 
 use headroom_telemetry::Resource;
 
+use super::Pace;
 use crate::{replay::Outcome, series::Series};
 
-const DAY_S: f64 = 86_400.0;
 /// Share of a day's steps that must be known for the day to count.
 const KNOWN: f64 = 0.25;
 
-/// What happened on one workload-day. Amounts are core-seconds or byte-seconds.
+/// What happened on one workload-day, or workload-hour of a recording of seconds. Amounts are core-seconds or byte-seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Day {
     /// `(mean limit - 95th percentile of use) / mean limit`; NaN when there was no limit all day.
@@ -40,9 +40,12 @@ pub struct Day {
 }
 
 /// The days of `outcome` in steps `from..until`, counted from the workload's first row. Days of
-/// which less than a quarter is known, or that had no limit, are left out.
+/// which less than a quarter is known, or that had no limit, are left out. With steps of seconds they are
+/// hours, and what is shorter than one counts once.
 pub fn days(series: &Series, outcome: &Outcome, from: usize, until: usize) -> Vec<Day> {
-    let per_day = series.steps_in(DAY_S);
+    let per_day = series.steps_in(Pace::of(series.step_s).span_s);
+    let least = KNOWN * per_day.min(until.saturating_sub(from)) as f64;
+    let least = if Pace::of(series.step_s).is_days() { KNOWN * per_day as f64 } else { least };
     let mut told = Vec::new();
     let mut scratch = Vec::with_capacity(per_day);
     let mut backlog = 0.0;
@@ -58,7 +61,7 @@ pub fn days(series: &Series, outcome: &Outcome, from: usize, until: usize) -> Ve
             // The limit a workload comes with is no change.
             let first = (change..change + changes).filter(|index| is_first_limit(*index)).count();
             day.changes = (changes - first) as u32;
-            if scratch.len() as f64 >= KNOWN * per_day as f64 {
+            if scratch.len() as f64 >= least {
                 told.push(day);
             }
         }

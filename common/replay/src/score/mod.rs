@@ -6,6 +6,7 @@
 
 mod curve;
 mod day;
+mod pace;
 mod ramps;
 mod summary;
 
@@ -13,6 +14,7 @@ use headroom_telemetry::Resource;
 
 pub use curve::unmet_at_equal_slack;
 pub use day::{Day, days};
+pub use pace::{Pace, TICK_MAX_S};
 pub use ramps::{Raises, Ramp, is_covered, raises, ramps};
 pub use summary::{Scores, Spread};
 
@@ -20,8 +22,6 @@ use crate::{
     replay::Outcome,
     series::{Series, steps_in},
 };
-
-const DAY_S: f64 = 86_400.0;
 
 /// Which part of each workload counts, and how far ahead demand is to be covered.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,7 +36,7 @@ pub struct Scope {
 
 impl Default for Scope {
     fn default() -> Self {
-        Self { from_s: DAY_S, until_s: f64::INFINITY, lead_s: 300.0 }
+        Self { from_s: 86_400.0, until_s: f64::INFINITY, lead_s: 300.0 }
     }
 }
 
@@ -183,9 +183,9 @@ fn summed(series: &Series, days: &[Day]) -> WorkloadScore {
     }
 }
 
-/// Changes that go the other way than the one before, within a day of it.
+/// Changes that go the other way than the one before, within a day (or what counts as one) of it.
 fn reversals(series: &Series, outcome: &Outcome, from: usize, until: usize) -> usize {
-    let day = series.steps_in(DAY_S);
+    let day = series.steps_in(Pace::of(series.step_s).span_s);
     outcome
         .changes
         .windows(3)

@@ -4,20 +4,24 @@
 //! Fixed before anything was tuned: a ramp is a rise within 30 minutes by at least 30 % of the
 //! range of the workload-day (and at least 0.05 cores or 32 MiB). It is periodic when another ramp
 //! of the workload began at the same time of day, within half an hour, a day or a week before.
+//!
+//! With steps of seconds it is a rise within 10 s by 30 % of the range of the hour, and periodic when it
+//! comes as long after an earlier one as that came after one before it, within a tenth and a step.
 
 use headroom_telemetry::Resource;
 
+use super::Pace;
 use crate::{replay::Outcome, series::Series};
 
-/// Within this a ramp rises, seconds.
-const WITHIN_S: f64 = 1800.0;
 /// Share of the day's range it rises by.
 const RISE: f64 = 0.3;
 /// How much earlier or later the ramp of another day may be, seconds.
 const SAME_TIME_S: f64 = 1800.0;
 const DAY_S: f64 = 86_400.0;
-/// Until then, and a lead time more, a raise has to be needed, seconds.
-const NEEDED_WITHIN_S: f64 = DAY_S;
+/// Ramps before that one of seconds is compared with.
+const EARLIER: usize = 6;
+/// How much earlier or later, as a share of the time since the one before, it may come.
+const SAME_SHARE: f64 = 0.1;
 
 /// One ramp.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,8 +36,8 @@ pub struct Ramp {
 
 /// The ramps of a series, in order of time; they do not overlap.
 pub fn ramps(series: &Series) -> Vec<Ramp> {
-    let within = series.steps_in(WITHIN_S);
-    let day = series.steps_in(DAY_S);
+    let pace = Pace::of(series.step_s);
+    let (within, day) = (series.steps_in(pace.ramp_s), series.steps_in(pace.span_s));
     let least = if series.resource == Resource::Memory { 32.0 * 1_048_576.0 } else { 0.05 };
     let mut found: Vec<Ramp> = Vec::new();
     let mut step = 0;
@@ -49,10 +53,17 @@ pub fn ramps(series: &Series) -> Vec<Ramp> {
         let rise = f64::max(RISE * range_of.1, least);
         let ahead = (step + 1..=step + within).filter_map(|at| Some((at, series.used(at)?)));
         let top = ahead.fold((step, used), |top, at| if at.1 > top.1 { at } else { top });
-        // A lower step just after is the better onset.
-        let is_lowest = series.used(step + 1).is_none_or(|next| next >= used);
+        // A lower step just after is the better onset; by the second the last of the lowest ones is, or
+        // rest before a jump would count as a part of it.
+        let is_lowest = series
+            .used(step + 1)
+            .is_none_or(|next| if pace.is_days() { next >= used } else { next > used });
         if top.1 - used >= rise && is_lowest {
-            let is_periodic = found.iter().rev().any(|ramp| is_same_time(series, ramp.onset, step));
+            let is_periodic = if pace.is_days() {
+                found.iter().rev().any(|ramp| is_same_time(series, ramp.onset, step))
+            } else {
+                is_in_turn(&found[found.len().saturating_sub(EARLIER)..], step)
+            };
             found.push(Ramp { onset: step, top: top.0, is_periodic });
             step = top.0;
         } else {
@@ -65,6 +76,17 @@ pub fn ramps(series: &Series) -> Vec<Ramp> {
 fn is_same_time(series: &Series, earlier: usize, onset: usize) -> bool {
     let apart_s = (onset - earlier) as f64 * series.step_s;
     [DAY_S, 7.0 * DAY_S].iter().any(|period_s| (apart_s - period_s).abs() <= SAME_TIME_S)
+}
+
+/// Whether a ramp in step `onset` is as far from one of `earlier` as that one from another.
+fn is_in_turn(earlier: &[Ramp], onset: usize) -> bool {
+    earlier.iter().enumerate().any(|(index, middle)| {
+        let apart = (onset - middle.onset) as f64;
+        let allowed = f64::max(SAME_SHARE * apart, 1.0);
+        earlier[..index]
+            .iter()
+            .any(|first| ((middle.onset - first.onset) as f64 - apart).abs() <= allowed)
+    })
 }
 
 fn range(series: &Series, from: usize, steps: usize) -> f64 {
@@ -114,7 +136,7 @@ impl Raises {
 }
 
 /// Judges every raise of `outcome` in steps `from..until`. A raise is needed when demand crosses
-/// the old limit within a lead time and a day, or until the limit is lowered to it again. Whether
+/// the old limit within a lead time and a day (ten minutes with steps of seconds), or until the limit is lowered to it again. Whether
 /// what was allocated ahead was used is asked of raises that a forecast caused; ones that answer
 /// use are not made ahead.
 pub fn raises(
@@ -125,7 +147,7 @@ pub fn raises(
     lead_s: f64,
 ) -> Raises {
     let mut told = Raises::default();
-    let within = series.steps_in(lead_s + NEEDED_WITHIN_S);
+    let within = series.steps_in(lead_s + Pace::of(series.step_s).needed_s);
     for (index, pair) in outcome.changes.windows(2).enumerate() {
         let (old, new) = (pair[0].limit, pair[1].limit);
         let step = pair[1].step;
@@ -195,6 +217,23 @@ mod tests {
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found.iter().zip([94, 382, 670]).all(|(ramp, at)| ramp.onset == at));
         assert_eq!(found.iter().map(|r| r.is_periodic).collect::<Vec<_>>(), [false, true, true]);
+    }
+
+    #[test]
+    fn ramps_of_seconds_are_periodic_from_the_third_on_and_noise_is_not() {
+        let by_the_second =
+            |used: Vec<f32>| Series::new("w", Resource::Cpu, 0.0, 1.0, used, vec![]).unwrap();
+        let used = (0..120).map(|n| if n % 17 < 6 { 1.0 } else { 0.2 });
+        let found = ramps(&by_the_second(used.collect()));
+        let periodic: Vec<bool> = found.iter().map(|ramp| ramp.is_periodic).collect();
+        assert_eq!(periodic, [false, false, true, true, true, true, true], "{found:?}");
+        assert!(found.windows(2).all(|two| two[1].onset - two[0].onset == 17), "{found:?}");
+        assert_eq!(found[0].onset, 16, "the last step of rest");
+        // Ever longer apart.
+        let at = [10, 30, 90, 270];
+        let used = (0..300).map(|n| if at.contains(&n) { 1.0 } else { 0.2 });
+        let found = ramps(&by_the_second(used.collect()));
+        assert!(found.len() == 4 && found.iter().all(|ramp| !ramp.is_periodic), "{found:?}");
     }
 
     #[test]

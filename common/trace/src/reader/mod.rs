@@ -220,6 +220,9 @@ impl Trace {
                 self.check_columns_at_end()?;
                 let held = self.seen.iter_mut().filter_map(|seen| seen.held.take());
                 self.ready.extend(held);
+                if self.ready.is_empty() && self.findings.rows_kept == 0 {
+                    return Err(self.no_rows());
+                }
                 continue;
             }
             self.findings.rows_read += 1;
@@ -228,6 +231,16 @@ impl Trace {
                 self.put_in_order(row)?;
             }
         }
+    }
+
+    /// Why there is nothing to hand out: a command that goes on would tell figures of nothing.
+    fn no_rows(&self) -> TraceError {
+        let problem = match self.findings.rows_read {
+            0 => "has a header and no rows: nothing was recorded, or it is not the whole file"
+                .to_owned(),
+            n => format!("none of its {n} rows can be used:\n{}", self.findings),
+        };
+        TraceError::NoRows { name: self.name.clone(), problem: problem.trim_end().to_owned() }
     }
 
     fn advance(&mut self) -> Result<bool, TraceError> {

@@ -83,6 +83,16 @@ fn rows_that_are_none_are_dropped_and_counted() {
 }
 
 /// A trace of one workload, `rows` of them, with columns made of the row's number.
+#[test]
+fn a_trace_of_which_nothing_can_be_used_is_refused() {
+    let header = "workload,t,cpu_cores\n".to_owned();
+    let error = lenient(header.clone()).unwrap_err();
+    assert!(error.starts_with("x.csv: has a header and no rows"), "{error}");
+    let error = lenient(header + "a,soon,1\n").unwrap_err();
+    assert!(error.starts_with("x.csv: none of its 1 rows can be used:\n1 "), "{error}");
+    assert!(error.contains("line 2, column t"), "{error}");
+}
+
 fn generated(header: &str, rows: u32, row: impl Fn(f64) -> String) -> String {
     let rows: String = (0..rows).map(|i| format!("a,{i},{}\n", row(f64::from(i)))).collect();
     format!("workload,t,{header}\n{rows}")

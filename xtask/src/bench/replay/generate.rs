@@ -60,7 +60,7 @@ const SHAPES: [Shape; 10] = [
 ///
 /// # Errors
 /// Never, for what it makes can be replayed.
-pub(super) fn series(
+pub(in crate::bench) fn series(
     resource: Resource,
     workloads: u32,
     days: u32,

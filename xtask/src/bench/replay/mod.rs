@@ -2,7 +2,7 @@
 //! on a trace. Needs no root and starts no program.
 
 mod frontier;
-mod generate;
+pub(super) mod generate;
 mod goals;
 
 use std::path::Path;
