@@ -158,12 +158,13 @@ pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
         for run in &resource.runs {
             let scores = run.tally.scores();
             let over = vpa.and_then(|vpa| at_equal_slack(run, vpa));
+            let unmet = Some(scores.unmet_share * 100.0).filter(|_| scores.workload_days > 0);
             let _infallible = writeln!(
                 out,
-                "{:<17}{:>8}{:>9.3}{:>9}{:>8}{:>9}{:>6}{:>8}{:>8}{:>8}{:>8.2}",
+                "{:<17}{:>8}{:>9}{:>9}{:>8}{:>9}{:>6}{:>8}{:>8}{:>8}{:>8.2}",
                 run.kind,
                 percent(scores.slack_mean),
-                scores.unmet_share * 100.0,
+                unmet.map_or_else(|| "-".to_owned(), |unmet| format!("{unmet:.3}")),
                 percent(scores.free_days_share),
                 scores.oom_restart,
                 scores.changes_per_day.median,

@@ -65,7 +65,7 @@ fn chosen(own: &PolicyRun, other: Option<&PolicyRun>) -> Vec<(String, usize)> {
     };
     let worst = known.iter().copied().max_by_key(|index| all[*index].days_short);
     pick(
-        format!("most days above the limit of {}", own.kind),
+        format!("most often above the limit of {}", own.kind),
         worst.filter(|i| all[*i].days_short > 0),
     );
     if let Some(other) = other {
@@ -77,7 +77,7 @@ fn chosen(own: &PolicyRun, other: Option<&PolicyRun>) -> Vec<(String, usize)> {
         // Lists of thousands of workloads are searched once per pick only.
         let gains: Vec<(i64, usize)> = known.iter().take(2000).map(|i| (gain(*i), *i)).collect();
         let best = gains.iter().max().filter(|(gain, _)| *gain > 0);
-        pick(format!("where {} is short on more days", other.kind), best.map(|(_, index)| *index));
+        pick(format!("where {} is short more often", other.kind), best.map(|(_, index)| *index));
     }
     let mut by_slack = known.clone();
     by_slack.sort_by(|a, b| all[*a].slack.total_cmp(&all[*b].slack));

@@ -36,17 +36,19 @@ pub(super) fn page(told: &Told, resources: &[ResourceRun]) -> String {
         escape(&told.trace),
         include_str!("page.css")
     );
-    let until = told.scope.until_s / 86_400.0;
+    let (unit, unit_s) =
+        if Pace::of(told.step_s).is_days() { ("day", 86_400.0) } else { ("minute", 60.0) };
+    let until = told.scope.until_s / unit_s;
     let until = if until.is_finite() { format!("{until}") } else { "the end".to_owned() };
     put(
         &mut html,
         &format!(
-            "<p class=\"quiet\">Steps of {} s, lead time {} s, objective {}; scored from day {} to {} of \
+            "<p class=\"quiet\">Steps of {} s, lead time {} s, objective {}; scored from {unit} {} to {} of \
          every workload. {} steps without a row. Made in {:.1} s.</p>",
             told.step_s,
             told.setting.lead_s,
             told.objective,
-            told.scope.from_s / 86_400.0,
+            told.scope.from_s / unit_s,
             until,
             told.gaps,
             told.wall_s
@@ -89,10 +91,12 @@ fn section(html: &mut String, told: &Told, resource: &ResourceRun) {
     distribution(html, resource, span);
     put(html, "</div>");
     keys(html, &resource.runs);
-    table(html, resource);
-    frontier::section(html, resource);
+    table(html, resource, span);
+    if Pace::of(told.step_s).is_days() {
+        frontier::section(html, resource);
+    }
     drill::section(html, told, resource);
-    outliers(html, own);
+    outliers(html, own, span);
 }
 
 fn tiles(html: &mut String, resource: &ResourceRun, own: &PolicyRun, span: &str) {
@@ -136,6 +140,14 @@ fn curves(html: &mut String, resource: &ResourceRun) {
         shown.push(Line { name: run.kind.name(), points, mark, is_own: rank == 0 });
     }
     let x = Axis { label: "mean slack, %".to_owned(), low: 0.0, high: 100.0, is_log: false };
+    let drawn = resource.runs.iter().flat_map(|run| &run.sweep);
+    let drawn = drawn.map(|(_, tally)| tally.workloads().len()).max().unwrap_or(0);
+    let of = resource.series.len();
+    let part = if drawn < of {
+        format!(" Lines are of {drawn} of the {of} workloads, dots of all (--curve-workloads).")
+    } else {
+        String::new()
+    };
     let label = "use above the limit, %".to_owned();
     let y = Axis { label, low: UNMET_MIN, high: 100.0, is_log: true };
     put(
@@ -143,7 +155,7 @@ fn curves(html: &mut String, resource: &ResourceRun) {
         &format!(
             "<figure><figcaption>Lower left is better. Each line is a policy over its parameter, the dot \
          the policy as it is. Points of negative slack are left out; no shortage is drawn at the \
-         bottom.</figcaption>{}</figure>",
+         bottom.{part}</figcaption>{}</figure>",
             lines("Slack against unmet use", &shown, &x, &y)
         ),
     );
@@ -198,7 +210,7 @@ fn key(name: &str) -> String {
     format!("<span><i style=\"background:var(--{name})\"></i>{name}</span>")
 }
 
-fn table(html: &mut String, resource: &ResourceRun) {
+fn table(html: &mut String, resource: &ResourceRun, span: &str) {
     let is_memory = resource.resource == Resource::Memory;
     let vpa = resource.runs.iter().find(|run| run.kind == Kind::Vpa);
     let (short, waits) = if is_memory {
@@ -209,8 +221,8 @@ fn table(html: &mut String, resource: &ResourceRun) {
     put(
         html,
         &format!(
-            "<div class=\"scroll\"><table><thead><tr><th>policy</th><th>slack %<br>mean / median</th>\
-         <th>unmet<br>%</th><th>days<br>free %</th><th>{short}</th>{waits}<th>changes<br>med / p99</th>\
+            "<div class=\"scroll\"><table class=\"wide\"><thead><tr><th>policy</th><th>slack %<br>mean / median</th>\
+         <th>unmet<br>%</th><th>{span}s<br>free %</th><th>{short}</th>{waits}<th>changes<br>med / p99</th>\
          <th>rever-<br>sals</th><th>periodic<br>ramps %</th><th>other<br>ramps %</th><th>lead<br>\
          median s</th><th>raised ahead,<br>unused %</th><th>cost<br>1 / 10 / 100</th><th>unmet<br>/ VPA</th>\
          <th>µs<br>/ step</th></tr></thead><tbody>"
@@ -218,13 +230,15 @@ fn table(html: &mut String, resource: &ResourceRun) {
     );
     for (rank, run) in resource.runs.iter().enumerate() {
         let s = run.tally.scores();
+        // Of nothing there is no share.
+        let known = |text: String| if s.workload_days > 0 { text } else { "-".to_owned() };
         let of_time = |seconds: f64| {
             let all = s.steps as f64 * resource.series.first().map_or(1.0, |series| series.step_s);
-            format!("{:.2}", seconds / all.max(1.0) * 100.0)
+            known(format!("{:.2}", seconds / all.max(1.0) * 100.0))
         };
         let cells = [
             format!("{} / {}", percent(s.slack_mean), percent(s.slack_median)),
-            format!("{:.3}", s.unmet_share * 100.0),
+            known(format!("{:.3}", s.unmet_share * 100.0)),
             percent(s.free_days_share),
             if is_memory {
                 format!("{} / {}", s.oom_restart, s.oom_no_reaction)
@@ -256,14 +270,14 @@ fn table(html: &mut String, resource: &ResourceRun) {
 }
 
 /// The workloads that the first policy did worst by: means hide them.
-fn outliers(html: &mut String, own: &PolicyRun) {
+fn outliers(html: &mut String, own: &PolicyRun, span: &str) {
     let mut all: Vec<_> = own.tally.workloads().iter().filter(|w| w.days > 0).collect();
     all.sort_by(|a, b| b.days_short.cmp(&a.days_short).then(b.slack.total_cmp(&a.slack)));
     put(
         html,
         &format!(
             "<h3>Workloads that {} serves worst</h3><div class=\"scroll\"><table><thead><tr>\
-         <th>workload</th><th>days above the limit</th><th>of days</th><th>unmet %</th>\
+         <th>workload</th><th>{span}s above the limit</th><th>of {span}s</th><th>unmet %</th>\
          <th>mean slack %</th><th>changes</th></tr></thead><tbody>",
             own.kind
         ),
