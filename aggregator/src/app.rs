@@ -98,6 +98,7 @@ impl App {
         let key = SigningKey::open_or_create(&files.model_key)?;
         let enrolment = Arc::new(identities.enrolment(&config.enrol, key.public()));
         let registry = Registry::open(&config.dir.join("rollout"), &key)?;
+        let reset_secret = key.secret("QUIC stateless reset");
         let history = Arc::new(History::open_with(
             &config.dir.join("history"),
             config.history.clone(),
@@ -122,6 +123,7 @@ impl App {
             listen: config.listen.quic,
             tcp: config.listen.tcp,
             tls: identities.tls.server_config()?,
+            reset_secret,
             agents_max: config.ingest.agents_max,
             clock_skew_s_max: config.ingest.clock_skew_s_max,
         };

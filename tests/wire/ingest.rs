@@ -45,6 +45,7 @@ impl Ingest {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tcp: true,
             tls: identities.tls.server_config().unwrap(),
+            reset_secret: [7; 32],
             agents_max: 10,
             clock_skew_s_max: 300.0,
         };

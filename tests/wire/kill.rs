@@ -3,6 +3,7 @@
 //! `HEADROOM_KILL_ROUNDS` sets how often it is killed.
 
 use std::{
+    cell::Cell,
     net::{SocketAddr, UdpSocket},
     path::Path,
     process::{Child, Command},
@@ -17,7 +18,7 @@ use crate::{
     world::{self, World, eventually},
 };
 
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 30;
 const AGENTS: usize = 3;
 
 struct Killed(Child);
@@ -36,6 +37,35 @@ impl Drop for Killed {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// It has no chance to say that it ends, and the next one knows nothing of its connections.
+#[test]
+fn agents_of_an_aggregator_that_was_killed_are_told_by_the_next_one() {
+    let world = World::new();
+    let quic = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    world.reach(quic);
+    let running = Killed::start(&world.aggregator_dir(), quic);
+    let agent = world.agent("host", None);
+    let t0_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().floor() - 1.0e5;
+    let told = Cell::new(0_u32);
+    let tell = || {
+        agent.report(world::tick_at(t0_s, told.get(), 2));
+        told.set(told.get() + 1);
+    };
+    eventually("something is acknowledged", || {
+        tell();
+        agent.stats().vectors_acked > 0
+    });
+    assert_eq!(agent.stats().last_error, None);
+    drop(running);
+    let _next = Killed::start(&world.aggregator_dir(), quic);
+    eventually("the agent has noticed", || {
+        tell();
+        agent.stats().last_error.is_some()
+    });
+    let noticed = agent.stats().last_error.unwrap();
+    assert!(noticed.contains("started anew"), "told, and not worn out waiting: {noticed}");
 }
 
 #[test]

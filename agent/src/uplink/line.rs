@@ -152,13 +152,14 @@ impl Line {
     }
 }
 
-/// A stream that breaks does not say why; the connection does, when the aggregator gave a reason.
+/// A stream that breaks does not say why; the connection does, when the aggregator said so.
 fn told(connection: &Connection, error: LinkError) -> LinkError {
     match (connection.close_reason(), error) {
         (_, error @ (LinkError::Refused(_) | LinkError::Stopping)) => error,
         (Some(quinn::ConnectionError::ApplicationClosed(close)), _) if !close.reason.is_empty() => {
             LinkError::Closed(String::from_utf8_lossy(&close.reason).into_owned())
         }
+        (Some(quinn::ConnectionError::Reset), _) => LinkError::Unknown,
         (_, error) => error,
     }
 }

@@ -54,6 +54,8 @@ pub(super) enum LinkError {
     Refused(String),
     #[error("the aggregator ended the connection: {0}")]
     Closed(String),
+    #[error("the aggregator does not know this connection: it has started anew")]
+    Unknown,
     #[error("the aggregator sent {0} where it should not")]
     Unexpected(&'static str),
     #[error("acknowledgements stay away")]

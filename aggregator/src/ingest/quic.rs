@@ -1,12 +1,18 @@
 //! Agents over QUIC: who may connect, and how much each may send.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use headroom_wire::{enrol, limits::IN_FLIGHT_MAX};
 use quinn::{
-    Connection, Endpoint, IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt,
-    crypto::rustls::QuicServerConfig,
+    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt, crypto::rustls::QuicServerConfig,
 };
+use quinn_proto::HashedConnectionIdGenerator;
+use ring::hmac;
 use tokio::time::timeout;
 
 use super::{
@@ -22,11 +28,16 @@ const WINDOW_BYTES: u32 = 2 << 20;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Half-open connections beyond which addresses must prove themselves.
 const UNPROVEN_MAX: usize = 64;
+/// Time between two packets that tell a connection that it is not known: ten thousand agents learn in a
+/// second that the aggregator has started anew, and each packet is smaller than the one it answers.
+const RESET_EVERY: Duration = Duration::from_micros(100);
 
-/// Listens at `address`.
+/// Listens at `address`. With the same `reset_secret` in every life, agents of the life before are told
+/// at their next packet to connect anew, and do not wait for acknowledgements.
 pub(super) fn bind(
     address: SocketAddr,
     tls: rustls::ServerConfig,
+    reset_secret: &[u8; 32],
 ) -> Result<Endpoint, IngestError> {
     let crypto = QuicServerConfig::try_from(tls)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -39,7 +50,24 @@ pub(super) fn bind(
         .max_concurrent_uni_streams(VarInt::try_from(IN_FLIGHT_MAX).unwrap_or(VarInt::MAX))
         .datagram_receive_buffer_size(None);
     server.transport_config(Arc::new(transport)).max_incoming(INCOMING_MAX);
-    Endpoint::server(server, address).map_err(|source| IngestError::Listen { address, source })
+    let listen = || {
+        let socket = UdpSocket::bind(address)?;
+        let config = endpoint_config(reset_secret);
+        Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+    };
+    listen().map_err(|source| IngestError::Listen { address, source })
+}
+
+fn endpoint_config(reset_secret: &[u8; 32]) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_secret)));
+    // Names of connections are recognised in the next life by a key of their own.
+    let of_names = hmac::Key::new(hmac::HMAC_SHA256, reset_secret);
+    let tag = hmac::sign(&of_names, b"names of connections");
+    let key = tag.as_ref().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+    config
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)))
+        .min_reset_interval(RESET_EVERY);
+    config
 }
 
 /// Tells every agent that the aggregator stops.

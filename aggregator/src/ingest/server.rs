@@ -39,6 +39,9 @@ pub struct IngestConfig {
     pub tcp: bool,
     /// Certificates, as [`headroom_wire::tls::server`] reads them.
     pub tls: rustls::ServerConfig,
+    /// A secret that outlives this process: with it, a connection of an earlier life is told at once that
+    /// it is not known any more (RFC 9000, 10.3).
+    pub reset_secret: [u8; 32],
     /// Agents connected at once at most.
     pub agents_max: usize,
     /// Largest difference between an agent's clock and ours, seconds.
@@ -178,7 +181,7 @@ fn bind_both(config: &IngestConfig) -> Result<(Endpoint, Option<TcpListener>), I
     let mut tried = 0;
     loop {
         tried += 1;
-        let endpoint = quic::bind(config.listen, config.tls.clone())?;
+        let endpoint = quic::bind(config.listen, config.tls.clone(), &config.reset_secret)?;
         if !config.tcp {
             return Ok((endpoint, None));
         }

@@ -11,6 +11,7 @@ use ring::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair},
 };
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// Why there is no signing key.
@@ -80,6 +81,13 @@ impl SigningKey {
     /// The pair, to sign with.
     pub fn pair(&self) -> &Ed25519KeyPair {
         &self.pair
+    }
+
+    /// A secret of the holder of this key, the same in every life, another for every `purpose`.
+    /// Ed25519 signs without randomness, and a purpose is no bundle, so nobody else is given it signed.
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        let signed = self.pair.sign(format!("headroom secret: {purpose}").as_bytes());
+        Sha256::digest(signed.as_ref()).into()
     }
 
     /// The public half, 32 bytes.
