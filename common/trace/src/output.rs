@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -63,25 +63,31 @@ impl<W: Write> Write for TextOutput<W> {
 }
 
 /// A file under a temporary name beside its place, moved there by [`Self::keep`]; without it, it is
-/// removed. Whoever reads the place sees the old file or the whole new one.
+/// removed. Whoever reads the place sees the old file or the whole new one. What is there and is no file,
+/// as a device or a pipe, is written to as it is: a file in the place of `/dev/null` breaks a host.
 #[derive(Debug)]
 pub struct Pending {
     path: PathBuf,
-    temporary: PathBuf,
-    is_kept: bool,
+    /// None where there is nothing to move.
+    temporary: Option<PathBuf>,
 }
 
 impl Pending {
-    /// Makes the file `PATH.tmp` for `path`.
+    /// Makes the file `PATH.tmp` for `path`, or opens what is there and no file.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made or opened.
     pub fn create(path: &Path) -> Result<(Self, File), TraceError> {
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            let opened = OpenOptions::new().write(true).open(path);
+            let file = opened.map_err(|source| write_error(path, source))?;
+            return Ok((Self { path: path.to_owned(), temporary: None }, file));
+        }
         let mut name: OsString = path.as_os_str().to_owned();
         name.push(".tmp");
         let temporary = PathBuf::from(name);
         let file = File::create(&temporary).map_err(|source| write_error(&temporary, source))?;
-        Ok((Self { path: path.to_owned(), temporary, is_kept: false }, file))
+        Ok((Self { path: path.to_owned(), temporary: Some(temporary) }, file))
     }
 
     /// Moves the file to its place.
@@ -89,22 +95,66 @@ impl Pending {
     /// # Errors
     /// When it cannot be moved; it is removed then.
     pub fn keep(mut self) -> Result<(), TraceError> {
-        fs::rename(&self.temporary, &self.path)
-            .map_err(|source| write_error(&self.path, source))?;
-        self.is_kept = true;
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, &self.path).map_err(|source| write_error(&self.path, source))?;
+        }
+        self.temporary = None;
         Ok(())
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if !self.is_kept {
+        if let Some(temporary) = &self.temporary {
             // A leftover is in nobody's way: the next run writes over it.
-            drop(fs::remove_file(&self.temporary));
+            drop(fs::remove_file(temporary));
         }
     }
 }
 
 pub(crate) fn write_error(path: &Path, source: io::Error) -> TraceError {
     TraceError::Write { name: path.display().to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read as _, io::Write as _, os::unix::fs::FileTypeExt as _, thread};
+
+    use super::Pending;
+
+    #[test]
+    fn a_file_is_there_once_it_is_kept_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.csv");
+        let (pending, mut file) = Pending::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        assert!(!path.exists());
+        pending.keep().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        drop(Pending::create(&path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn a_pipe_stays_one_and_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let reader = {
+            let path = path.clone();
+            thread::spawn(move || {
+                let mut text = String::new();
+                fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
+                text
+            })
+        };
+        let (pending, mut file) = Pending::create(&path).unwrap();
+        file.write_all(b"rows").unwrap();
+        drop(file);
+        pending.keep().unwrap();
+        assert_eq!(reader.join().unwrap(), "rows");
+        assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
+    }
 }

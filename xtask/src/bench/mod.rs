@@ -129,26 +129,7 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     if let Some(role) = args.play {
         player::play(role, args.cgroup_threads);
     }
-    if args.subject == Subject::Fingerprint {
-        fingerprint::run(root, args)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.subject == Subject::Forecast {
-        forecast::run(&args.forecast, args.json)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.subject == Subject::Replay {
-        let trace = args.forecast.trace.first().map(PathBuf::as_path);
-        replay::run(args.workloads, trace, &args.replay, args.json)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.subject == Subject::Detect {
-        detect::run(&args.detect, args.json)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.subject == Subject::Traces {
-        let programs = rig::programs(root, args.profile)?;
-        print(&traces::run(programs.aggregator(), &args.traces)?, args)?;
+    if alone(root, args)? {
         return Ok(ExitCode::SUCCESS);
     }
     need_root()?;
@@ -201,6 +182,33 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures a subject that has a run of its own, or needs no root; whether this was one.
+fn alone(root: &Path, args: &BenchArgs) -> Result<bool> {
+    if args.subject == Subject::Fingerprint {
+        fingerprint::run(root, args)?;
+        return Ok(true);
+    }
+    if args.subject == Subject::Forecast {
+        forecast::run(&args.forecast, args.json)?;
+        return Ok(true);
+    }
+    if args.subject == Subject::Replay {
+        let trace = args.forecast.trace.first().map(PathBuf::as_path);
+        replay::run(args.workloads, trace, &args.replay, args.json)?;
+        return Ok(true);
+    }
+    if args.subject == Subject::Detect {
+        detect::run(&args.detect, args.json)?;
+        return Ok(true);
+    }
+    if args.subject == Subject::Traces {
+        let programs = rig::programs(root, args.profile)?;
+        print(&traces::run(programs.aggregator(), &args.traces)?, args)?;
+        return Ok(true);
+    }
+    Ok(false)
 }
 
 fn need_root() -> Result<()> {
