@@ -2,6 +2,9 @@
 //! limit back.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
+mod kills;
+mod relay;
+
 use std::{
     fs,
     path::{Path, PathBuf},
