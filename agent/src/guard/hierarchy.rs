@@ -282,6 +282,19 @@ impl Hierarchies {
             None => "absent".to_owned(),
         }
     }
+
+    /// On which devices what workloads send is paced, or why it is not; for people.
+    pub fn describe_egress(&self) -> String {
+        match self.roots.get(NET) {
+            Some(Ok(_root)) => egress::readiness().to_string(),
+            _ => self.describe(NET),
+        }
+    }
+
+    /// Whether the knobs of GPUs are served, or why they are not; for people.
+    pub fn describe_gpus(&self) -> String {
+        self.gpus().map_or_else(|| self.describe(GPU), Gpus::describe)
+    }
 }
 
 impl WorkloadDir {
