@@ -218,6 +218,23 @@ fn opting_out_gives_the_limit_back_at_once() {
 }
 
 #[test]
+fn the_status_says_why_nothing_is_paced() {
+    with_a_raise("pacing", |host, _guard, _agent| {
+        let told = || {
+            let output = Command::new(program("headroom-agent").unwrap())
+                .args(["status", "--socket"])
+                .arg(host.file("agent.sock"))
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        host.wait_until("the status has it", |_host| {
+            told().contains("pacing    absent (it is off: `on` in [egress] of guard.toml)")
+        });
+    });
+}
+
+#[test]
 fn a_broken_policy_leaves_the_one_in_force() {
     with_a_raise("broken-policy", |host, _guard, _agent| {
         host.write("policy.toml", "[[workloads]]\nmatch = \"/x\"\nmod = \"off\"\n");
