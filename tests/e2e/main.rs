@@ -2,6 +2,9 @@
 //! limit back.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
+mod kills;
+mod relay;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -211,6 +214,23 @@ fn opting_out_gives_the_limit_back_at_once() {
     with_a_raise("opt-out", |host, _guard, _agent| {
         host.write("policy.toml", "[defaults]\nmode = \"off\"\n");
         host.wait_own();
+    });
+}
+
+#[test]
+fn the_status_says_why_nothing_is_paced() {
+    with_a_raise("pacing", |host, _guard, _agent| {
+        let told = || {
+            let output = Command::new(program("headroom-agent").unwrap())
+                .args(["status", "--socket"])
+                .arg(host.file("agent.sock"))
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        host.wait_until("the status has it", |_host| {
+            told().contains("pacing    absent (it is off: `on` in [egress] of guard.toml)")
+        });
     });
 }
 

@@ -5,14 +5,17 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use headroom_allocate::{Action, Decision};
 
-use super::audit::{AuditRecord, Outcome};
+use super::{
+    audit::{AuditRecord, Outcome},
+    status::PacingStatus,
+};
 use crate::{
     config::ActConfig,
     guard::{
@@ -29,6 +32,9 @@ pub enum Urgency {
     /// For a program that has just started: nobody decides it anew.
     Now,
 }
+
+/// How often the guard is asked how it stands, while nothing else is asked of it.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Plans that wait at most, of both kinds together.
 const QUEUE_MAX: usize = 16;
@@ -47,6 +53,8 @@ pub struct Outcomes {
     pub records: Vec<AuditRecord>,
     /// `connected`, or what is wrong.
     pub state: Option<String>,
+    /// How what workloads send is paced, where the guard was asked for it.
+    pub pacing: Option<PacingStatus>,
 }
 
 /// The loop's end of the thread that talks to the guard.
@@ -59,7 +67,8 @@ pub struct Actuator {
 }
 
 impl Actuator {
-    /// Starts the thread. It connects when there is first something to do, and again after errors.
+    /// Starts the thread. It connects when it has nothing to do and asks how the guard stands, and
+    /// again after errors.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -72,7 +81,10 @@ impl Actuator {
             let mut client = GuardClient::lazy(&config.socket);
             let mut ask = |request: &Request| client.request(request);
             let mut later = VecDeque::new();
-            while let Some(job) = later.pop_front().or_else(|| jobs_in.recv().ok()) {
+            let mut looked_at = None;
+            while let Some(job) =
+                next(&mut ask, &jobs_in, &mut later, &outcomes_out, &mut looked_at)
+            {
                 if job.urgency == Urgency::Tick {
                     n_ticks_left.fetch_sub(1, Ordering::Relaxed);
                 }
@@ -115,6 +127,7 @@ impl Actuator {
                 Ok(mut outcomes) => {
                     all.records.append(&mut outcomes.records);
                     all.state = outcomes.state.or(all.state);
+                    all.pacing = outcomes.pacing.or(all.pacing);
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return all,
             }
@@ -126,6 +139,48 @@ fn given_up(decisions: Vec<Decision>) -> Vec<AuditRecord> {
     let reason = "the guard is still busy with the plan before";
     let failed = |decision| AuditRecord { decision, outcome: Outcome::Failed(reason.to_owned()) };
     decisions.into_iter().map(failed).collect()
+}
+
+/// The next job. While there is none the guard is asked how it stands, once every
+/// [`LOOK_EVERY`]; `None` when nobody is there any more who gives jobs or listens.
+fn next(
+    ask: &mut impl FnMut(&Request) -> Result<Response, ClientError>,
+    jobs: &Receiver<Job>,
+    later: &mut VecDeque<Job>,
+    outcomes: &SyncSender<Outcomes>,
+    looked_at: &mut Option<Instant>,
+) -> Option<Job> {
+    loop {
+        if let Some(job) = later.pop_front().or_else(|| jobs.try_recv().ok()) {
+            return Some(job);
+        }
+        let due_in = looked_at.map_or(Duration::ZERO, |at| LOOK_EVERY.saturating_sub(at.elapsed()));
+        if due_in.is_zero() {
+            *looked_at = Some(Instant::now());
+            outcomes.send(look(ask)).ok()?;
+            continue;
+        }
+        match jobs.recv_timeout(due_in) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
+/// Asks the guard how it stands.
+fn look(ask: &mut impl FnMut(&Request) -> Result<Response, ClientError>) -> Outcomes {
+    let unknown =
+        |why: String| PacingStatus { state: format!("unknown ({why})"), paced: Vec::new() };
+    let (state, pacing) = match ask(&Request::Status) {
+        Ok(Response::Status(status)) => ("connected".to_owned(), PacingStatus::of(&status)),
+        Ok(_other) => {
+            let why = "the guard answered another question".to_owned();
+            (why.clone(), unknown(why))
+        }
+        Err(error) => (error.to_string(), unknown(error.to_string())),
+    };
+    Outcomes { records: Vec::new(), state: Some(state), pacing: Some(pacing) }
 }
 
 /// Carries a job out and tells what came of it; whether anybody still listens.
@@ -264,7 +319,7 @@ mod tests {
     use headroom_allocate::{Action, Decision, Knob, Limit, Rail, Reason};
     use headroom_predict::Source;
 
-    use super::{Job, Outcome, Outcomes, Urgency, work_off};
+    use super::{Job, Outcome, Outcomes, Urgency, next, work_off};
     use crate::guard::protocol::{Released, Request, Response};
 
     fn decision(workload: &str, cores: f64) -> Decision {
@@ -288,6 +343,28 @@ mod tests {
 
     fn job(urgency: Urgency, decisions: Vec<Decision>) -> Job {
         Job { decisions, sampled_at: Instant::now(), urgency }
+    }
+
+    #[test]
+    fn while_there_is_no_plan_the_guard_is_asked_how_it_stands() {
+        let (jobs, jobs_in) = sync_channel::<Job>(4);
+        let (outcomes_out, outcomes) = sync_channel::<Outcomes>(4);
+        jobs.send(job(Urgency::Tick, vec![decision("/a", 2.0)])).unwrap();
+        let mut n_asked = 0;
+        let mut ask = |request: &Request| {
+            assert_eq!(*request, Request::Status);
+            n_asked += 1;
+            Ok(Response::Released(Released { held: false, pending: None }))
+        };
+        let (mut later, mut looked_at) = (VecDeque::new(), None);
+        let mut next = || next(&mut ask, &jobs_in, &mut later, &outcomes_out, &mut looked_at);
+        assert!(next().is_some(), "a plan that waits comes first");
+        assert!(outcomes.try_recv().is_err());
+        drop(jobs);
+        assert!(next().is_none());
+        let pacing = outcomes.recv().unwrap().pacing.unwrap();
+        assert_eq!(pacing.state, "unknown (the guard answered another question)");
+        assert_eq!(n_asked, 1);
     }
 
     #[test]

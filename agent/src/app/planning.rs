@@ -99,7 +99,7 @@ impl Planner {
             let ours = remembered.knobs.get(knob).and_then(|memory| memory.in_force);
             limits.push((*knob, ours.unwrap_or(*limit)));
         }
-        remembered.forget_devices(&limits);
+        remembered.forget_gpus(&limits);
         let facts = WorkloadFacts {
             path: &workload.path,
             sample,
@@ -231,11 +231,11 @@ fn cap(forecasts: &mut [Forecast], host: &HostCapacity) {
 }
 
 impl Remembered {
-    /// Takes what was held on GPUs that are not the workload's alone any more for given back: the guard
-    /// does so by itself.
-    fn forget_devices(&mut self, limits: &[(Knob, Limit)]) {
+    /// Takes what was held on GPUs that are not the workload's alone any more for given back: the
+    /// guard does so by itself. What is held on a disk that one look does not tell stays held.
+    fn forget_gpus(&mut self, limits: &[(Knob, Limit)]) {
         for (knob, memory) in &mut self.knobs {
-            let is_gone = knob.device().is_some() && !limits.iter().any(|(known, _)| known == knob);
+            let is_gone = knob.gpu().is_some() && !limits.iter().any(|(known, _)| known == knob);
             if is_gone && memory.holds() {
                 memory.released();
             }
@@ -293,11 +293,13 @@ impl Remembered {
 
 #[cfg(test)]
 mod tests {
-    use headroom_allocate::{Action, HostCapacity, Knob, Limit, Mode, WorkloadPolicy};
+    use headroom_allocate::{
+        Action, Device, HostCapacity, Knob, KnobMemory, Limit, Mode, WorkloadPolicy,
+    };
     use headroom_predict::{PredictorConfig, Source, Starts};
     use headroom_telemetry::{Feature, Sample, Workload};
 
-    use super::Planner;
+    use super::{Planner, Remembered};
     use crate::observe::sampler::LimitsInForce;
 
     const HOST: HostCapacity =
@@ -362,6 +364,26 @@ mod tests {
         let reason = &cpu.unwrap().reason;
         assert!((reason.demand - 1.2).abs() < 1e-3, "{reason}");
         assert_eq!(reason.usage, Some(f64::from(0.1_f32)));
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_listed_is_not_held_any_more_and_a_disk_is() {
+        let device = Device { major: 8, minor: 0 };
+        let (disk, gpu) = (Knob::IoReadBps(device), Knob::GpuPowerLimit(device));
+        let held = || {
+            let mut memory = KnobMemory::default();
+            memory.leased(Limit::At(100.0), 1.0);
+            memory
+        };
+        let mut remembered = Remembered {
+            knobs: [disk, gpu].map(|knob| (knob, held())).into(),
+            ..Remembered::default()
+        };
+        remembered.forget_gpus(&[(disk, Limit::At(50.0)), (gpu, Limit::At(50.0))]);
+        assert!(remembered.knobs[&disk].holds() && remembered.knobs[&gpu].holds());
+        remembered.forget_gpus(&[(Knob::CpuQuota, Limit::At(1.0))]);
+        assert!(remembered.knobs[&disk].holds());
+        assert!(!remembered.knobs[&gpu].holds());
     }
 
     #[test]

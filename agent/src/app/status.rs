@@ -14,7 +14,7 @@ use headroom_predict::Source;
 use serde::{Deserialize, Serialize};
 
 use super::latency::DurationSummary;
-use crate::{reach::Carrier, uplink::CertificateState};
+use crate::{guard::protocol, reach::Carrier, uplink::CertificateState};
 use headroom_wire::ProbeReport;
 
 /// State of the agent after its last tick.
@@ -56,6 +56,10 @@ pub struct Status {
     pub guard: String,
     /// Decisions the guard carried out, refused or did not answer, by outcome.
     pub actions: BTreeMap<String, u64>,
+    /// What the guard says of pacing what workloads send; `None` while it was not asked, or where
+    /// none is configured.
+    #[serde(default)]
+    pub pacing: Option<PacingStatus>,
     /// Others that change limits on this host, one sentence each; empty when nobody known does.
     #[serde(default)]
     pub competing: Vec<String>,
@@ -65,6 +69,28 @@ pub struct Status {
     pub policy: String,
     /// Workloads as of the last tick.
     pub workloads: Vec<WorkloadStatus>,
+}
+
+/// How the guard paces what workloads send.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PacingStatus {
+    /// `on` and the devices, `absent` and the reason, or why the guard did not tell.
+    pub state: String,
+    /// Workloads whose packets are held back, with the most they send, bytes per second.
+    pub paced: Vec<(String, Limit)>,
+}
+
+impl PacingStatus {
+    /// As the guard tells it, save for leases that its frame had no room for.
+    pub fn of(guard: &protocol::Status) -> Self {
+        let held = guard.leases.iter().filter(|lease| lease.knob == Knob::NetEgress);
+        let paced = held.map(|lease| (lease.workload.clone(), lease.applied)).collect();
+        let state = match guard.egress.as_str() {
+            "" => "unknown (the guard is older than the agent and does not tell)",
+            told => told,
+        };
+        Self { state: state.to_owned(), paced }
+    }
 }
 
 /// What is known of programs that start.
@@ -178,7 +204,44 @@ pub fn ask(socket: &Path) -> std::io::Result<Status> {
 mod tests {
     use std::sync::{Arc, RwLock};
 
-    use super::{Status, ask, serve};
+    use headroom_allocate::{Device, Knob, Limit};
+
+    use super::{PacingStatus, Status, ask, serve};
+    use crate::guard::protocol::{self, Counters, LeaseStatus};
+
+    #[test]
+    fn what_is_paced_are_the_leases_on_the_network_and_no_others() {
+        let lease = |workload: &str, knob, bytes_per_s| LeaseStatus {
+            workload: workload.to_owned(),
+            knob,
+            baseline: Limit::Unlimited,
+            applied: Limit::At(bytes_per_s),
+            expires_in_s: 3.0,
+            owner: None,
+            pending: None,
+        };
+        let disk = Knob::IoReadBps(Device { major: 8, minor: 0 });
+        let mut guard = protocol::Status {
+            version: String::new(),
+            uptime_s: 1.0,
+            disabled: false,
+            cpu: String::new(),
+            memory: String::new(),
+            journal_trouble: None,
+            leases_held: 2,
+            leases: vec![lease("/a", Knob::NetEgress, 2e6), lease("/b", disk, 3e6)],
+            foreign: Vec::new(),
+            contested: Vec::new(),
+            owners: String::new(),
+            egress: "on eth0".to_owned(),
+            gpu: String::new(),
+            counters: Counters::default(),
+        };
+        let paced = vec![("/a".to_owned(), Limit::At(2e6))];
+        assert_eq!(PacingStatus::of(&guard), PacingStatus { state: "on eth0".to_owned(), paced });
+        guard.egress.clear();
+        assert!(PacingStatus::of(&guard).state.starts_with("unknown"));
+    }
 
     #[test]
     fn a_stale_socket_is_replaced_and_the_status_reads_back() {

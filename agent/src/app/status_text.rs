@@ -7,8 +7,11 @@ use headroom_telemetry::{Resource, printable};
 
 use super::{
     latency::DurationSummary,
-    status::{Status, WorkloadStatus},
+    status::{PacingStatus, Status, WorkloadStatus},
 };
+
+/// Workloads that are named as paced at most.
+const PACED_SHOWN: usize = 4;
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,6 +47,9 @@ impl fmt::Display for Status {
                 self.actions.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             writeln!(f, "actions   {}", counts.join(", "))?;
         }
+        if let Some(pacing) = &self.pacing {
+            writeln!(f, "pacing    {}", pacing_text(pacing))?;
+        }
         for line in &self.competing {
             writeln!(f, "competing {}", printable(line))?;
         }
@@ -63,6 +69,22 @@ impl fmt::Display for Status {
         }
         workload_table(f, &self.workloads)
     }
+}
+
+fn pacing_text(pacing: &PacingStatus) -> String {
+    let rate = |(path, limit): &(String, Limit)| match limit {
+        Limit::At(bytes_per_s) => format!("{} to {:.2} MB/s", printable(path), bytes_per_s / 1e6),
+        Limit::Unlimited => format!("{} to no rate", printable(path)),
+    };
+    let shown: Vec<String> = pacing.paced.iter().take(PACED_SHOWN).map(rate).collect();
+    let mut text = printable(&pacing.state).into_owned();
+    if !shown.is_empty() {
+        text += &format!("; {} held back: {}", pacing.paced.len(), shown.join(", "));
+    }
+    if pacing.paced.len() > shown.len() {
+        text += &format!(" and {} more", pacing.paced.len() - shown.len());
+    }
+    text
 }
 
 fn uplink_lines(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
@@ -143,5 +165,31 @@ fn duration(summary: DurationSummary) -> String {
             format!("median {:.3} ms, 99 % {:.3} ms", p50 * 1e3, p99 * 1e3)
         }
         _ => "not yet".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_allocate::Limit;
+
+    use super::{PacingStatus, Status};
+
+    fn line(pacing: Option<PacingStatus>) -> Option<String> {
+        let text = Status { pacing, ..Status::default() }.to_string();
+        text.lines().find_map(|line| line.strip_prefix("pacing    ")).map(str::to_owned)
+    }
+
+    #[test]
+    fn pacing_is_told_with_its_reason_or_with_who_is_paced() {
+        assert_eq!(line(None), None);
+        let off = PacingStatus { state: "absent (it is off)".to_owned(), paced: Vec::new() };
+        assert_eq!(line(Some(off)).unwrap(), "absent (it is off)");
+        let paced = (0..6).map(|n| (format!("/batch-{n}"), Limit::At(1.5e6))).collect();
+        let told = line(Some(PacingStatus { state: "on eth0".to_owned(), paced })).unwrap();
+        assert!(
+            told.starts_with("on eth0; 6 held back: /batch-0 to 1.50 MB/s, /batch-1"),
+            "{told}"
+        );
+        assert!(told.ends_with("/batch-3 to 1.50 MB/s and 2 more"), "{told}");
     }
 }

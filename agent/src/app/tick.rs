@@ -24,7 +24,7 @@ use super::{
     policy_file::PolicyFile,
     self_cost::{Cost, SelfCost},
     starts_file::StartsFile,
-    status::{SharedStatus, StartsStatus, UplinkStatus, WorkloadStatus},
+    status::{PacingStatus, SharedStatus, StartsStatus, UplinkStatus, WorkloadStatus},
 };
 use crate::{
     guard::owner::rivals,
@@ -78,6 +78,7 @@ pub(super) struct Counts {
     actions: BTreeMap<String, u64>,
     models_refused: BTreeMap<String, u64>,
     guard: String,
+    pacing: Option<PacingStatus>,
 }
 
 impl Loop {
@@ -232,6 +233,7 @@ impl Loop {
         if let Some(state) = outcomes.state {
             self.counts.guard = state;
         }
+        self.counts.pacing = outcomes.pacing.or(self.counts.pacing.take());
         for record in outcomes.records {
             if let Outcome::Applied { before, applied, at_unix_s, .. } = &record.outcome
                 && before != applied
@@ -403,6 +405,7 @@ impl Loop {
         status.model_version = self.planner.model_version();
         status.models_refused.clone_from(&self.counts.models_refused);
         status.guard.clone_from(&self.counts.guard);
+        status.pacing.clone_from(&self.counts.pacing);
         status.actions.clone_from(&self.counts.actions);
         status.uplink = uplink;
         status.policy = self.policy.describe();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use headroom_allocate::{Knob, KnobKind};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use thiserror::Error;
 
 #[cfg(test)]
@@ -157,11 +157,7 @@ impl Root {
             return self.open_devices();
         }
         let path = self.path.join(workload.relative());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let opened =
-            rustix::fs::openat2(&self.dir, workload.relative(), flags, Mode::empty(), resolve);
+        let opened = descend(&self.dir, workload.relative());
         let dir = opened.map_err(|error| directory_error(&path, error))?;
         let inode = rustix::fs::fstat(&dir).map_err(|error| directory_error(&path, error))?.st_ino;
         let egress = self.egress.clone();
@@ -177,6 +173,16 @@ impl Root {
         let gpus = self.gpus.clone();
         Ok(WorkloadDir { dir, path, egress: None, gpus, inode: 0, version: self.version })
     }
+}
+
+/// Opens `below` component by component, each but for links. No component of a workload's path is
+/// `..`, so that nothing leads out of `root`. openat2() would do it in one call, and is refused with
+/// ENOSYS by the filter that systemd makes of `RestrictSUIDSGID=`.
+fn descend(root: &OwnedFd, below: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut names = below.split('/');
+    let first = rustix::fs::openat(root, names.next().unwrap_or("."), flags, Mode::empty())?;
+    names.try_fold(first, |dir, name| rustix::fs::openat(&dir, name, flags, Mode::empty()))
 }
 
 fn directory_error(path: &Path, error: rustix::io::Errno) -> KnobError {
@@ -281,6 +287,19 @@ impl Hierarchies {
             Some(Err(reason)) => format!("absent ({reason})"),
             None => "absent".to_owned(),
         }
+    }
+
+    /// On which devices what workloads send is paced, or why it is not; for people.
+    pub fn describe_egress(&self) -> String {
+        match self.roots.get(NET) {
+            Some(Ok(_root)) => egress::readiness().to_string(),
+            _ => self.describe(NET),
+        }
+    }
+
+    /// Whether the knobs of GPUs are served, or why they are not; for people.
+    pub fn describe_gpus(&self) -> String {
+        self.gpus().map_or_else(|| self.describe(GPU), Gpus::describe)
     }
 }
 

@@ -193,6 +193,9 @@ pub struct Status {
     /// Where what workloads send is paced, or why it is not.
     #[serde(default)]
     pub egress: String,
+    /// Whether power limits and clock floors of GPUs are moved, or why they are not.
+    #[serde(default)]
+    pub gpu: String,
     /// What has happened.
     pub counters: Counters,
 }

@@ -222,6 +222,14 @@ impl Knob {
         }
     }
 
+    /// The GPU it is about; `None` where it is about none.
+    pub fn gpu(self) -> Option<Device> {
+        match self {
+            Self::GpuPowerLimit(device) | Self::GpuClockFloor(device) => Some(device),
+            _ => None,
+        }
+    }
+
     /// The resource whose use the limit is compared with; `None` where the value is no amount of
     /// use (weights, counts, bursts) or of a part of it that no sample tells (one device).
     pub fn resource(self) -> Option<Resource> {
@@ -362,6 +370,18 @@ mod tests {
             assert!(named.clone().any(|knob| knob.kind() == kind), "{kind}");
         }
         assert_eq!(Knob::IoReadBps(device).to_string(), "io_read_bps 8:16");
+    }
+
+    #[test]
+    fn a_disk_is_a_device_and_no_gpu() {
+        let device = Device { major: 195, minor: 1 };
+        for knob in [Knob::GpuPowerLimit(device), Knob::GpuClockFloor(device)] {
+            assert_eq!((knob.gpu(), knob.device()), (Some(device), Some(device)), "{knob}");
+        }
+        for knob in Knob::io_max(device).into_iter().chain([Knob::IoWeightOf(device)]) {
+            assert_eq!((knob.gpu(), knob.device()), (None, Some(device)), "{knob}");
+        }
+        assert!(Knob::ALL.into_iter().all(|knob| knob.gpu().is_none()));
     }
 
     #[test]

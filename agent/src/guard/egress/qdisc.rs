@@ -1,6 +1,6 @@
 //! Which devices keep packets until they may leave, and having more of them do so.
 
-use std::{ffi::CString, fs, io, path::Path};
+use std::{ffi::CString, fmt, fs, io, path::Path};
 
 use thiserror::Error;
 
@@ -50,6 +50,15 @@ pub enum Readiness {
     Ready(Vec<String>),
     /// Not, and why.
     Absent(String),
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(devices) => write!(f, "on {}", devices.join(", ")),
+            Self::Absent(reason) => write!(f, "absent ({reason})"),
+        }
+    }
 }
 
 /// Looks which devices have the qdisc `fq`, for the whole device or below another.

@@ -28,7 +28,7 @@ impl<S: Steps> Engine<S> {
         dir: &WorkloadDir,
         now: Duration,
     ) -> Result<(), No> {
-        let Some(device) = of_gpu(key.knob) else { return Ok(()) };
+        let Some(device) = key.knob.gpu() else { return Ok(()) };
         if !self.parts.config.gpu.on {
             let reason = "it is off: `on` in [gpu] of guard.toml".to_owned();
             return Err(self.failed(key, dir, KnobError::NoKnob { knob: key.knob, reason }));
@@ -50,7 +50,7 @@ impl<S: Steps> Engine<S> {
 
     /// Gives the GPU under lease back when others use it by now, or its workload does not.
     pub(super) fn watch_gpu(&mut self, key: &Key, now: Duration) {
-        let Some(device) = of_gpu(key.knob) else { return };
+        let Some(device) = key.knob.gpu() else { return };
         let dir = self.parts.hierarchies.open(&key.workload, key.knob);
         match dir.and_then(|dir| stranger(&dir, key, device)) {
             Ok(None) => {}
@@ -69,7 +69,7 @@ impl<S: Steps> Engine<S> {
     /// floors that it may have set taken for set, since no driver tells them.
     pub(super) fn expect_gpus(&self, open: &[Entry]) {
         let Some(gpus) = self.parts.hierarchies.gpus() else { return };
-        let mut of_gpus = open.iter().filter(|entry| of_gpu(entry.knob).is_some()).peekable();
+        let mut of_gpus = open.iter().filter(|entry| entry.knob.gpu().is_some()).peekable();
         if of_gpus.peek().is_none() {
             return;
         }
@@ -82,13 +82,6 @@ impl<S: Steps> Engine<S> {
             }
         }
         gpus.await_ready(READY_WITHIN);
-    }
-}
-
-fn of_gpu(knob: Knob) -> Option<Device> {
-    match knob {
-        Knob::GpuPowerLimit(device) | Knob::GpuClockFloor(device) => Some(device),
-        _ => None,
     }
 }
 

@@ -372,7 +372,8 @@ impl<S: Steps> Engine<S> {
             foreign: self.foreign_that_fit(),
             contested: self.contested_that_fit(now),
             owners: self.parts.config.owners.describe(),
-            egress: hierarchies.describe("net"),
+            egress: hierarchies.describe_egress(),
+            gpu: hierarchies.describe_gpus(),
             counters: self.counters,
         }
     }

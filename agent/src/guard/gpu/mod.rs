@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
+    path::Path,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -38,6 +39,9 @@ pub const USERS_FILE: &str = "gpu.users";
 /// Stands for users that are not told.
 pub const UNKNOWN: &str = "?";
 
+/// The driver's device through which any of its GPUs is reached.
+const CONTROL: &str = "/dev/nvidiactl";
+
 /// Number of the driver of `/dev/nvidiaN` (`NV_MAJOR_DEVICE_NUMBER` of the NVIDIA driver).
 pub const MAJOR: u32 = 195;
 
@@ -59,6 +63,8 @@ pub enum GpuError {
 #[derive(Debug)]
 pub struct Gpus {
     state: Mutex<State>,
+    /// Whether guard.toml has them moved at all.
+    on: bool,
     /// The v1 controller whose hierarchy names workloads, `None` for the v2 tree.
     controller: Option<&'static str>,
 }
@@ -99,12 +105,27 @@ impl Gpus {
     /// Asks nobody yet. Processes are looked up in the hierarchy of `controller` on v1, in the tree
     /// of v2 where it is `None`.
     pub fn new(config: &GpuConfig, controller: Option<&'static str>) -> Self {
-        Self::talking(Talk::new(config.library.clone()), controller)
+        Self { on: config.on, ..Self::talking(Talk::new(config.library.clone()), controller) }
     }
 
     fn talking(talk: Talk, controller: Option<&'static str>) -> Self {
         let state = State { talk, floors_mhz: BTreeMap::new() };
-        Self { state: Mutex::new(state), controller }
+        Self { state: Mutex::new(state), on: true, controller }
+    }
+
+    /// Whether they are asked and told, or why not; for people. Asks nobody: a driver may hang.
+    pub fn describe(&self) -> String {
+        if !self.on {
+            return "absent (it is off: `on` in [gpu] of guard.toml)".to_owned();
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = state.talk.resting() {
+            return format!("absent ({why})");
+        }
+        if !Path::new(CONTROL).exists() {
+            return format!("absent ({CONTROL} is not there)");
+        }
+        "through NVML".to_owned()
     }
 
     /// Waits up to `patience` until the process has opened the library.

@@ -61,6 +61,14 @@ impl Talk {
         matches!(self.state, State::Open { opening_since: Some(_), .. })
     }
 
+    /// Why nobody is asked for now; `None` when somebody is, or would be.
+    pub(super) fn resting(&self) -> Option<&GpuError> {
+        match &self.state {
+            State::Resting { until, why } if Instant::now() < *until => Some(why),
+            _ => None,
+        }
+    }
+
     /// Asks, and waits half a second at most.
     ///
     /// # Errors

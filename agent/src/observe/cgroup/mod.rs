@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`layout`] (mount points and controllers), [`tree`] (which cgroups are workloads),
 //! [`parse`] (pure readers of file contents), `places` (which file tells what), [`read`] (held-open
-//! files of one workload). `join` finds workloads with two paths, by container id or by what
+//! files of one workload), [`weights`] (who obeys weights of block I/O). `join` finds workloads with two paths, by container id or by what
 //! `membership` tells of their tasks.
 
 pub mod devices;
@@ -17,6 +17,7 @@ pub mod read;
 mod skip;
 pub mod tree;
 mod walk;
+pub mod weights;
 
 pub use layout::{Layout, LayoutError, Mode, Version};
 pub use read::{Look, Moment, Reading, WorkloadFiles};
