@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Cursor};
 
-use proptest::{
+use proptest::{prop_assume, 
     collection::{hash_set, vec},
     option,
     prelude::any,

@@ -116,21 +116,24 @@ pub(in crate::lab) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", share * 100.0))
 }
 
+/// What is told where the step leaves next to nothing of the trace.
+fn few_steps(told: &Told, resources: &[ResourceRun]) -> Option<String> {
+    let all = resources.iter().flat_map(|resource| &resource.series);
+    let longest = all.map(|series| series.used.len()).max().unwrap_or(0);
+    (longest < STEPS_MIN).then(|| {
+        format!(
+            "no workload has more than {longest} steps of {} s: a recording of seconds is replayed with \
+             --step 1 --lead 5\n\n",
+            told.step_s
+        )
+    })
+}
+
 /// As tables.
 pub(super) fn text(told: &Told, resources: &[ResourceRun]) -> String {
     let mut out = String::new();
     let span = Pace::of(told.step_s).span;
-    let longest = resources.iter().flat_map(|resource| &resource.series);
-    let longest = longest.map(|series| series.used.len()).max().unwrap_or(0);
-    if longest < STEPS_MIN {
-        // Writing to a string does not fail.
-        let _infallible = writeln!(
-            out,
-            "no workload has more than {longest} steps of {} s: a recording of seconds is replayed with \
-             --step 1 --lead 5\n",
-            told.step_s
-        );
-    }
+    out.push_str(&few_steps(told, resources).unwrap_or_default());
     for resource in resources {
         let Some(first) = resource.runs.first() else { continue };
         let scores = first.tally.scores();
