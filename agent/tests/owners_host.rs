@@ -11,7 +11,7 @@
 mod place;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -34,12 +34,16 @@ const MIB: f64 = 1_048_576.0;
 
 macro_rules! in_a_machine_or_skip {
     () => {
-        if env::var_os("HEADROOM_IN_VM").is_none() || !Path::new("/run/systemd/system").is_dir() {
+        let is_systemd = std::path::Path::new("/run/systemd/system").is_dir();
+        if std::env::var_os("HEADROOM_IN_VM").is_none() || !is_systemd {
             eprintln!("skipped: needs a virtual machine with systemd");
             return;
         }
     };
 }
+
+#[path = "owners_host/unit.rs"]
+mod unit;
 
 place::processes!();
 

@@ -195,7 +195,7 @@ pub(crate) fn process(name: &str) -> Command {
 }
 
 /// The program to test, if it is there.
-fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     let built = || PathBuf::from(env!("CARGO_BIN_EXE_headroom-agent"));
     let path = env::var_os("HEADROOM_AGENT").map_or_else(built, PathBuf::from);
     path.exists().then_some(path)

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, io::Cursor};
 
-use proptest::{prop_assume, 
+use proptest::{
     collection::{hash_set, vec},
     option,
     prelude::any,
-    proptest,
+    prop_assume, proptest,
 };
 
 use super::{CORE_FEATURES, TraceReader, TraceRow, TraceWriter};
