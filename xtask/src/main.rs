@@ -5,6 +5,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod ebpf;
+mod engines;
 mod fuzz;
 mod process;
 mod progress;
@@ -35,6 +36,8 @@ enum Command {
     Ebpf(EbpfArgs),
     /// Run every check: format, lints, tests, kernel, virtual machine, deployment files
     Test(test::TestArgs),
+    /// Start Spark and Ballista from their makers' packages and compare their answers with ours
+    Engines(engines::EnginesArgs),
     /// Let libFuzzer look for bytes that break a decoder
     Fuzz(fuzz::FuzzArgs),
     /// Measure what Headroom costs and how quickly it acts
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&root, &args),
         Command::Ebpf(args) => build_kernel_programs(&root, &args),
         Command::Test(args) => test::run(&root, &args),
+        Command::Engines(args) => engines::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
         Command::Schema => schema::write(&root),

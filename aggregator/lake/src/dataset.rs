@@ -40,6 +40,20 @@ pub struct Spec {
     pub table: Table,
 }
 
+impl Spec {
+    /// First millisecond of each day of it, and the one after the last.
+    fn days(&self) -> Vec<(i64, i64)> {
+        let mut days = Vec::new();
+        let mut from_ms = self.from_ms;
+        while from_ms < self.to_ms {
+            let to_ms = (from_ms.div_euclid(DAY_MS) * DAY_MS + DAY_MS).min(self.to_ms);
+            days.push((from_ms, to_ms));
+            from_ms = to_ms;
+        }
+        days
+    }
+}
+
 /// What is in a training set; written last.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Manifest {
@@ -162,15 +176,12 @@ pub async fn build(
     }
     let mut names = Vec::new();
     let mut jobs = Vec::new();
-    let mut from_ms = spec.from_ms;
-    while from_ms < spec.to_ms {
-        let to_ms = (from_ms.div_euclid(DAY_MS) * DAY_MS + DAY_MS).min(spec.to_ms);
+    for (from_ms, to_ms) in spec.days() {
         let name = day_name(from_ms);
         if !out.join(&name).is_file() {
             jobs.push(Job { sql: sql(spec.table, from_ms, to_ms), out: temporary.join(&name) });
         }
         names.push(name);
-        from_ms = to_ms;
     }
     let mut n_done = names.len() - jobs.len();
     for chunk in jobs.chunks(engine.jobs_together()) {
@@ -201,6 +212,53 @@ pub async fn build(
     write_json(&manifest_path, &manifest)?;
     fs::remove_file(&spec_path).map_err(LakeError::io("remove", &spec_path))?;
     Ok(manifest)
+}
+
+/// Widens the training set in `out` to the time from `from_ms` up to `to_ms` as well: days that are
+/// whole in it stay as they are, those at its ends and new ones are built. It is no data set meanwhile;
+/// cut off, the same call goes on with it.
+///
+/// # Errors
+///
+/// As [`build`], and when there is no data set of this program's features in `out`.
+pub async fn backfill(
+    engine: &dyn Engine,
+    root: &Path,
+    (from_ms, to_ms): (i64, i64),
+    out: &Path,
+    told: &(dyn Fn(usize, usize, &str) + Sync),
+) -> Result<Manifest, LakeError> {
+    let (manifest_path, spec_path) = (out.join(MANIFEST), out.join(SPEC));
+    let begun = read_json::<Spec>(&spec_path)?;
+    let Some(done) = read_json::<Manifest>(&manifest_path)? else {
+        let Some(begun) = begun else {
+            let reason = "there is no data set to widen: make one with `dataset build`";
+            return Err(LakeError::Foreign { path: out.to_owned(), reason: reason.to_owned() });
+        };
+        return build(engine, root, &begun, out, told).await;
+    };
+    if done.schema != SchemaHash::current().to_string() {
+        let reason = "it has other features than this program: build a new one";
+        return Err(LakeError::Foreign { path: manifest_path, reason: reason.to_owned() });
+    }
+    let wide = begun.unwrap_or(Spec {
+        from_ms: done.spec.from_ms.min(from_ms),
+        to_ms: done.spec.to_ms.max(to_ms),
+        table: done.spec.table,
+    });
+    if wide == done.spec {
+        return Ok(done);
+    }
+    write_json(&spec_path, &wide)?;
+    let kept = wide.days();
+    for (from_ms, to_ms) in done.spec.days() {
+        let path = out.join(day_name(from_ms));
+        if !kept.contains(&(from_ms, to_ms)) && path.is_file() {
+            fs::remove_file(&path).map_err(LakeError::io("remove", &path))?;
+        }
+    }
+    fs::remove_file(&manifest_path).map_err(LakeError::io("remove", &manifest_path))?;
+    build(engine, root, &wide, out, told).await
 }
 
 fn rows_in(path: &PathBuf) -> Result<i64, LakeError> {

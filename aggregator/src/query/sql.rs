@@ -33,7 +33,7 @@ pub struct QueryArgs {
     tables: bool,
     #[command(flatten)]
     place: Place,
-    /// Who runs it: embedded, spark://HOST:PORT or spark://local.
+    /// Who runs it: embedded, ballista://HOST:PORT, spark://HOST:PORT or spark://local.
     #[arg(long, default_value = "embedded")]
     engine: String,
     /// Leave out files of hours before this: now, 7d (ago), 2026-01-31, 2026-01-31T12:00:00Z.

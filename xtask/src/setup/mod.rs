@@ -4,6 +4,7 @@
 
 pub(crate) mod checkers;
 pub(crate) mod debian;
+pub(crate) mod engines;
 pub(crate) mod servers;
 mod toolchain;
 

@@ -1,6 +1,10 @@
 //! DataFusion in this process. Queries may only read, within a bound of memory.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
@@ -55,17 +59,15 @@ impl Embedded {
             .map_err(LakeError::query)?;
         let config = SessionConfig::new().with_information_schema(true);
         let context = SessionContext::new_with_config_rt(config, runtime);
-        for table in Table::ALL {
-            let hot = match table {
-                Table::Samples => &self.hot.samples,
-                Table::Actions => &self.hot.actions,
-                Table::Samples10s | Table::Samples5m => &Vec::new(),
+        for (name, schema) in tables() {
+            let hot: &[RecordBatch] = match name {
+                _ if name == Table::Samples.name() => &self.hot.samples,
+                _ if name == Table::Actions.name() => &self.hot.actions,
+                _ => &[],
             };
-            let files = snapshot.files.get(table.name()).map_or(&[][..], Vec::as_slice);
-            name_table(&context, table.name(), &schema::of(table), files, hot)?;
+            let files = snapshot.files.get(name).map_or(&[][..], Vec::as_slice);
+            name_table(&context, name, &schema, files, hot)?;
         }
-        let files = snapshot.files.get(WORKLOADS).map_or(&[][..], Vec::as_slice);
-        name_table(&context, WORKLOADS, &schema::of_workloads(), files, &[])?;
         Ok(context)
     }
 
@@ -81,19 +83,48 @@ impl Embedded {
     async fn write_one(&self, snapshot: &Snapshot, job: &Job) -> Result<(), LakeError> {
         let frame = self.plan(snapshot, &job.sql).await?;
         let mut stream = frame.execute_stream().await.map_err(LakeError::query)?;
-        let temporary = job.out.with_extension("tmp");
+        let mut file = JobFile::begin(&job.out, &stream.schema())?;
+        while let Some(batch) = stream.next().await {
+            file.write(&batch.map_err(LakeError::query)?)?;
+        }
+        file.finish()
+    }
+}
+
+/// The tables with their columns.
+pub(super) fn tables() -> impl Iterator<Item = (&'static str, SchemaRef)> {
+    let of_samples = Table::ALL.iter().map(|table| (table.name(), schema::of(*table)));
+    of_samples.chain([(WORKLOADS, schema::of_workloads())])
+}
+
+/// The file of a job, under another name until all rows are in it.
+pub(super) struct JobFile {
+    out: PathBuf,
+    temporary: PathBuf,
+    writer: ArrowWriter<File>,
+}
+
+impl JobFile {
+    pub(super) fn begin(out: &Path, schema: &SchemaRef) -> Result<Self, LakeError> {
+        let temporary = out.with_extension("tmp");
         let failed = || LakeError::parquet("write", &temporary);
         let level = ZstdLevel::try_new(1).map_err(failed())?;
         let properties =
             WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
         let file = File::create(&temporary).map_err(LakeError::io("create", &temporary))?;
-        let mut writer =
-            ArrowWriter::try_new(file, stream.schema(), Some(properties)).map_err(failed())?;
-        while let Some(batch) = stream.next().await {
-            writer.write(&batch.map_err(LakeError::query)?).map_err(failed())?;
-        }
-        let file = writer.into_inner().map_err(failed())?;
-        finish(&file, &temporary, &job.out)
+        let writer =
+            ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(failed())?;
+        Ok(Self { out: out.to_owned(), temporary, writer })
+    }
+
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
+        self.writer.write(batch).map_err(LakeError::parquet("write", &self.temporary))
+    }
+
+    pub(super) fn finish(self) -> Result<(), LakeError> {
+        let file =
+            self.writer.into_inner().map_err(LakeError::parquet("write", &self.temporary))?;
+        finish(&file, &self.temporary, &self.out)
     }
 }
 
@@ -110,7 +141,7 @@ fn name_table(
     context: &SessionContext,
     name: &str,
     schema: &SchemaRef,
-    files: &[std::path::PathBuf],
+    files: &[PathBuf],
     hot: &[RecordBatch],
 ) -> Result<(), LakeError> {
     let memory = |batches: &[RecordBatch]| -> Result<Arc<dyn TableProvider>, LakeError> {
@@ -121,22 +152,7 @@ fn name_table(
         context.register_table(name, memory(hot)?).map_err(LakeError::query)?;
         return Ok(());
     }
-    let urls = files
-        .iter()
-        .map(|path| {
-            let url = url::Url::from_file_path(path).map_err(|()| LakeError::Url {
-                url: path.display().to_string(),
-                reason: "it is not an absolute path".to_owned(),
-            })?;
-            ListingTableUrl::parse(url).map_err(LakeError::query)
-        })
-        .collect::<Result<Vec<_>, LakeError>>()?;
-    let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
-    let config = ListingTableConfig::new_with_multi_paths(urls)
-        .with_listing_options(options)
-        .with_schema(Arc::clone(schema));
-    let listing: Arc<dyn TableProvider> =
-        Arc::new(ListingTable::try_new(config).map_err(LakeError::query)?);
+    let listing: Arc<dyn TableProvider> = Arc::new(listed(files, schema, "")?);
     let provider = if hot.is_empty() {
         listing
     } else {
@@ -146,6 +162,30 @@ fn name_table(
     };
     context.register_table(name, provider).map_err(LakeError::query)?;
     Ok(())
+}
+
+/// The table of `files`; where there are none, of the directory at `no_files`.
+pub(super) fn listed(
+    files: &[PathBuf],
+    schema: &SchemaRef,
+    no_files: &str,
+) -> Result<ListingTable, LakeError> {
+    let url = |path: &PathBuf| {
+        let url = url::Url::from_file_path(path).map_err(|()| LakeError::Url {
+            url: path.display().to_string(),
+            reason: "it is not an absolute path".to_owned(),
+        })?;
+        ListingTableUrl::parse(url).map_err(LakeError::query)
+    };
+    let urls = match files {
+        [] => vec![ListingTableUrl::parse(no_files).map_err(LakeError::query)?],
+        files => files.iter().map(url).collect::<Result<Vec<_>, LakeError>>()?,
+    };
+    let options = ListingOptions::new(Arc::new(ParquetFormat::default()));
+    let config = ListingTableConfig::new_with_multi_paths(urls)
+        .with_listing_options(options)
+        .with_schema(Arc::clone(schema));
+    ListingTable::try_new(config).map_err(LakeError::query)
 }
 
 impl Engine for Embedded {

@@ -3,6 +3,8 @@
 //! Engines get an explicit list of files, so that all of them see the same rows whatever is merged
 //! meanwhile, and none needs to know which files replace which.
 
+#[cfg(feature = "ballista")]
+mod ballista;
 mod embedded;
 mod spark;
 
@@ -21,6 +23,8 @@ use datafusion::sql::{
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "ballista")]
+pub use self::ballista::Ballista;
 pub use self::{
     embedded::{Embedded, Hot},
     spark::{Spark, read_all},
@@ -233,6 +237,8 @@ pub enum EngineName {
     /// In this process.
     #[default]
     Embedded,
+    /// `ballista://HOST:PORT`: its scheduler.
+    Ballista(String),
     /// `spark://HOST:PORT`, or `spark://local` for one without a cluster: the master.
     Spark(String),
 }
@@ -245,14 +251,14 @@ impl FromStr for EngineName {
             None if text == "embedded" => Ok(Self::Embedded),
             Some(("spark", "local")) => Ok(Self::Spark("local[*]".to_owned())),
             Some(("spark", place)) if place.contains(':') => Ok(Self::Spark(text.to_owned())),
-            Some(("ballista", _)) => Err(LakeError::Engine {
-                engine: text.to_owned(),
-                reason: "this program is built without Ballista; use embedded or spark://HOST:PORT"
-                    .to_owned(),
-            }),
+            Some(("ballista", place)) if place.contains(':') => {
+                Ok(Self::Ballista(place.to_owned()))
+            }
             _ => Err(LakeError::Engine {
                 engine: text.to_owned(),
-                reason: "it must be embedded, spark://HOST:PORT or spark://local".to_owned(),
+                reason:
+                    "it must be embedded, ballista://HOST:PORT, spark://HOST:PORT or spark://local"
+                        .to_owned(),
             }),
         }
     }
@@ -267,6 +273,15 @@ impl EngineName {
     pub fn start(&self) -> Result<Box<dyn Engine>, LakeError> {
         match self {
             Self::Embedded => Ok(Box::new(Embedded::default())),
+            #[cfg(feature = "ballista")]
+            Self::Ballista(scheduler) => Ok(Box::new(Ballista::at(scheduler))),
+            #[cfg(not(feature = "ballista"))]
+            Self::Ballista(scheduler) => Err(LakeError::Engine {
+                engine: format!("ballista://{scheduler}"),
+                reason: "this program is built without Ballista: build it with \
+                         `--features ballista`, or use embedded or spark://HOST:PORT"
+                    .to_owned(),
+            }),
             Self::Spark(master) => Ok(Box::new(Spark::find(master)?)),
         }
     }

@@ -7,89 +7,26 @@
     expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")
 )]
 
-use std::{path::Path, sync::Arc};
+#[cfg(feature = "ballista")]
+mod ballista;
+mod fixture;
+mod same;
+mod spark;
+mod started;
+
+use std::sync::Arc;
 
 use headroom_lake::{
-    ActionRow, Identity, Lake, Rows, Table,
+    Lake, Table,
     dataset::{self, Spec},
-    engine::{Embedded, Engine, EngineName, Hot, Snapshot, check_reads},
+    engine::{Embedded, Engine as _, EngineName, Hot, Snapshot, check_reads},
     lake::Keeping,
     output::{Format, render},
     schema,
     storage::Local,
 };
-use headroom_telemetry::Feature;
 
-/// The begin of an hour.
-const T0_MS: i64 = 1_795_370_400_000;
-
-fn identity(id: u32) -> Arc<Identity> {
-    Arc::new(Identity {
-        id,
-        host: format!("host-{}", id % 2),
-        path: format!("/w/{id}"),
-        model_key: format!("cgroup:/w/{id}"),
-    })
-}
-
-fn rows(seconds: std::ops::Range<i64>, of: u32) -> Rows {
-    let mut rows = Rows::default();
-    for second in seconds {
-        rows.t_ms.push(T0_MS + second * 1_000);
-        let mut values = vec![f32::NAN; Feature::COUNT];
-        values[Feature::CpuCores.index()] = ((second % 37) as f32).mul_add(0.25, of as f32);
-        if second % 3 != 0 {
-            values[Feature::MemoryBytes.index()] = (second * 4_096) as f32;
-        }
-        rows.values.extend(values);
-    }
-    rows
-}
-
-/// Two hours of three workloads in four files, the first hour merged and thinned.
-fn make_lake(root: &Path) -> Lake {
-    let lake = Lake::open(root, "main", Arc::new(Local), None).unwrap();
-    for (number, from) in [0, 1_800, 3_600, 5_400].into_iter().enumerate() {
-        let series = (0..3).map(|id| (identity(id), rows(from..from + 1_800, id))).collect();
-        let action = ActionRow {
-            t_ms: T0_MS + from * 1_000 + 500,
-            knob: "cpu.max".to_owned(),
-            change: "{}".to_owned(),
-        };
-        let actions = vec![((*identity(1)).clone(), action)];
-        lake.adopt(lake.seal(number as u64, series, actions).unwrap());
-    }
-    let keeping =
-        Keeping { samples_ms: 86_400_000, samples_10s_ms: 86_400_000, samples_5m_ms: 86_400_000 };
-    let tended = lake.tend(T0_MS + 4_300_000, 9, &keeping).unwrap();
-    assert_eq!((tended.merged, tended.thinned), (2, 1));
-    let workloads: Vec<_> =
-        (0..3).map(|id| ((*identity(id)).clone(), format!("w{id}"), "cgroup".to_owned())).collect();
-    lake.write_workloads(&schema::workloads_batch(&workloads, root).unwrap()).unwrap();
-    lake
-}
-
-fn snapshot(root: &Path) -> Snapshot {
-    Snapshot::take(root, 0, i64::MAX).unwrap()
-}
-
-/// Hears of days that are done.
-fn quiet(_done: usize, _days: usize, _name: &str) {}
-
-async fn csv(engine: &dyn Engine, snapshot: &Snapshot, sql: &str) -> String {
-    let rows = engine.sql(snapshot, sql).await.unwrap();
-    String::from_utf8(render(&rows, Format::Csv).unwrap()).unwrap()
-}
-
-/// In the subset of SQL that all engines share.
-const QUERIES: [&str; 6] = [
-    "SELECT COUNT(*) AS n, COUNT(memory_bytes) AS with_memory, MIN(t_ms) AS first, MAX(t_ms) AS last FROM samples",
-    "SELECT host, path, COUNT(*) AS n, MAX(cpu_cores) AS peak FROM samples GROUP BY host, path ORDER BY host, path",
-    "SELECT path, t_ms, n, cpu_cores, cpu_cores_max FROM samples_10s WHERE path = '/w/2' ORDER BY t_ms LIMIT 20",
-    "SELECT path, t_ms, n, cpu_cores_p95 FROM samples_5m ORDER BY path, t_ms",
-    "SELECT w.name, a.knob, a.t_ms FROM actions a JOIN workloads w ON a.path = w.path ORDER BY a.t_ms",
-    "SELECT t_ms, cpu_cores - LAG(cpu_cores) OVER (ORDER BY t_ms) AS step FROM samples WHERE path = '/w/1' AND t_ms < 1795370500000 ORDER BY t_ms",
-];
+use fixture::{QUERIES, T0_MS, csv, identity, make_lake, quiet, rows, snapshot};
 
 #[tokio::test]
 async fn sql_sees_every_row_once_and_missing_as_null() {
@@ -175,65 +112,55 @@ async fn a_training_set_is_built_once_and_taken_up_where_it_stopped() {
     assert_eq!(written, kept, "a day that is there is not built again");
 }
 
-/// Numbers equal but for the last bits, which depend on the order of additions.
-fn assert_same(name: &str, ours: &str, theirs: &str) {
-    assert_eq!(ours.lines().count(), theirs.lines().count(), "{name}");
-    for (ours, theirs) in ours.lines().zip(theirs.lines()) {
-        for (a, b) in ours.split(',').zip(theirs.split(',')) {
-            let same = match (a.parse::<f64>(), b.parse::<f64>()) {
-                (Ok(a), Ok(b)) => (a - b).abs() <= 1e-6 * a.abs().max(1.0),
-                _ => a == b,
-            };
-            assert!(same, "{name}: {ours} is not {theirs}");
-        }
-    }
-}
-
 #[tokio::test]
-async fn spark_answers_as_the_engine_in_process() {
-    let name: EngineName = std::env::var("HEADROOM_SPARK")
-        .unwrap_or_else(|_unset| "spark://local".to_owned())
-        .parse()
-        .unwrap();
-    let engine = match name.start() {
-        Ok(engine) => engine,
-        Err(error) => {
-            println!("skipped: {error}");
-            return;
-        }
-    };
+async fn a_training_set_is_widened_and_is_then_as_one_built_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("lake");
     let _lake = make_lake(&root);
-    let snapshot = snapshot(&root);
-    // One submission for all queries: each start of Spark takes seconds.
-    let spec = Spec { from_ms: T0_MS, to_ms: T0_MS + 600_000, table: Table::Samples };
-    let set = dataset::sql(spec.table, spec.from_ms, spec.to_ms);
-    let queries: Vec<&str> = QUERIES.into_iter().chain([set.as_str()]).collect();
-    let jobs: Vec<_> = queries
-        .iter()
-        .enumerate()
-        .map(|(i, sql)| headroom_lake::engine::Job {
-            sql: (*sql).to_owned(),
-            out: dir.path().join(format!("{i}.parquet")),
-        })
-        .collect();
-    engine.write(&snapshot, &jobs).await.unwrap();
-    for (sql, job) in queries.iter().zip(&jobs) {
-        let ours = csv(&Embedded::default(), &snapshot, sql).await;
-        let theirs = String::from_utf8(
-            render(&headroom_lake::engine::read_all(&job.out).unwrap(), Format::Csv).unwrap(),
-        )
-        .unwrap();
-        assert_same(sql, &ours, &theirs);
+    let (wide, whole) = (dir.path().join("wide"), dir.path().join("whole"));
+    let engine = Embedded::default();
+    let none = dataset::backfill(&engine, &root, (T0_MS, T0_MS + 1), &wide, &quiet).await;
+    assert!(none.unwrap_err().to_string().contains("dataset build"));
+    let spec = Spec { from_ms: T0_MS, to_ms: T0_MS + 7_200_000, table: Table::Samples };
+    let middle = Spec { from_ms: T0_MS + 600_000, to_ms: T0_MS + 1_800_000, table: Table::Samples };
+    dataset::build(&engine, &root, &middle, &wide, &quiet).await.unwrap();
+    // Back, and then forward; the days at the ends are built anew.
+    let back = (T0_MS, T0_MS + 900_000);
+    let first = dataset::backfill(&engine, &root, back, &wide, &quiet).await.unwrap();
+    assert_eq!((first.spec.from_ms, first.spec.to_ms), (T0_MS, T0_MS + 1_800_000));
+    // Cut off before the old manifest went, and after.
+    let text = serde_json::to_vec(&spec).unwrap();
+    std::fs::write(wide.join("_spec.json"), text).unwrap();
+    let forward = (i64::MAX, spec.to_ms);
+    let second = dataset::backfill(&engine, &root, forward, &wide, &quiet).await.unwrap();
+    let at_once = dataset::build(&engine, &root, &spec, &whole, &quiet).await.unwrap();
+    assert_eq!(second, at_once);
+    for file in &at_once.files {
+        let read = |dir: &std::path::Path| {
+            let rows = headroom_lake::engine::read_all(&dir.join(&file.name)).unwrap();
+            String::from_utf8(render(&rows, Format::Csv).unwrap()).unwrap()
+        };
+        assert_eq!(read(&wide), read(&whole), "{}", file.name);
     }
+    std::fs::rename(wide.join("manifest.json"), wide.join("_spec.json")).unwrap();
+    std::fs::write(wide.join("_spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
+    let again = dataset::backfill(&engine, &root, back, &wide, &quiet).await.unwrap();
+    assert_eq!(again, at_once);
+    // What it has already changes nothing.
+    let same = dataset::backfill(&engine, &root, back, &wide, &quiet).await.unwrap();
+    assert_eq!(same, at_once);
 }
 
 #[test]
 fn an_engine_that_is_not_there_says_how_to_get_it() {
     let error = |name: &str| name.parse::<EngineName>().unwrap_err().to_string();
-    assert!(error("ballista://h:50050").contains("spark://HOST:PORT"));
+    assert!(error("ballista://without-a-port").contains("ballista://HOST:PORT"));
     assert!(error("flink").contains("embedded"));
+    #[cfg(not(feature = "ballista"))]
+    {
+        let started = "ballista://h:50050".parse::<EngineName>().unwrap().start();
+        assert!(started.unwrap_err().to_string().contains("--features ballista"));
+    }
 }
 
 #[tokio::test]
