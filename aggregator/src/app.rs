@@ -23,7 +23,7 @@ use crate::{
     learn::{LearnError, Learner},
     metrics::{self, IngestMetrics},
     pki::PkiFiles,
-    rollout::{Registry, RegistryError, SigningKey, keys::KeyError},
+    rollout::{Policies, PoliciesError, Registry, RegistryError, SigningKey, keys::KeyError},
 };
 
 /// How often is looked whether something is to be written to the lake.
@@ -54,6 +54,9 @@ pub enum StartError {
     /// The registry of models.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Policies of hosts.
+    #[error("[[policies]]: {0}")]
+    Policies(#[from] PoliciesError),
     /// The key that signs models.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -95,9 +98,12 @@ impl App {
         let files = PkiFiles::of(&config.dir);
         // Before anything is written: without certificates the directory is left as it is.
         let identities = Identities::open(&config)?;
-        let key = SigningKey::open_or_create(&files.model_key)?;
+        let key = Arc::new(SigningKey::open_or_create(&files.model_key)?);
         let enrolment = Arc::new(identities.enrolment(&config.enrol, key.public()));
         let registry = Registry::open(&config.dir.join("rollout"), &key)?;
+        let policies =
+            Policies::open(config.policies.clone(), &config.dir.join("rollout"), Arc::clone(&key))?;
+        let policies = Arc::new(policies);
         let reset_secret = key.secret("QUIC stateless reset");
         let history = Arc::new(History::open_with(
             &config.dir.join("history"),
@@ -116,6 +122,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             metrics: ingest_metrics.clone(),
             model: learner.offers(),
+            policies: Arc::clone(&policies),
             admission: Arc::clone(&identities.admission),
             enrolment,
         };
@@ -148,6 +155,7 @@ impl App {
             writer,
             neighbours: Arc::default(),
             learner,
+            policies,
             ingest: ingest_metrics,
             metrics: Arc::new(registry),
             names: config.listen.http_names.clone().into(),
@@ -180,6 +188,7 @@ impl App {
         tasks.spawn(Arc::clone(&view.learner).run_by_clock(stop.subscribe()));
         tasks.spawn(seal(Arc::clone(&view.history), stop.subscribe()));
         tasks.spawn(tend(Arc::clone(&view.history), stop.subscribe()));
+        tasks.spawn(Arc::clone(&view.policies).keep(stop.subscribe()));
         tasks.spawn(identities.keep(stop.subscribe()));
         tasks.spawn(api::serve(http, view, stop.subscribe()));
         shutdown.await;

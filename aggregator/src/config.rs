@@ -14,6 +14,7 @@ use crate::{
     export::ExportConfig,
     history::HistoryConfig,
     learn::LearnConfig,
+    rollout::PolicyFor,
 };
 
 /// Configuration of `headroom-aggregator serve`.
@@ -36,6 +37,8 @@ pub struct AggregatorConfig {
     pub train: LearnConfig,
     /// Summaries that are sent to other systems.
     pub export: ExportConfig,
+    /// Policies that hosts are offered, first match first.
+    pub policies: Vec<PolicyFor>,
 }
 
 impl Default for AggregatorConfig {
@@ -49,6 +52,7 @@ impl Default for AggregatorConfig {
             history: HistoryConfig::default(),
             train: LearnConfig::default(),
             export: ExportConfig::default(),
+            policies: Vec::new(),
         }
     }
 }

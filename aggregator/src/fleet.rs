@@ -53,6 +53,8 @@ pub struct Host {
     pub workloads: BTreeMap<String, Live>,
     /// What became of offered models, by version.
     pub verdicts: BTreeMap<u64, ModelVerdict>,
+    /// What became of the policy it was offered last.
+    pub policy: Option<PolicyVerdict>,
     /// Its last actions, oldest first, with the workload's path.
     pub actions: VecDeque<(String, AppliedAction)>,
     visit: u64,
@@ -64,6 +66,17 @@ pub struct ModelVerdict {
     /// When it was told, seconds since the Unix epoch.
     pub at_s: f64,
     /// Why it was refused; `None` when it is in use.
+    pub refused: Option<String>,
+}
+
+/// What became of an offered policy.
+#[derive(Clone, Debug)]
+pub struct PolicyVerdict {
+    /// Version of the offer.
+    pub version: u64,
+    /// When it was told, seconds since the Unix epoch.
+    pub at_s: f64,
+    /// Why it was refused; `None` when it is in force.
     pub refused: Option<String>,
 }
 
@@ -141,6 +154,7 @@ impl Fleet {
                 probes: Vec::new(),
                 workloads: BTreeMap::new(),
                 verdicts: BTreeMap::new(),
+                policy: None,
                 actions: VecDeque::new(),
                 visit: 0,
             });
@@ -184,6 +198,17 @@ impl Fleet {
             while host.verdicts.len() > VERDICTS_MAX {
                 host.verdicts.pop_first();
             }
+        }
+        self.changed();
+    }
+
+    /// A host told what became of a policy.
+    pub fn policy_verdict(&self, node: &str, version: u64, refused: Option<String>, now_s: f64) {
+        if let Some(host) = self.lock().get_mut(node) {
+            if refused.is_none() {
+                host.hello.policy_version = Some(version);
+            }
+            host.policy = Some(PolicyVerdict { version, at_s: now_s, refused });
         }
         self.changed();
     }

@@ -114,7 +114,7 @@ pub type Offer = (u64, Arc<Bundle>);
 pub struct Learner {
     config: LearnConfig,
     history: Arc<History>,
-    key: SigningKey,
+    key: Arc<SigningKey>,
     registry: Mutex<Registry>,
     status: Mutex<TrainStatus>,
     current: watch::Sender<Option<Offer>>,
@@ -135,7 +135,7 @@ impl Learner {
         config: LearnConfig,
         history: Arc<History>,
         registry: Registry,
-        key: SigningKey,
+        key: Arc<SigningKey>,
     ) -> Result<Self, LearnError> {
         for problem in registry.problems() {
             tracing::warn!(problem, "model registry");

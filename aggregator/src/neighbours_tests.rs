@@ -67,6 +67,7 @@ fn fleet() -> Fleet {
         model_version: None,
         now_s: 1.0e6,
         protocol_oldest: None,
+        policy_version: None,
     };
     fleet.arrived(&hello, SocketAddr::from(([127, 0, 0, 1], 1)), 1.0e6);
     fleet

@@ -128,6 +128,7 @@ fn send(quic: SocketAddr, files: &Path, seq: u64, cores: f64) -> Option<u64> {
             model_version: None,
             now_s: now_s(),
             protocol_oldest: None,
+            policy_version: None,
         };
         let workload = Workload::from_path("/demo/web.service");
         for message in [

@@ -11,7 +11,8 @@ use headroom_telemetry::{
     schema::SchemaHash,
 };
 use headroom_wire::{
-    AppliedAction, BootId, Contents, Hello, HostReport, Message, Numbering, ProbeReport, Welcome,
+    AppliedAction, BootId, Contents, Hello, HostReport, Message, Numbering, PolicyOffer,
+    ProbeReport, Welcome,
     enrol::{Grant, Reply, Request},
     frame,
     message::Definitions,
@@ -84,6 +85,7 @@ fn frames() -> Vec<Seed> {
         model_version: Some(3),
         now_s: 1.76e9,
         protocol_oldest: Some(4),
+        policy_version: None,
     };
     let welcome = Welcome {
         protocol: 4,
@@ -110,6 +112,15 @@ fn frames() -> Vec<Seed> {
             "verdict",
             Message::ModelVerdict { version: 3, refused: Some("schema".to_owned()) },
         ),
+        message(
+            "policy",
+            Message::PolicyOffer(PolicyOffer {
+                version: 9,
+                text: Some("[defaults]\nmode = \"raise\"\n".to_owned()),
+                signature: vec![8; 64],
+            }),
+        ),
+        message("policy-verdict", Message::PolicyVerdict { version: 9, refused: None }),
         message("settled", Message::Settled { boot, before: 4 }),
         message("wait", Message::Wait { for_s: 10, reason: "disk full".to_owned() }),
     ]

@@ -97,6 +97,7 @@ fn hello(node: &str) -> Hello {
         model_version: None,
         now_s: now.as_secs_f64(),
         protocol_oldest: None,
+        policy_version: None,
     }
 }
 

@@ -9,6 +9,7 @@ use headroom_aggregator::{
     history::{History, Writer},
     ingest::{IngestConfig, IngestServer, Services},
     metrics::IngestMetrics,
+    rollout::{Policies, SigningKey},
 };
 use headroom_predict::Bundle;
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
@@ -26,6 +27,14 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     pub(crate) fn start(world: &World, history: Arc<History>) -> Self {
+        let dir = world.aggregator_dir();
+        let key = Arc::new(SigningKey::open_or_create(&dir.join("model.key")).unwrap());
+        let policies = Arc::new(Policies::open(Vec::new(), &dir, key).unwrap());
+        Self::with(world, history, policies)
+    }
+
+    /// With policies to offer.
+    pub(crate) fn with(world: &World, history: Arc<History>, policies: Arc<Policies>) -> Self {
         let aggregator =
             AggregatorConfig { dir: world.aggregator_dir(), ..AggregatorConfig::default() };
         let identities = Identities::open(&aggregator).unwrap();
@@ -38,6 +47,7 @@ impl Ingest {
             fleet: Arc::clone(&fleet),
             metrics: IngestMetrics::default(),
             model: offers,
+            policies,
             admission: Arc::clone(&identities.admission),
             enrolment: Arc::new(identities.enrolment(&EnrolConfig::default(), &[0; 32])),
         };

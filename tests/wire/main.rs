@@ -12,6 +12,7 @@ mod kill;
 mod models;
 mod netns;
 mod network;
+mod policies;
 mod server;
 mod tcp;
 mod world;

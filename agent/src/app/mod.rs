@@ -8,10 +8,12 @@
 pub mod actuator;
 pub mod audit;
 pub mod clock;
+pub mod fleet_policy;
 mod gpus;
 mod knobs;
 pub mod latency;
 pub mod models;
+mod offers;
 pub mod planning;
 pub mod policy_file;
 pub mod self_cost;
@@ -33,8 +35,9 @@ use anyhow::Context as _;
 use headroom_predict::Starts;
 
 use self::{
-    actuator::Actuator, audit::AuditTrail, knobs::Knobs, models::ModelDoor, planning::Planner,
-    policy_file::PolicyFile, starts_file::StartsFile, status::Status, tick::Loop,
+    actuator::Actuator, audit::AuditTrail, fleet_policy::PolicyDoor, knobs::Knobs,
+    models::ModelDoor, planning::Planner, policy_file::PolicyFile, starts_file::StartsFile,
+    status::Status, tick::Loop,
 };
 use crate::{
     config::AgentConfig,
@@ -90,7 +93,10 @@ impl App {
         let knobs = Knobs::new(&observe.root, observe.period_s);
         let node = node_name(&node.name)?;
         let step_s = observe.period_s;
-        let policy = PolicyFile::open(policy.file, &observe.root)?;
+        let (door, kept) = PolicyDoor::open(&policy, model.public_key.as_deref(), &node)
+            .with_context(|| format!("open the public key {:?}", model.public_key))?;
+        let mut policy = PolicyFile::open(policy.file, &observe.root)?;
+        policy.of_fleet(kept);
         let actuator = act.map(Actuator::start).transpose().context("start the guard's client")?;
         let models = ModelDoor::open(&model).with_context(|| {
             format!("open the public key {:?} of model.public_key", model.public_key)
@@ -126,6 +132,7 @@ impl App {
         let mut ticks =
             Loop::new(sampler, knobs, planner, policy, actuator, models, uplink, audit, shared);
         ticks.keep_starts_in(starts_file);
+        ticks.take_policies_by(door);
         Ok(Self { period, ticks })
     }
 

@@ -9,6 +9,7 @@ use std::{
 use headroom_allocate::{HostPolicy, Policy, WorkloadPolicy};
 use headroom_telemetry::Workload;
 
+use super::fleet_policy::FleetPolicy;
 use crate::{
     config::ConfigError,
     observe::annotations::{self, Notes},
@@ -20,6 +21,11 @@ use crate::{
 pub struct PolicyFile {
     path: Option<PathBuf>,
     seen: Option<SystemTime>,
+    /// What the file says.
+    own: Policy,
+    /// What the aggregator says; in force instead while it says anything.
+    fleet: Option<FleetPolicy>,
+    /// In force.
     policy: Policy,
     /// What the policy says of each workload by path: patterns are matched once, not every tick.
     of_workloads: HashMap<String, Found>,
@@ -63,13 +69,38 @@ impl PolicyFile {
     }
 
     fn of(path: Option<PathBuf>, seen: Option<SystemTime>, policy: Policy, root: &Path) -> Self {
-        let (of_workloads, root) = (HashMap::new(), root.to_path_buf());
-        Self { path, seen, policy, of_workloads, root, ticks: 0, looks: 0, trouble: None }
+        Self {
+            path,
+            seen,
+            own: policy.clone(),
+            fleet: None,
+            policy,
+            of_workloads: HashMap::new(),
+            root: root.to_path_buf(),
+            ticks: 0,
+            looks: 0,
+            trouble: None,
+        }
     }
 
     /// What holds for the host as a whole.
     pub fn host(&self) -> &HostPolicy {
         self.policy.host()
+    }
+
+    /// Puts the aggregator's policy in force, with what the file denies; or the file's again.
+    pub fn of_fleet(&mut self, fleet: Option<FleetPolicy>) {
+        self.fleet = fleet;
+        self.put_in_force();
+    }
+
+    fn put_in_force(&mut self) {
+        let fleet = self.fleet.as_ref().and_then(|fleet| fleet.policy.clone());
+        self.policy = match fleet {
+            Some(fleet) => fleet.denying_also(self.own.deny()),
+            None => self.own.clone(),
+        };
+        self.of_workloads.clear();
     }
 
     /// Reads the file again when it has changed. A file that is gone or wrong leaves the policy in
@@ -86,8 +117,8 @@ impl PolicyFile {
         match read(path) {
             Ok(policy) => {
                 tracing::info!(path = %path.display(), "policy read again");
-                self.policy = policy;
-                self.of_workloads.clear();
+                self.own = policy;
+                self.put_in_force();
                 self.trouble = None;
             }
             Err(error) => {
@@ -128,10 +159,19 @@ impl PolicyFile {
 
     /// Where the policy comes from, and what is wrong with its newest version, if anything.
     pub fn describe(&self) -> String {
-        match (&self.path, &self.trouble) {
+        let own = match (&self.path, &self.trouble) {
             (None, _) => "built in: recommend only".to_owned(),
             (Some(path), None) => path.display().to_string(),
             (Some(_), Some(trouble)) => format!("an older version stays in force: {trouble}"),
+        };
+        match &self.fleet {
+            Some(FleetPolicy { version, policy: Some(_) }) if self.own.deny().is_empty() => {
+                format!("{version} of the aggregator, in place of: {own}")
+            }
+            Some(FleetPolicy { version, policy: Some(_) }) => {
+                format!("{version} of the aggregator and what is denied by: {own}")
+            }
+            _ => own,
         }
     }
 }
@@ -144,10 +184,10 @@ fn modified(path: &Path) -> Option<SystemTime> {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use headroom_allocate::Mode;
+    use headroom_allocate::{Mode, Policy};
     use headroom_telemetry::Workload;
 
-    use super::PolicyFile;
+    use super::{FleetPolicy, PolicyFile};
 
     #[test]
     fn a_broken_version_leaves_the_one_in_force() {
@@ -160,6 +200,31 @@ mod tests {
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         file.refresh();
         assert!(file.describe().contains("stays in force"), "{}", file.describe());
+    }
+
+    #[test]
+    fn the_aggregators_policy_counts_while_it_has_one_but_for_what_the_file_denies() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, "deny = [\"/system.slice/db.service\"]\n").unwrap();
+        let mut file = PolicyFile::open(Some(path.clone()), dir.path()).unwrap();
+        let shop = Workload::from_path("/system.slice/shop.service");
+        let db = Workload::from_path("/system.slice/db.service");
+        let modes = |file: &mut PolicyFile| [&shop, &db].map(|one| file.for_workload(one).mode);
+        assert_eq!(modes(&mut file), [Mode::Recommend, Mode::Off]);
+        let raise = Policy::from_toml("[defaults]\nmode = \"raise\"\n").unwrap();
+        file.of_fleet(Some(FleetPolicy { version: 7, policy: Some(raise) }));
+        assert_eq!(modes(&mut file), [Mode::Raise, Mode::Off]);
+        assert!(file.describe().starts_with("7 of the aggregator"), "{}", file.describe());
+        // What the file denies later holds as well.
+        std::fs::write(&path, "deny = [\"/system.slice/shop.service\"]\n").unwrap();
+        let later = SystemTime::now() + Duration::from_secs(5);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        file.refresh();
+        assert_eq!(modes(&mut file), [Mode::Off, Mode::Raise]);
+        file.of_fleet(Some(FleetPolicy { version: 8, policy: None }));
+        assert_eq!(modes(&mut file), [Mode::Off, Mode::Recommend]);
+        assert_eq!(file.describe(), path.display().to_string());
     }
 
     #[test]

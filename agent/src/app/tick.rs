@@ -17,6 +17,7 @@ use super::{
     actuator::{Actuator, Urgency},
     audit::{AuditRecord, AuditTrail, Outcome, Runs},
     clock,
+    fleet_policy::PolicyDoor,
     knobs::Knobs,
     latency::{DurationSummary, Durations},
     models::ModelDoor,
@@ -43,10 +44,11 @@ pub(super) struct Loop {
     pub(super) planner: Planner,
     pub(super) policy: PolicyFile,
     pub(super) actuator: Option<Actuator>,
-    models: ModelDoor,
-    bundles: Sender<Bundle>,
-    offered: Option<mpsc::Receiver<Bundle>>,
-    uplink: Option<UplinkHandle>,
+    pub(super) models: ModelDoor,
+    pub(super) bundles: Sender<Bundle>,
+    pub(super) offered: Option<mpsc::Receiver<Bundle>>,
+    pub(super) uplink: Option<UplinkHandle>,
+    pub(super) policy_door: Option<PolicyDoor>,
     audit: Option<AuditTrail>,
     runs: Runs,
     status: SharedStatus,
@@ -76,7 +78,7 @@ pub(super) struct Counts {
     predict: Durations,
     sample_to_write: Durations,
     actions: BTreeMap<String, u64>,
-    models_refused: BTreeMap<String, u64>,
+    pub(super) models_refused: BTreeMap<String, u64>,
     guard: String,
     pacing: Option<PacingStatus>,
 }
@@ -108,6 +110,7 @@ impl Loop {
             models,
             offered: uplink.as_mut().map(UplinkHandle::models),
             uplink,
+            policy_door: None,
             audit,
             runs: Runs::default(),
             status,
@@ -127,6 +130,7 @@ impl Loop {
 
     /// One period. `late`: it begins more than half a period after it was due.
     pub(super) fn tick(&mut self, late: bool) {
+        self.take_policy();
         self.policy.refresh();
         let actions = self.collect_outcomes();
         self.sum_up_lead_times();
@@ -321,34 +325,6 @@ impl Loop {
             && let Err(error) = audit.append(record)
         {
             tracing::error!(%error, "the audit trail cannot be written");
-        }
-    }
-
-    /// Hands bundles to the thread that loads them, and takes what it has loaded.
-    fn take_models(&mut self) {
-        while let Some(bundle) = self.offered.as_mut().and_then(|offered| offered.try_recv().ok()) {
-            if self.bundles.send(bundle).is_err() {
-                tracing::error!("the thread that loads models has ended");
-            }
-        }
-        for verdict in self.models.verdicts() {
-            let result = match verdict.result {
-                Ok(model) => match self.planner.swap_model(model) {
-                    Ok(()) => Ok(()),
-                    Err(refused) => Err(refused.to_string()),
-                },
-                Err(reason) => Err(reason),
-            };
-            match &result {
-                Ok(()) => tracing::info!(version = verdict.version, "a model took over"),
-                Err(reason) => {
-                    tracing::warn!(version = verdict.version, reason, "a model was refused");
-                    *self.counts.models_refused.entry(reason.clone()).or_default() += 1;
-                }
-            }
-            if let (Some(uplink), Some(version)) = (&self.uplink, verdict.version) {
-                uplink.verdict(version, result);
-            }
         }
     }
 

@@ -46,11 +46,26 @@ pub struct NodeConfig {
 }
 
 /// Where the policy is read from.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySource {
     /// Policy file; re-read when it changes. Empty: recommend for every workload, change nothing.
     pub file: Option<PathBuf>,
+    /// Whether a policy that the aggregator has for this host counts in place of the file; what the
+    /// file denies stays denied. It must be signed by the key of models.
+    pub from_aggregator: bool,
+    /// The aggregator's policy is kept here and in force from the next start on.
+    pub kept: PathBuf,
+}
+
+impl Default for PolicySource {
+    fn default() -> Self {
+        Self {
+            file: None,
+            from_aggregator: false,
+            kept: PathBuf::from("/var/lib/headroom/agent/policy.offer"),
+        }
+    }
 }
 
 /// How plans reach the guard.

@@ -9,7 +9,7 @@ use headroom_predict::Bundle;
 use headroom_telemetry::schema::SchemaHash;
 use headroom_wire::{
     Hello, Message, Welcome, frame,
-    limits::{PROTOCOL, TEXT_BYTES_MAX},
+    limits::{PROTOCOL, PROTOCOL_OLDEST_AGENT},
     message::BootId,
 };
 use thiserror::Error;
@@ -166,9 +166,8 @@ impl Link {
         for report in reports {
             outbox.report(report, now_s());
         }
-        for (version, refused) in verdicts {
-            let refused = refused.map(|reason| reason.chars().take(TEXT_BYTES_MAX / 4).collect());
-            outbox.verdict(version, refused);
+        for verdict in verdicts {
+            outbox.verdict(verdict);
         }
         stop
     }
@@ -376,6 +375,11 @@ impl Link {
                 }
                 Ok(false)
             }
+            Message::PolicyOffer(offer) => {
+                // Only the newest counts.
+                self.shared.inbox().policy = Some(offer);
+                Ok(false)
+            }
             Message::Wait { for_s, reason } => {
                 tracing::warn!(for_s, reason, "the aggregator asks to wait");
                 outbox.hold(now_s() + f64::from(for_s));
@@ -439,6 +443,10 @@ impl Link {
     }
 
     fn hello(&self) -> Hello {
+        let (model_version, policy_version) = {
+            let inbox = self.shared.inbox();
+            (inbox.model_version, inbox.policy_version)
+        };
         Hello {
             protocol: PROTOCOL,
             schema: SchemaHash::current(),
@@ -446,9 +454,10 @@ impl Link {
             boot: self.boot,
             agent_version: self.identity.agent_version.clone(),
             kernel: self.identity.kernel.clone(),
-            model_version: self.shared.inbox().model_version,
+            model_version,
             now_s: wall_s(),
-            protocol_oldest: Some(PROTOCOL),
+            protocol_oldest: Some(PROTOCOL_OLDEST_AGENT),
+            policy_version,
         }
     }
 }

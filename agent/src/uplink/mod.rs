@@ -1,4 +1,4 @@
-//! Talks to the aggregator: reports go up, models come down.
+//! Talks to the aggregator: reports go up, models and policies come down.
 //!
 //! The live loop hands over reports through [`UplinkHandle::report`], which never waits. A thread of
 //! its own batches them (`session`, pure), keeps what is not yet acknowledged in memory and, when
@@ -29,6 +29,7 @@ use headroom_wire::tls::TlsError;
 pub use headroom_wire::{
     AppliedAction, HostReport, ProbeReport, TickReport, WorkloadReport, message::BootId,
 };
+use headroom_wire::{Message, PolicyOffer, limits::TEXT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
@@ -191,9 +192,28 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inbox {
     reports: VecDeque<TickReport>,
-    verdicts: VecDeque<(u64, Option<String>)>,
+    /// What became of offers.
+    verdicts: VecDeque<Message>,
     model_version: Option<u64>,
+    policy: Option<PolicyOffer>,
+    policy_version: Option<u64>,
     stop: bool,
+}
+
+/// A reason that fits into a message.
+#[expect(clippy::needless_pass_by_value, reason = "maps a value that is there once")]
+fn short(reason: String) -> String {
+    reason.chars().take(TEXT_BYTES_MAX / 4).collect()
+}
+
+impl Inbox {
+    /// Has the aggregator told what became of an offer.
+    fn told(&mut self, verdict: Message) {
+        self.verdicts.push_back(verdict);
+        if self.verdicts.len() > WAITING_MAX {
+            self.verdicts.pop_front();
+        }
+    }
 }
 
 impl Shared {
@@ -328,12 +348,33 @@ impl UplinkHandle {
             if verdict.is_ok() {
                 inbox.model_version = Some(version);
             }
-            inbox.verdicts.push_back((version, verdict.err()));
-            if inbox.verdicts.len() > WAITING_MAX {
-                inbox.verdicts.pop_front();
-            }
+            let refused = verdict.err().map(short);
+            inbox.told(Message::ModelVerdict { version, refused });
         }
         self.shared.wake.notify_one();
+    }
+
+    /// The policy the aggregator offered last, unverified; once.
+    pub fn policy(&self) -> Option<PolicyOffer> {
+        self.shared.inbox().policy.take()
+    }
+
+    /// Tells the aggregator what became of an offered policy.
+    pub fn policy_verdict(&self, version: u64, verdict: Result<(), String>) {
+        {
+            let mut inbox = self.shared.inbox();
+            if verdict.is_ok() {
+                inbox.policy_version = Some(version);
+            }
+            let refused = verdict.err().map(short);
+            inbox.told(Message::PolicyVerdict { version, refused });
+        }
+        self.shared.wake.notify_one();
+    }
+
+    /// Tells later connections which of the aggregator's policies was taken last.
+    pub fn set_policy_version(&self, version: Option<u64>) {
+        self.shared.inbox().policy_version = version;
     }
 
     /// Tells later connections which model is in use, for instance one found on disk at start.

@@ -49,7 +49,7 @@ pub(super) struct Outbox {
     spool: Option<Spool>,
     memory_bytes_max: usize,
     memory_s_max: f64,
-    verdicts: VecDeque<(u64, Option<String>)>,
+    verdicts: VecDeque<Message>,
     promises: VecDeque<(BootId, u64)>,
     pace: Pace,
     held_until_s: Option<f64>,
@@ -135,8 +135,8 @@ impl Outbox {
         self.pace.waits = false;
     }
 
-    pub(super) fn verdict(&mut self, version: u64, refused: Option<String>) {
-        self.verdicts.push_back((version, refused));
+    pub(super) fn verdict(&mut self, verdict: Message) {
+        self.verdicts.push_back(verdict);
     }
 
     /// Moves what may not stay in memory to the spool, or drops it.
@@ -234,8 +234,8 @@ impl Outbox {
 
     /// The next frames to write; `None` until [`Self::due_s`] or until something new happens.
     pub(super) fn next(&mut self, now_s: f64) -> Option<Outgoing> {
-        if let Some((version, refused)) = self.verdicts.pop_front() {
-            return self.single(&Message::ModelVerdict { version, refused });
+        if let Some(verdict) = self.verdicts.pop_front() {
+            return self.single(&verdict);
         }
         if let Some(probes) = self.session.next_probes() {
             return self.single(&Message::Probes(probes));

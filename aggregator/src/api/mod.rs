@@ -31,6 +31,7 @@ use crate::{
     learn::{LearnError, Learner},
     metrics::IngestMetrics,
     neighbours::Neighbours,
+    rollout::Policies,
 };
 
 /// Everything the API shows.
@@ -46,6 +47,8 @@ pub struct View {
     pub neighbours: Arc<Neighbours>,
     /// Models and training.
     pub learner: Arc<Learner>,
+    /// Policies hosts are offered.
+    pub policies: Arc<Policies>,
     /// What was taken in.
     pub ingest: IngestMetrics,
     /// What is scraped.
@@ -93,6 +96,7 @@ fn router(view: View) -> Router {
         .route("/api/workload/neighbours", get(near))
         .route("/api/imports", get(imports))
         .route("/api/models", get(models))
+        .route("/api/policies", get(policies))
         .route("/api/train", get(train_status).post(train_start))
         .route("/api/seal", post(seal))
         .route("/api/live", get(live::stream))
@@ -218,6 +222,10 @@ async fn imports(State(view): State<View>) -> Result<Json<Vec<crate::import::Sta
 
 async fn models(State(view): State<View>) -> Json<views::ModelsView> {
     Json(views::models(&view))
+}
+
+async fn policies(State(view): State<View>) -> Json<views::PoliciesView> {
+    Json(views::policies(&view))
 }
 
 async fn train_status(State(view): State<View>) -> Json<crate::learn::TrainStatus> {

@@ -12,7 +12,7 @@ use super::View;
 use crate::{
     fleet::{Host, Live, ModelVerdict},
     learn::TrainStatus,
-    rollout::Verdict,
+    rollout::{PolicyFor, Verdict},
 };
 
 /// Actions shown per host in the overview.
@@ -29,6 +29,10 @@ pub(super) struct HostView {
     agent_version: String,
     kernel: String,
     model_version: Option<u64>,
+    /// Version of the aggregator's policies that it took last.
+    policy_version: Option<u64>,
+    /// Why it refused the one it was offered last.
+    policy_refused: Option<String>,
     workloads: usize,
     report: Option<HostReport>,
     cpu_limited_cores: Option<f64>,
@@ -149,6 +153,8 @@ fn host_view(name: &str, host: &Host) -> HostView {
         agent_version: host.hello.agent_version.clone(),
         kernel: host.hello.kernel.clone(),
         model_version: host.hello.model_version,
+        policy_version: host.hello.policy_version,
+        policy_refused: host.policy.as_ref().and_then(|verdict| verdict.refused.clone()),
         workloads: host.workloads.len(),
         report: host.report.as_ref().map(|(_, report)| report.clone()),
         cpu_limited_cores: (!limits.is_empty()).then(|| limits.iter().sum()),
@@ -305,4 +311,41 @@ pub(super) fn models(view: &View) -> ModelsView {
             .collect()
     });
     ModelsView { current: view.learner.current_version(), train: view.learner.status(), versions }
+}
+
+/// The policies of the fleet.
+#[derive(Debug, Serialize)]
+pub(super) struct PoliciesView {
+    /// Version that is offered; 0 while there never was a policy.
+    version: u64,
+    /// First match first, as configured.
+    policies: Vec<PolicyFor>,
+    /// Why what is offered is older than the files, if it is.
+    trouble: Option<String>,
+    /// Hosts that took this version.
+    taken_by: Vec<String>,
+    /// Hosts that refused it, and why.
+    refused_by: BTreeMap<String, String>,
+}
+
+pub(super) fn policies(view: &View) -> PoliciesView {
+    let version = view.policies.subscribe().borrow().version;
+    let refused = |host: &Host| {
+        let verdict = host.policy.as_ref().filter(|verdict| verdict.version == version)?;
+        verdict.refused.clone()
+    };
+    view.fleet.read(|hosts| PoliciesView {
+        version,
+        policies: view.policies.config().to_vec(),
+        trouble: view.policies.trouble(),
+        taken_by: hosts
+            .iter()
+            .filter(|(_, host)| host.hello.policy_version == Some(version))
+            .map(|(name, _)| name.clone())
+            .collect(),
+        refused_by: hosts
+            .iter()
+            .filter_map(|(name, host)| Some((name.clone(), refused(host)?)))
+            .collect(),
+    })
 }

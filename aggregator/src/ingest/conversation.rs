@@ -8,7 +8,7 @@ use std::{
 };
 
 use headroom_wire::{
-    BootId, Message, Numbering, Welcome,
+    BootId, Hello, Message, Numbering, Welcome,
     limits::{IN_FLIGHT_MAX, TEXT_BYTES_MAX, WAIT_S_MAX},
 };
 use quinn::{Connection, ConnectionError};
@@ -36,6 +36,8 @@ const RETRY_S: u32 = 10;
 const SLOW: Duration = Duration::from_secs(5);
 /// The first protocol version whose agents know to wait.
 const PROTOCOL_WAIT: u32 = 4;
+/// The first protocol version whose agents know policies.
+const PROTOCOL_POLICY: u32 = 5;
 /// Batches of one agent that may be on their way to disk; agents of protocol 3 send up to 64.
 const PENDING_MAX: usize = 64;
 /// Messages to one agent that may wait.
@@ -122,6 +124,7 @@ where
         ended = write_all(send, queue, services) => ended,
         ended = acknowledge(unacked, &outgoing, services, protocol >= PROTOCOL_WAIT) => ended,
         ended = offer(&outgoing, services, hello.model_version) => ended,
+        ended = offer_policy(&outgoing, services, &hello, protocol) => ended,
         denied = services.admission.ended(peer) => Err(denied.into()),
         ended = closed => Err(ended),
     };
@@ -229,6 +232,11 @@ async fn take(step: Step, services: &Services, node: &str) -> Result<Option<Pend
             services.fleet.verdict(node, version, refused, now_s());
             None
         }
+        Step::PolicyVerdict { version, refused } => {
+            tracing::info!(node, version, ?refused, "policy verdict");
+            services.fleet.policy_verdict(node, version, refused, now_s());
+            None
+        }
         Step::Settled { boot, before } => {
             services.history.settle(node, boot, before);
             None
@@ -329,6 +337,31 @@ async fn offer(
             outgoing.send(offer).await.map_err(|_ended| Ended::Stuck)?;
         }
         if model.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Offers the policy for this host, and every later one, to an agent that knows what it is.
+async fn offer_policy(
+    outgoing: &mpsc::Sender<Message>,
+    services: &Services,
+    hello: &Hello,
+    protocol: u32,
+) -> Result<std::convert::Infallible, Ended> {
+    let mut policies = services.policies.subscribe();
+    let mut taken = hello.policy_version;
+    loop {
+        let current = Arc::clone(&policies.borrow_and_update());
+        if protocol >= PROTOCOL_POLICY
+            && taken != Some(current.version)
+            && let Some(offer) = services.policies.offer(&current, &hello.node)
+        {
+            taken = Some(current.version);
+            let offer = Message::PolicyOffer(offer);
+            outgoing.send(offer).await.map_err(|_ended| Ended::Stuck)?;
+        }
+        if policies.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }

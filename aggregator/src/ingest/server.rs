@@ -21,6 +21,7 @@ use crate::{
     fleet::Fleet,
     history::{History, Writer},
     metrics::IngestMetrics,
+    rollout::Policies,
 };
 
 /// How long an agent may take for its hello, and a write to it may take.
@@ -85,6 +86,8 @@ pub struct Services {
     pub metrics: IngestMetrics,
     /// The model every agent should run.
     pub model: watch::Receiver<Option<(u64, Arc<Bundle>)>>,
+    /// The policies hosts are offered.
+    pub policies: Arc<Policies>,
     /// Who is let in, and for how long.
     pub admission: Arc<Admission>,
     /// Who gives certificates.

@@ -115,6 +115,13 @@ pub enum Step {
         /// Why it was refused; `None` when it is in use.
         refused: Option<String>,
     },
+    /// Record what became of an offered policy.
+    PolicyVerdict {
+        /// Version of the offer.
+        version: u64,
+        /// Why it was refused; `None` when it is in force.
+        refused: Option<String>,
+    },
     /// Remember that batches of `boot` below `before` will never come.
     Settled {
         /// The agent's life.
@@ -176,6 +183,9 @@ impl Session {
             (Some(_), Message::Probes(probes)) => Ok(Step::Probes(probes)),
             (Some(_), Message::ModelVerdict { version, refused }) => {
                 Ok(Step::Verdict { version, refused })
+            }
+            (Some(_), Message::PolicyVerdict { version, refused }) => {
+                Ok(Step::PolicyVerdict { version, refused })
             }
             (Some(_), Message::Settled { boot, before }) => Ok(Step::Settled { boot, before }),
             (_, other) => Err(Refusal::OutOfPlace { kind: other.kind() }),
@@ -292,6 +302,7 @@ mod tests {
             model_version: None,
             now_s: NOW_S,
             protocol_oldest: Some(PROTOCOL_OLDEST),
+            policy_version: None,
         }
     }
 

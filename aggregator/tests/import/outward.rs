@@ -30,6 +30,7 @@ fn fleet(t_s: f64) -> Arc<Fleet> {
     let hello = Hello {
         protocol: 1,
         protocol_oldest: None,
+        policy_version: None,
         schema: SchemaHash::current(),
         node: "node-1".to_owned(),
         boot: BootId(1),

@@ -317,6 +317,13 @@ impl Policy {
         &self.deny
     }
 
+    /// The same, with `more` patterns of workloads that are off whatever else is said.
+    #[must_use]
+    pub fn denying_also(mut self, more: &[Glob]) -> Self {
+        self.deny.extend_from_slice(more);
+        self
+    }
+
     /// The pattern that has `workload` left alone, if one does.
     pub fn denied_by(&self, workload: &Workload) -> Option<&Glob> {
         self.deny.iter().find(|glob| matches(glob, workload))

@@ -1,11 +1,13 @@
 //! Every bound of the protocol in one place; both sides refuse what exceeds them.
 
 /// Protocol version of this program; raised with every change of a message.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// The oldest protocol version an aggregator of this program serves. Version 3 sends batches in order on
 /// the control stream, knows neither [`crate::Message::Wait`] nor [`crate::Message::Settled`], and takes
 /// an acknowledgement for one of everything before it, which it is where order is kept.
 pub const PROTOCOL_OLDEST: u32 = 3;
+/// The oldest protocol version an agent of this program speaks: version 4 has no policies.
+pub const PROTOCOL_OLDEST_AGENT: u32 = 4;
 /// Application protocol named in the TLS handshake.
 pub const ALPN: &[u8] = b"headroom/1";
 /// Longest frame body, bytes.

@@ -6,7 +6,7 @@ use headroom_predict::Bundle;
 use headroom_telemetry::{ContainerNames, Workload, schema::SchemaHash};
 use serde::{Deserialize, Serialize};
 
-use crate::{batch::Batch, limits, report::ProbeReport};
+use crate::{batch::Batch, limits, policy::PolicyOffer, report::ProbeReport};
 
 /// Tells one life of an agent process from the next; sequence numbers begin anew with it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -69,6 +69,15 @@ pub enum Message {
         /// Why, for people.
         reason: String,
     },
+    /// Aggregator, from version 5 on: the policy it has for this host.
+    PolicyOffer(PolicyOffer),
+    /// Agent, from version 5 on: what became of an offered policy.
+    PolicyVerdict {
+        /// Version of the offer.
+        version: u64,
+        /// Why it was refused; `None` when it is in force.
+        refused: Option<String>,
+    },
 }
 
 /// The first words of an agent.
@@ -94,6 +103,9 @@ pub struct Hello {
     /// before version 4.
     #[serde(default)]
     pub protocol_oldest: Option<u32>,
+    /// Version of the aggregator's policy that was taken last, if one ever was.
+    #[serde(default)]
+    pub policy_version: Option<u64>,
 }
 
 /// The answer to an accepted hello.
@@ -134,6 +146,8 @@ impl Message {
             Self::ModelVerdict { .. } => "model_verdict",
             Self::Settled { .. } => "settled",
             Self::Wait { .. } => "wait",
+            Self::PolicyOffer(_) => "policy_offer",
+            Self::PolicyVerdict { .. } => "policy_verdict",
         }
     }
 
@@ -194,7 +208,8 @@ impl Message {
                     })
                 })
             }
-            Self::ModelVerdict { refused, .. } => {
+            Self::PolicyOffer(offer) => offer.excess(),
+            Self::ModelVerdict { refused, .. } | Self::PolicyVerdict { refused, .. } => {
                 refused.as_deref().and_then(|reason| text("bytes in the reason", reason))
             }
             Self::Wait { for_s, reason } => text("bytes in the reason", reason).or_else(|| {

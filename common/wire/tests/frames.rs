@@ -114,6 +114,7 @@ fn every_message() -> Vec<Message> {
             model_version: Some(4),
             now_s: T_S,
             protocol_oldest: Some(3),
+            policy_version: None,
         }),
         Message::Welcome(Welcome {
             protocol: limits::PROTOCOL,

@@ -12,8 +12,8 @@ use headroom_telemetry::{
     Fact, Feature, Resource, Sample, SketchCounts, Sketches, Workload, schema::SchemaHash,
 };
 use headroom_wire::{
-    AppliedAction, BatchError, BootId, Contents, Hello, HostReport, Message, ProbeReport, Welcome,
-    frame, limits::PROTOCOL, message::Definitions,
+    AppliedAction, BatchError, BootId, Contents, Hello, HostReport, Message, PolicyOffer,
+    ProbeReport, Welcome, frame, limits::PROTOCOL, message::Definitions,
 };
 
 const T_S: f64 = 1_764_000_000.0;
@@ -74,6 +74,7 @@ fn messages() -> Vec<Message> {
             model_version: None,
             now_s: T_S,
             protocol_oldest: Some(3),
+            policy_version: None,
         }),
         Message::Welcome(Welcome {
             protocol: PROTOCOL,
@@ -104,6 +105,12 @@ fn messages() -> Vec<Message> {
         Message::ModelVerdict { version: 7, refused: None },
         Message::Settled { boot, before: 3 },
         Message::Wait { for_s: 30, reason: "the disk is full".to_owned() },
+        Message::PolicyOffer(PolicyOffer {
+            version: 9,
+            text: Some("deny = []\n".to_owned()),
+            signature: vec![8; 64],
+        }),
+        Message::PolicyVerdict { version: 9, refused: Some("older".to_owned()) },
     ]
 }
 
@@ -147,23 +154,26 @@ fn batch_of(name: &str) -> Result<Contents, BatchError> {
     batches[0].decode()
 }
 
-/// Protocol 3 only adds a source of forecasts; 4 changes how batches travel, not what they are.
+/// Protocol 3 only adds a source of forecasts; 4 changes how batches travel, not what they are; 5 only
+/// adds policies.
 #[test]
-fn batches_of_protocols_2_and_3_read_as_they_did() {
-    for file in ["frames-v2.bin", "frames-v3.bin"] {
+fn batches_of_protocols_2_to_4_read_as_they_did() {
+    for file in ["frames-v2.bin", "frames-v3.bin", "frames-v4.bin"] {
         let read = batch_of(file).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", contents()), "{file}");
     }
 }
 
-/// The hello of an agent of protocol 3 still is one, so that it can be served or told why not.
+/// The hello of an agent of an older protocol still is one, so that it can be served or told why not.
 #[test]
-fn the_hello_of_protocol_3_reads_as_it_did() {
-    let recorded = fs::read(path().with_file_name("frames-v3.bin")).unwrap();
-    let (message, _) = frame::split(&recorded).unwrap();
-    let Message::Hello(hello) = message else { panic!("{}", message.kind()) };
-    assert_eq!((hello.protocol, hello.protocol_oldest), (3, None));
-    assert_eq!(hello.node, "host-1");
+fn the_hellos_of_protocols_3_and_4_read_as_they_did() {
+    for (file, versions) in [("frames-v3.bin", (3, None)), ("frames-v4.bin", (4, Some(3)))] {
+        let recorded = fs::read(path().with_file_name(file)).unwrap();
+        let (message, _) = frame::split(&recorded).unwrap();
+        let Message::Hello(hello) = message else { panic!("{}", message.kind()) };
+        assert_eq!((hello.protocol, hello.protocol_oldest), versions);
+        assert_eq!((hello.node.as_str(), hello.policy_version), ("host-1", None));
+    }
 }
 
 /// An agent of this release may have such batches in its spool: they must not end the connection.
