@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use headroom_telemetry::Sample;
+use headroom_telemetry::{Feature, Sample};
 use headroom_wire::AppliedAction;
 
 use crate::{History, HistoryError, Series, hot, milliseconds};
@@ -32,7 +32,7 @@ impl History {
         let ids: HashSet<u32> = self.read_catalogue(|c| c.owners.keys().copied().collect());
         let share = samples_max / ids.len().max(1);
         let mut all = Vec::new();
-        for (id, mut samples) in self.read_samples(&ids, from_s, to_s)? {
+        for (id, mut samples) in self.read_samples(&ids, from_s, to_s, None)? {
             let Some(owner) = self.read_catalogue(|c| c.owners.get(&id).cloned()) else { continue };
             samples.drain(..samples.len().saturating_sub(share));
             if !samples.is_empty() {
@@ -59,7 +59,33 @@ impl History {
         from_s: f64,
         to_s: f64,
     ) -> Result<Vec<Sample>, HistoryError> {
-        let by_series = self.read_samples(&self.ids_at(host, path), from_s, to_s)?;
+        self.window_with(host, path, (from_s, to_s), None)
+    }
+
+    /// As [`Self::window`], with `features` alone; what was sealed has no others.
+    ///
+    /// # Errors
+    ///
+    /// When the lake cannot be read.
+    pub fn window_of(
+        &self,
+        host: &str,
+        path: &str,
+        (from_s, to_s): (f64, f64),
+        features: &[Feature],
+    ) -> Result<Vec<Sample>, HistoryError> {
+        let places: Vec<usize> = features.iter().map(|feature| feature.index()).collect();
+        self.window_with(host, path, (from_s, to_s), Some(&places))
+    }
+
+    fn window_with(
+        &self,
+        host: &str,
+        path: &str,
+        (from_s, to_s): (f64, f64),
+        places: Option<&[usize]>,
+    ) -> Result<Vec<Sample>, HistoryError> {
+        let by_series = self.read_samples(&self.ids_at(host, path), from_s, to_s, places)?;
         let mut samples: Vec<Sample> = by_series.into_values().flatten().collect();
         samples.sort_by(|a, b| a.t_s.total_cmp(&b.t_s));
         Ok(samples)
@@ -117,12 +143,14 @@ impl History {
         })
     }
 
-    /// Samples of series `ids`, each in order of time and one per time.
+    /// Samples of series `ids`, each in order of time and one per time; of the lake only the features
+    /// at `places`, all when `None`.
     fn read_samples(
         &self,
         ids: &HashSet<u32>,
         from_s: f64,
         to_s: f64,
+        places: Option<&[usize]>,
     ) -> Result<BTreeMap<u32, Vec<Sample>>, HistoryError> {
         let range = (milliseconds(from_s), milliseconds(to_s));
         let mut found: BTreeMap<u32, Vec<Sample>> = BTreeMap::new();
@@ -139,7 +167,7 @@ impl History {
             }
             (lately, hot.numbers())
         });
-        for (id, rows) in self.lake.series(ids, range, &numbers)? {
+        for (id, rows) in self.lake.series(ids, range, &numbers, places)? {
             hot::samples(&rows, range, found.entry(id).or_default());
         }
         for (id, samples) in lately {

@@ -102,6 +102,41 @@ fn what_is_committed_is_there_in_journal_memory_and_lake() {
 }
 
 #[test]
+fn some_features_of_a_window_are_those_of_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = open(dir.path());
+    let mut first = arrival("a", 1, "/x", 10..20);
+    let workload = Workload::from_path("/x");
+    first.samples = (10_u32..20)
+        .map(|t| {
+            let mut sample = sample(T0_S + f64::from(t), f64::from(t) / 10.0);
+            sample.set(Feature::MemoryBytes, 1e6);
+            if t % 2 == 0 {
+                sample.set(Feature::NetTxBps, f64::from(t));
+            }
+            (workload.clone(), sample)
+        })
+        .collect();
+    history.commit(&[first, arrival("a", 2, "/y", 10..20)]).unwrap();
+    history.seal().unwrap();
+    history.seal_due().unwrap();
+    let whole = history.window("a", "/x", 0.0, 4.0e9).unwrap();
+    let wanted = [Feature::NetTxBps, Feature::CpuCores];
+    let some = history.window_of("a", "/x", (0.0, 4.0e9), &wanted).unwrap();
+    assert_eq!(some.len(), 10);
+    for (some, whole) in some.iter().zip(&whole) {
+        assert_eq!(some.t_s, whole.t_s);
+        for feature in wanted {
+            assert_eq!(some.get(feature), whole.get(feature), "{feature:?}");
+        }
+        assert_eq!(
+            (some.get(Feature::MemoryBytes), whole.get(Feature::MemoryBytes)),
+            (None, Some(1e6))
+        );
+    }
+}
+
+#[test]
 fn a_repeat_changes_nothing_and_what_comes_late_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let history = open(dir.path());

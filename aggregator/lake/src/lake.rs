@@ -210,7 +210,8 @@ impl Lake {
     }
 
     /// Rows of series `ids`, from `from_ms` to `to_ms` inclusive, but for those in parts of one of the
-    /// numbers in `without`: by file, in no order between files.
+    /// numbers in `without`: by file, in no order between files. Of the columns of numbers only those in
+    /// the places `numbers` are read, all when `None`.
     ///
     /// # Errors
     ///
@@ -220,9 +221,10 @@ impl Lake {
         ids: &HashSet<u32>,
         (from_ms, to_ms): (i64, i64),
         without: &HashSet<u64>,
+        numbers: Option<&[usize]>,
     ) -> Result<Vec<(u32, Rows)>, LakeError> {
         self.reading(Table::Samples, (from_ms, to_ms), without, |part| {
-            read_series(part, ids, (from_ms, to_ms))
+            read_series(part, ids, (from_ms, to_ms), numbers)
         })
     }
 

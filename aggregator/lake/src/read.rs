@@ -59,7 +59,8 @@ fn column<'a, T: 'static>(
 }
 
 /// The rows of series `ids` of a part with numbers, from `from_ms` to `to_ms` inclusive, in order of
-/// series and time.
+/// series and time. Of `numbers`, places in [`schema::numbers`], only those are read, and all others are
+/// missing; `None` reads all.
 ///
 /// # Errors
 ///
@@ -68,6 +69,7 @@ pub fn read_series(
     part: &Part,
     ids: &HashSet<u32>,
     (from_ms, to_ms): (i64, i64),
+    numbers: Option<&[usize]>,
 ) -> Result<Vec<(u32, Rows)>, LakeError> {
     let mut builder = open(part, PageIndexPolicy::Optional)?;
     let groups = groups_with(&builder, ids, from_ms, to_ms);
@@ -96,6 +98,13 @@ pub fn read_series(
             .collect())
     };
     let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, is_wanted))]);
+    if let Some(places) = numbers {
+        let names = schema::numbers(part.table);
+        let wanted = places.iter().filter_map(|place| names.get(*place)).map(String::as_str);
+        let columns = wanted.chain(["workload_id", "t_ms", "n"]);
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+        builder = builder.with_projection(mask);
+    }
     builder = builder.with_row_groups(groups).with_row_filter(filter);
     let reader = builder.build().map_err(LakeError::parquet("read", &part.path))?;
     let mut found: Vec<(u32, Rows)> = Vec::new();
@@ -157,20 +166,22 @@ fn split(part: &Part, batch: &RecordBatch) -> Result<Vec<(u32, usize, Rows)>, La
         Table::Samples | Table::Actions => None,
         Table::Samples10s | Table::Samples5m => Some(column(part, batch, "n")?),
     };
-    let first_number = batch.num_columns() - schema::numbers(part.table).len();
-    let numbers: Vec<&Float32Array> = (first_number..batch.num_columns())
-        .map(|i| batch.column(i).as_any().downcast_ref::<Float32Array>())
-        .collect::<Option<_>>()
-        .ok_or_else(|| foreign(part, "a number of another type"))?;
+    let names = schema::numbers(part.table);
+    let mut numbers: Vec<(usize, &Float32Array)> = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        let Some(column) = batch.column_by_name(name) else { continue };
+        let column = column.as_any().downcast_ref::<Float32Array>();
+        numbers.push((place, column.ok_or_else(|| foreign(part, "a number of another type"))?));
+    }
     let mut runs = Vec::new();
     let mut from = 0;
     for run in ids.values().chunk_by(|a, b| a == b) {
         let to = from + run.len();
-        let mut values = vec![f32::NAN; run.len() * numbers.len()];
-        for (place, column) in numbers.iter().enumerate() {
+        let mut values = vec![f32::NAN; run.len() * names.len()];
+        for (place, column) in &numbers {
             for (i, row) in (from..to).enumerate() {
                 if !column.is_null(row) {
-                    values[i * numbers.len() + place] = column.value(row);
+                    values[i * names.len() + place] = column.value(row);
                 }
             }
         }

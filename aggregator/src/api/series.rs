@@ -22,6 +22,19 @@ use crate::{
 /// Points per column at most; more are gathered into buckets of which the highest value is shown.
 const POINTS_MAX: usize = 2_000;
 
+/// What is read of each sample: what [`Resource::usage`] is made of, limits, and throttling.
+const SHOWN: [Feature; 9] = [
+    Feature::CpuCores,
+    Feature::MemoryBytes,
+    Feature::DiskReadBps,
+    Feature::DiskWriteBps,
+    Feature::NetRxBps,
+    Feature::NetTxBps,
+    Feature::CpuLimitCores,
+    Feature::MemoryLimitBytes,
+    Feature::CpuThrottledRatio,
+];
+
 /// Columns of one workload.
 #[derive(Debug, Serialize)]
 pub(super) struct WorkloadSeries {
@@ -85,7 +98,7 @@ pub(super) fn read(
     let now_s =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let from_s = now_s - seconds;
-    let samples = view.history.window(host, path, from_s, now_s + 60.0)?;
+    let samples = view.history.window_of(host, path, (from_s, now_s + 60.0), &SHOWN)?;
     let actions = view.history.actions(host, path, from_s, now_s + 60.0)?;
     let live = view.fleet.read(|hosts| hosts.get(host)?.workloads.get(path).cloned());
     if samples.is_empty() && live.is_none() {
@@ -196,9 +209,9 @@ fn ahead(forecast: Option<&Forecast>) -> Band {
 
 #[cfg(test)]
 mod tests {
-    use headroom_telemetry::{Feature, Sample};
+    use headroom_telemetry::{Feature, Resource, Sample};
 
-    use super::{POINTS_MAX, buckets};
+    use super::{POINTS_MAX, SHOWN, buckets};
 
     fn samples(n: u32) -> Vec<Sample> {
         (0..n)
@@ -208,6 +221,21 @@ mod tests {
                 sample
             })
             .collect()
+    }
+
+    #[test]
+    fn what_is_read_is_all_that_usage_is_made_of() {
+        let mut all = Sample::empty(0.0);
+        for (i, feature) in (1_u8..).zip(Feature::ALL) {
+            all.set(*feature, f64::from(i));
+        }
+        let mut shown = Sample::empty(0.0);
+        for feature in SHOWN {
+            shown.set(feature, f64::from(all.get(feature).unwrap()));
+        }
+        for resource in Resource::ALL {
+            assert_eq!(resource.usage(&shown), resource.usage(&all), "{resource}");
+        }
     }
 
     #[test]
