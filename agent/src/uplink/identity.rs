@@ -28,7 +28,7 @@ use crate::join::{
 };
 
 /// Below the time after which address translators forget a flow.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
 const IDLE_MS: u32 = 60_000;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);

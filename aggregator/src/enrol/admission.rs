@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use super::{journal::Journal, now_s};
 use crate::pki::is_node_name;
 
-/// How often an open connection looks at the clock, which may be set meanwhile.
-const LOOK: Duration = Duration::from_secs(10);
+/// How long an open connection waits at most before it looks at the clock again. One that is set is
+/// told by [`Admission::recheck`]; this is for one that drifts.
+const LOOK: Duration = Duration::from_secs(3_600);
 
 /// Why a certificate is not accepted, told to the agent.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -271,7 +272,7 @@ impl Admission {
         self.connected().contains_key(node)
     }
 
-    /// Has every open connection judged again: the ledger has changed.
+    /// Has every open connection judged again: the ledger has changed, or the clock was set.
     pub fn recheck(&self) {
         self.changed.send_replace(());
     }

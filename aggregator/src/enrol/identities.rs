@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::{Admission, EnrolConfig, Enrolment, Journal, JournalError, now_s};
+use super::{Admission, EnrolConfig, Enrolment, Journal, JournalError, clock::SetWatch, now_s};
 use crate::{
     config::AggregatorConfig,
     pki::{LiveTls, PkiError, PkiFiles, live::Refreshed},
@@ -65,7 +65,11 @@ impl Identities {
     /// renewed, until `stop` turns true.
     pub async fn keep(self, mut stop: watch::Receiver<bool>) {
         let mut told = String::new();
+        let mut clock = SetWatch::new();
         loop {
+            if clock.was_set(now_s()) {
+                self.admission.recheck();
+            }
             let looker = self.clone();
             let fault = match tokio::task::spawn_blocking(move || looker.look(now_s())).await {
                 Ok(Ok(())) => String::new(),

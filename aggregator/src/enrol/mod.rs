@@ -6,6 +6,7 @@
 //! [`identities`] (all of it together), [`command`] (the command line).
 
 pub mod admission;
+mod clock;
 pub mod command;
 pub mod config;
 pub mod identities;
