@@ -127,6 +127,13 @@ fn a_browser_shows_workloads_forecasts_and_neighbours_without_a_script_error() {
     eventually("all samples are acknowledged", || {
         agents.iter().all(|agent| agent.stats().vectors_acked == all)
     });
+    agents[0].policy_verdict(77, Ok(()));
+    agents[1].policy_verdict(77, Err("not wanted here".to_owned()));
+    let policies = |hosts: &str| hosts.contains("77") && hosts.contains("not wanted here");
+    eventually("both verdicts are known", || {
+        let url = format!("http://{}/api/hosts", server.http);
+        policies(&ureq::get(&url).call().unwrap().body_mut().read_to_string().unwrap())
+    });
     let address = relay(server.http);
 
     let (document, said) = open(&browser, address, "");
@@ -134,7 +141,10 @@ fn a_browser_shows_workloads_forecasts_and_neighbours_without_a_script_error() {
     for shown in ["host-1", "host-2", "#/workload/host-1/%2Fw%2F3", "3.50 cores", "base"] {
         assert!(workloads.contains(shown), "{shown} is not in {workloads}");
     }
-    assert!(part(&document, "hosts").contains("connected"));
+    let hosts = part(&document, "hosts");
+    assert!(hosts.contains("connected"));
+    assert!(hosts.contains("version 77 of this aggregator"), "{hosts}");
+    assert!(hosts.contains("its own; refused the last: not wanted here"), "{hosts}");
     assert!(!said.contains("Uncaught"), "{said}");
 
     let (document, said) = open(&browser, address, "#/workload/host-1/%2Fw%2F3");

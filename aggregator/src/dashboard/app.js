@@ -75,6 +75,8 @@ function hostCard(host) {
     ["Pressure", `CPU ${percent(report.psi_cpu_some, 1)}, memory ${percent(report.psi_memory_some, 1)}, I/O ${percent(report.psi_io_some, 1)}`],
     ["Workloads", String(host.workloads)],
     ["Forecasts", Object.entries(host.forecast_sources).map(([source, n]) => `${n} by ${source}`).join(", ") || "none yet"],
+    ["Policy", (host.policy_version === null ? "its own" : `version ${host.policy_version} of this aggregator`) +
+      (host.policy_refused === null ? "" : `; refused the last: ${host.policy_refused}`)],
     ["Agent", `${host.agent_version}, ${known(report.agent_cpu_cores, (v) => `${(v * 100).toFixed(1)} % of a core`)}, ${known(report.agent_memory_bytes, (v) => amount(v, "bytes"))}`],
     ["Kernel", host.kernel],
   ];
