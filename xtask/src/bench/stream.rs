@@ -61,8 +61,9 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    fn new(programs: &Programs) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("headroom-stream-{}", std::process::id()));
+    fn new(programs: &Programs, name: &str) -> Result<Self> {
+        let folder = format!("headroom-stream-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let stage = Self {
             aggregator: programs.aggregator().to_owned(),
@@ -129,7 +130,7 @@ pub(super) fn run(
     profile: &str,
 ) -> Result<Vec<Figure>> {
     let sender = build_sender(root, programs, profile)?;
-    let mut stage = Stage::new(programs)?;
+    let mut stage = Stage::new(programs, "busy")?;
     let recorded = stage.folder.join("recorded.csv.gz");
     let trace = match trace {
         Some(trace) => trace.to_owned(),
@@ -139,6 +140,10 @@ pub(super) fn run(
     day(&mut stage, &mut figures)?;
     sending(root, &stage, &sender, &trace, options, &mut figures)?;
     if options.idle > 0 {
+        // On an aggregator of their own: what another has taken in is in its memory.
+        drop(stage);
+        let mut stage = Stage::new(programs, "idle")?;
+        stage.start()?;
         idle(&mut stage, &sender, options.idle, &mut figures)?;
     }
     Ok(figures)
@@ -337,6 +342,7 @@ fn day(stage: &mut Stage, figures: &mut Vec<Figure>) -> Result<()> {
 
 /// Agents with nothing to say: what they cost, and how soon all are back.
 fn idle(stage: &mut Stage, sender: &Path, agents: u32, figures: &mut Vec<Figure>) -> Result<()> {
+    let alone = stage.used()?.1 as f64 / 1e6;
     let mut fleet = Idle::start(sender, &stage.quic, &stage.pki(), agents)?;
     let connected_s = fleet.connected()?;
     std::thread::sleep(Duration::from_secs(3));
@@ -350,6 +356,9 @@ fn idle(stage: &mut Stage, sender: &Path, agents: u32, figures: &mut Vec<Figure>
     let named = |what: &str| format!("{agents} idle agents: {what}");
     let goal = "goal with 10000: under 1000";
     figures.push(Figure::of(&named("memory of the aggregator"), "MB", &[memory], goal));
+    let each = (memory - alone) * 1e3 / f64::from(agents);
+    let compare = format!("beside {alone:.0} MB of the aggregator alone");
+    figures.push(Figure::of(&named("memory of each"), "kB", &[each], &compare));
     let goal = "goal with 10000: under 3";
     figures.push(Figure::of(&named("CPU of the aggregator"), "% of a core", &cores, goal));
     let compare = "the first time, certificates included";
