@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use headroom_lake::engine::{Engine as _, EngineName};
+use headroom_lake::engine::EngineName;
 
 use crate::{
     same::answers_as_in_process,
