@@ -29,6 +29,8 @@ mod knobs;
 mod place;
 #[path = "guard_host/rough.rs"]
 mod rough;
+#[path = "guard_host/weights.rs"]
+mod weights;
 
 use std::{
     env, fs,
