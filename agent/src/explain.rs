@@ -259,6 +259,7 @@ mod tests {
             margin: 0.1,
             rail: Rail::Ceiling,
             source: Source::Model(7),
+            ancestor: None,
         };
         let decision = Decision {
             workload: workload.to_owned(),

@@ -19,6 +19,8 @@ macro_rules! cgroup_or_skip {
         }
     };
 }
+#[path = "guard_host/above.rs"]
+mod above;
 #[path = "guard_host/egress.rs"]
 mod egress;
 #[path = "guard_host/gpu.rs"]
@@ -29,6 +31,8 @@ mod knobs;
 mod place;
 #[path = "guard_host/rough.rs"]
 mod rough;
+#[path = "guard_host/weights.rs"]
+mod weights;
 
 use std::{
     env, fs,

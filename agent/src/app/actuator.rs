@@ -337,6 +337,7 @@ mod tests {
                 margin: 0.0,
                 rail: Rail::None,
                 source: Source::Base,
+                ancestor: None,
             },
         }
     }

@@ -2,14 +2,14 @@
 //! neighbours give, and the budget of the host. Calls the pure parts and keeps what they remember.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
 use headroom_allocate::{
-    Action, Decision, Device, GpuFacts, HostCapacity, HostPolicy, Knob, KnobKind, Limit, Peer,
-    PeerMemory, Rail, WorkloadPolicy,
-    budget::{self, Claim},
+    Above, Action, Decision, Device, GpuFacts, HostCapacity, HostPolicy, Knob, KnobKind, Limit,
+    Peer, PeerMemory, Rail, WorkloadPolicy,
+    budget::{self, Claim, Room},
     egress, peers,
 };
 use headroom_telemetry::{Resource, Sample, Workload};
@@ -21,8 +21,12 @@ use super::{
     policy_file::PolicyFile,
 };
 use crate::observe::{
-    cgroup::knobs::{FurtherLimits, disks},
+    cgroup::{
+        above::LimitsAbove,
+        knobs::{FurtherLimits, disks},
+    },
     gpu::GpuSnapshot,
+    sampler::LimitsInForce,
 };
 
 /// Ticks between two looks at which disks there are.
@@ -36,6 +40,7 @@ const BUDGETED: [Knob; 3] = [Knob::CpuQuota, Knob::MemoryMax, Knob::MemoryHigh];
 pub(super) struct Knobs {
     root: PathBuf,
     further: FurtherLimits,
+    above: LimitsAbove,
     peers: PeerMemory,
     gpus: Gpus,
     disks: Vec<Device>,
@@ -50,6 +55,7 @@ impl Knobs {
         Self {
             root: root.to_path_buf(),
             further: FurtherLimits::new(root),
+            above: LimitsAbove::new(root),
             peers: PeerMemory::default(),
             gpus: Gpus::new(step_s),
             disks: disks(root),
@@ -63,6 +69,7 @@ impl Knobs {
         self.ticks += 1;
         self.gpus.observe(gpus, t_s);
         if self.ticks.is_multiple_of(DISKS_EVERY_TICKS) {
+            self.above.tidy(self.ticks);
             self.disks = disks(&self.root);
         }
     }
@@ -77,6 +84,19 @@ impl Knobs {
         let (gpus, mut limits) = self.gpus.of(path, policy);
         limits.extend(self.further.of(path, &policy.knobs, self.ticks));
         (gpus, limits)
+    }
+
+    /// What the cgroups above `path` allow; `read` are the limits of this period.
+    pub(super) fn above(
+        &mut self,
+        path: &str,
+        read: Option<&BTreeMap<String, LimitsInForce>>,
+    ) -> Above {
+        let known = |path: &str| {
+            let limits = read?.get(path)?;
+            Some([limits.cpu_quota, limits.memory_max, limits.memory_high])
+        };
+        self.above.of(path, known, self.ticks)
     }
 
     /// Drops what is known of a workload that is gone.
@@ -185,8 +205,17 @@ fn fit_budget(
 ) -> BTreeMap<Knob, f64> {
     let mut all_left = BTreeMap::new();
     let mut all_in_use: BTreeMap<Resource, f64> = BTreeMap::new();
+    let used_below = |path: &str, resource: Resource| {
+        budget::in_use(workloads.iter().filter_map(|(workload, sample)| {
+            let path = path.trim_end_matches('/');
+            let below = workload.path.strip_prefix(path)?;
+            let is_below = below.is_empty() || below.starts_with('/');
+            Some((workload.path.as_str(), resource.usage(sample)?)).filter(|_| is_below)
+        }))
+    };
     for knob in BUDGETED {
         let Some(resource) = knob.resource() else { continue };
+        let mut used: HashMap<String, f64> = HashMap::new();
         let mut plan = Vec::new();
         let mut claims = Vec::new();
         for ((workload, sample), policy) in workloads.iter().zip(policies) {
@@ -199,19 +228,23 @@ fn fit_budget(
             if !asks && own == decision.current {
                 continue;
             }
+            let above = planned.get(&workload.path).and_then(|plan| plan.above.limit(knob));
+            let room = above.map(|above| {
+                let own = planner.own(&above.path, knob, Limit::At(above.amount)).amount();
+                let path = above.path.clone();
+                let used = *used.entry(path.clone()).or_insert_with(|| used_below(&path, resource));
+                Room { path, amount: own - used }
+            });
             claims.push(Claim {
                 decision: plan.len(),
                 own,
                 usage: resource.usage(sample),
                 objective: policy.objective,
+                room,
             });
             plan.push(decision.clone());
         }
-        let in_use = *all_in_use.entry(resource).or_insert_with(|| {
-            budget::in_use(workloads.iter().filter_map(|(workload, sample)| {
-                Some((workload.path.as_str(), resource.usage(sample)?))
-            }))
-        });
+        let in_use = *all_in_use.entry(resource).or_insert_with(|| used_below("/", resource));
         let left = budget::fit(&mut plan, &claims, knob, in_use, host, of_host.reserve);
         all_left.insert(knob, left);
         for cut in plan {
@@ -223,4 +256,76 @@ fn fit_budget(
         }
     }
     all_left
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use headroom_allocate::{
+        Above, Action, AncestorLimit, Bound, Decision, HostCapacity, HostPolicy, Knob, Limit, Rail,
+        Reason, WorkloadPolicy,
+    };
+    use headroom_predict::{PredictorConfig, Source, Starts};
+    use headroom_telemetry::{Feature, Sample, Workload};
+
+    use super::{Planned, Planner, fit_budget};
+
+    const HOST: HostCapacity =
+        HostCapacity { cores: 8.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
+
+    /// A workload that uses `cores` and is to be raised from 1 core to 4.
+    fn asks(path: &str, cores: f32, above: &Above) -> ((Workload, Sample), Planned) {
+        let mut sample = Sample::empty(0.0);
+        sample.set(Feature::CpuCores, f64::from(cores));
+        let reason = Reason {
+            usage: None,
+            demand: 4.0,
+            level: 0.95,
+            within_s: 5.0,
+            margin: 0.0,
+            rail: Rail::None,
+            source: Source::Base,
+            ancestor: None,
+        };
+        let decision = Decision {
+            workload: path.to_owned(),
+            knob: Knob::CpuQuota,
+            t_s: 0.0,
+            current: Limit::At(1.0),
+            action: Action::Set { limit: Limit::At(4.0), lease_s: 30.0 },
+            reason,
+        };
+        let planned =
+            Planned { decisions: vec![decision], above: above.clone(), ..Planned::default() };
+        ((Workload::from_path(path), sample), planned)
+    }
+
+    #[test]
+    fn what_lies_below_one_limit_leaves_the_rest_of_the_host_to_others() {
+        let slice = AncestorLimit {
+            path: "/s".to_owned(),
+            dir: "/sys/fs/cgroup/s".to_owned(),
+            file: "cpu.max".to_owned(),
+            amount: 4.0,
+        };
+        let below = Above { cpu: Bound::At(slice), ..Above::UNLIMITED };
+        let asking = [
+            asks("/s/a", 1.0, &below),
+            asks("/s/b", 1.0, &below),
+            asks("/sundry", 1.0, &Above::UNLIMITED),
+        ];
+        let (workloads, plans): (Vec<_>, Vec<_>) = asking.into_iter().unzip();
+        let paths = workloads.iter().map(|(workload, _)| workload.path.clone());
+        let mut planned: BTreeMap<String, Planned> = paths.zip(plans).collect();
+        let policies = vec![WorkloadPolicy::default(); 3];
+        let planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
+        let host = HostPolicy { reserve: 0.0, ..HostPolicy::default() };
+        let left = fit_budget(&workloads, &mut planned, &policies, &planner, &HOST, &host);
+        // 8 cores, 3 in use; the slice's limit leaves 2, and the third is given 3.
+        assert!(left[&Knob::CpuQuota].abs() < 1e-9, "{left:?}");
+        for plan in planned.values() {
+            assert_eq!(plan.decisions[0].reason.rail, Rail::None, "{plan:?}");
+        }
+    }
 }

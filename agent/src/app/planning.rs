@@ -6,8 +6,8 @@ use std::{
 };
 
 use headroom_allocate::{
-    Act, Action, Decision, Followed, GpuFacts, HostCapacity, Knob, KnobMemory, Limit, Regret,
-    RegretCounts, WorkloadFacts, WorkloadPolicy, decide, regret,
+    Above, Act, Action, Decision, Followed, GpuFacts, HostCapacity, Knob, KnobMemory, Limit,
+    Regret, RegretCounts, WorkloadFacts, WorkloadPolicy, decide, regret,
 };
 use headroom_predict::{
     Forecast, Starts,
@@ -33,6 +33,8 @@ pub struct Planned {
     pub regret: RegretCounts,
     /// Until when it is only advised because acting on it hurt, seconds since the Unix epoch.
     pub rests_until_s: Option<f64>,
+    /// What the cgroups above it allow.
+    pub above: Above,
 }
 
 /// What is remembered of one workload.
@@ -72,12 +74,13 @@ impl Planner {
     }
 
     /// Takes in a sample, forecasts, and decides. `limits` are those that come with samples, and
-    /// further ones that are looked at now and then; `gpus` those that it alone uses.
+    /// further ones that are looked at now and then; `gpus` those that it alone uses, and `above` what
+    /// the cgroups above it allow.
     pub fn plan(
         &mut self,
         workload: &Workload,
         sample: &Sample,
-        (limits, further, gpus): (&LimitsInForce, &[(Knob, Limit)], &[GpuFacts]),
+        (limits, further, gpus, above): (&LimitsInForce, &[(Knob, Limit)], &[GpuFacts], &Above),
         policy: &WorkloadPolicy,
         host: &HostCapacity,
     ) -> Planned {
@@ -106,12 +109,14 @@ impl Planner {
             forecasts: &forecasts,
             limits: &limits,
             gpus,
+            above,
         };
         let rests_until_s = remembered.look_back(sample, policy);
         let decisions = remembered.decide(&facts, policy, host, rests_until_s, &self.lead_s);
         let followed = std::mem::take(&mut remembered.untold);
         let regret = remembered.regret.counts();
-        Planned { forecasts, decisions, followed, regret, rests_until_s }
+        let above = above.clone();
+        Planned { forecasts, decisions, followed, regret, rests_until_s, above }
     }
 
     /// Takes in that `workload` executed `comm`; whether that is a program that is remembered, so
@@ -125,7 +130,7 @@ impl Planner {
     pub fn provide(
         &mut self,
         path: &str,
-        limits: &LimitsInForce,
+        (limits, above): (&LimitsInForce, &Above),
         policy: &WorkloadPolicy,
         host: &HostCapacity,
         now_s: f64,
@@ -139,6 +144,7 @@ impl Planner {
             forecasts: &forecasts,
             limits: &limits,
             gpus: &[],
+            above,
         };
         let remembered = self.memories.entry(path.to_owned()).or_default();
         let rests_until_s = remembered.regret.rests_until(now_s).filter(|_| policy.regret);
@@ -294,7 +300,8 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use headroom_allocate::{
-        Action, Device, HostCapacity, Knob, KnobMemory, Limit, Mode, WorkloadPolicy,
+        Above, Action, AncestorLimit, Bound, Device, HostCapacity, Knob, KnobMemory, Limit, Mode,
+        Rail, WorkloadPolicy,
     };
     use headroom_predict::{PredictorConfig, Source, Starts};
     use headroom_telemetry::{Feature, Sample, Workload};
@@ -326,7 +333,7 @@ mod tests {
         for second in 1..=4 {
             let mut sample = Sample::empty(t_s + f64::from(second));
             sample.set(Feature::CpuCores, 1.2);
-            planner.plan(&workload, &sample, (&LIMITS, &[], &[]), &raise(), &HOST);
+            planner.plan(&workload, &sample, (&LIMITS, &[], &[], &Above::UNKNOWN), &raise(), &HOST);
         }
         planner.forget(&workload.path);
     }
@@ -336,11 +343,16 @@ mod tests {
         let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
         let (first, second) = (scope(1), scope(2));
         assert!(!planner.start(&first, "job", 0.0), "nothing is known yet");
-        assert!(planner.provide(&first.path, &LIMITS, &raise(), &HOST, 0.0).is_empty());
+        assert!(
+            planner
+                .provide(&first.path, (&LIMITS, &Above::UNKNOWN), &raise(), &HOST, 0.0)
+                .is_empty()
+        );
         planner.forget(&first.path);
         run(&mut planner, 1, 10.0);
         assert!(planner.start(&second, "job", 100.0));
-        let decisions = planner.provide(&second.path, &LIMITS, &raise(), &HOST, 100.0);
+        let decisions =
+            planner.provide(&second.path, (&LIMITS, &Above::UNKNOWN), &raise(), &HOST, 100.0);
         let [decision] = &decisions[..] else { panic!("{decisions:?}") };
         assert_eq!((decision.knob, &decision.reason.source), (Knob::CpuQuota, &Source::Starts));
         let Action::Set { limit: Limit::At(cores), .. } = decision.action else {
@@ -348,7 +360,11 @@ mod tests {
         };
         assert!((cores - 1.2 * 1.15).abs() < 1e-3, "{cores}");
         let advice = WorkloadPolicy::default();
-        assert!(planner.provide(&second.path, &LIMITS, &advice, &HOST, 100.0).is_empty());
+        assert!(
+            planner
+                .provide(&second.path, (&LIMITS, &Above::UNKNOWN), &advice, &HOST, 100.0)
+                .is_empty()
+        );
     }
 
     #[test]
@@ -359,11 +375,33 @@ mod tests {
         planner.start(&workload, "job", 100.0);
         let mut sample = Sample::empty(100.5);
         sample.set(Feature::CpuCores, 0.1);
-        let planned = planner.plan(&workload, &sample, (&LIMITS, &[], &[]), &raise(), &HOST);
+        let planned =
+            planner.plan(&workload, &sample, (&LIMITS, &[], &[], &Above::UNKNOWN), &raise(), &HOST);
         let cpu = planned.decisions.iter().find(|decision| decision.knob == Knob::CpuQuota);
         let reason = &cpu.unwrap().reason;
         assert!((reason.demand - 1.2).abs() < 1e-3, "{reason}");
         assert_eq!(reason.usage, Some(f64::from(0.1_f32)));
+    }
+
+    #[test]
+    fn a_start_is_given_no_more_than_the_cgroups_above_allow() {
+        let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
+        run(&mut planner, 1, 10.0);
+        let workload = scope(2);
+        planner.start(&workload, "job", 100.0);
+        let slice = AncestorLimit {
+            path: "/a.slice".to_owned(),
+            dir: "/sys/fs/cgroup/a.slice".to_owned(),
+            file: "cpu.max".to_owned(),
+            amount: 0.75,
+        };
+        let above = Above { cpu: Bound::At(slice.clone()), ..Above::UNLIMITED };
+        let decided = planner.provide(&workload.path, (&LIMITS, &above), &raise(), &HOST, 100.0);
+        let [decision] = &decided[..] else { panic!("{decided:?}") };
+        let lease_s = raise().lease_s;
+        assert_eq!(decision.action, Action::Set { limit: Limit::At(0.75), lease_s });
+        assert_eq!(decision.reason.rail, Rail::Ancestor);
+        assert_eq!(decision.reason.ancestor, Some(slice));
     }
 
     #[test]
@@ -391,7 +429,8 @@ mod tests {
         let mut planner = Planner::new(&PredictorConfig::default(), 1.0, Starts::default());
         planner.set_lead_time(Knob::CpuQuota, 8.0);
         let sample = Sample::empty(1.0);
-        let planned = planner.plan(&scope(1), &sample, (&LIMITS, &[], &[]), &raise(), &HOST);
+        let planned =
+            planner.plan(&scope(1), &sample, (&LIMITS, &[], &[], &Above::UNKNOWN), &raise(), &HOST);
         let within = |knob: Knob| {
             let found = planned.decisions.iter().find(|decision| decision.knob == knob);
             found.unwrap().reason.within_s

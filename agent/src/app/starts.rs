@@ -44,8 +44,10 @@ impl Loop {
             let Some(host) = self.host else { continue };
             let Some(limits) = self.sampler.read_limits(&started.workload.path) else { continue };
             let policy = self.policy.for_workload(&started.workload);
-            let mut decisions =
-                self.planner.provide(&started.workload.path, &limits, policy, &host, now_s);
+            let path = &started.workload.path;
+            let above = self.knobs.above(path, None);
+            let facts = (&limits, &above);
+            let mut decisions = self.planner.provide(path, facts, policy, &host, now_s);
             self.knobs.spend(&mut decisions);
             let Some(actuator) = self.actuator.as_ref().filter(|_| !decisions.is_empty()) else {
                 continue;

@@ -183,7 +183,8 @@ impl Loop {
             let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
             let policy = self.policy.for_workload(workload);
             let (gpus, further) = self.knobs.further(&workload.path, policy);
-            let facts = (&limits, further.as_slice(), gpus.as_slice());
+            let above = self.knobs.above(&workload.path, Some(&tick.limits));
+            let facts = (&limits, further.as_slice(), gpus.as_slice(), &above);
             let plan = self.planner.plan(workload, sample, facts, policy, &host);
             self.counts.predict.push(began.elapsed().as_secs_f64());
             planned.insert(workload.path.clone(), plan);

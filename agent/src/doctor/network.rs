@@ -10,7 +10,7 @@ use crate::{
     guard::egress::{Readiness, readiness},
     observe::cgroup::{
         Layout,
-        weights::{WeighedDisk, weighed_disks},
+        weights::{WeighedDisk, Weighing},
     },
 };
 
@@ -37,10 +37,10 @@ pub(super) fn gather(config: &DoctorConfig) -> Vec<Finding> {
 /// Whether any disk obeys weights: the files of a cgroup are there and take values even where none does.
 fn weights() -> Finding {
     let state = match Layout::detect(Path::new("/")) {
-        Ok(layout) => weights_of(&layout, &weighed_disks(Path::new("/"), &layout)),
+        Ok(layout) => weights_of(&layout, &Weighing::of(Path::new("/"), &layout).disks()),
         Err(error) => Fact::Unknown(error.to_string()),
     };
-    let gain = "an effect of the knob io_weight; the guard moves io.weight on v2 and blkio.bfq.weight         on v1";
+    let gain = "the knob io_weight; the guard moves the file that the disk's weigher goes by";
     Finding::new(Area::Acting, "weights of block I/O", state, gain)
 }
 
@@ -51,11 +51,8 @@ fn weights_of(layout: &Layout, disks: &[WeighedDisk]) -> Fact<String> {
     let told: Vec<String> = disks
         .iter()
         .map(|disk| match disk.weigher {
-            Some(weigher) => {
-                format!("{} by {weigher} ({})", disk.name, weigher.file(home.version))
-            }
-            None if disk.scheduler.is_empty() => format!("{} by nobody", disk.name),
-            None => format!("{} by nobody (its scheduler is {})", disk.name, disk.scheduler),
+            Some(weigher) => format!("{disk} ({})", weigher.file(home.version)),
+            None => disk.to_string(),
         })
         .collect();
     let told = format!("disks are shared out by weights: {}", told.join(", "));
@@ -76,4 +73,71 @@ fn gpus() -> Finding {
     let gain = "the knobs gpu_power_limit and gpu_clock_floor, which also need `[gpu] on` in guard.toml \
         and the guard's drop-in gpu.conf";
     Finding::new(Area::Acting, "power and clocks of GPUs", state, gain)
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_allocate::Device;
+    use headroom_telemetry::Fact;
+
+    use super::{Layout, WeighedDisk, weights_of};
+    use crate::observe::cgroup::{Mode, Version, layout::Hierarchy, weights::Weigher};
+
+    fn layout(version: Version, controllers: &[&str]) -> Layout {
+        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
+        let dir = "/sys/fs/cgroup".into();
+        Layout {
+            mode: if version == Version::V2 { Mode::Unified } else { Mode::Legacy },
+            hierarchies: vec![Hierarchy { version, dir, controllers }],
+            other_controllers: Vec::new(),
+        }
+    }
+
+    fn disk(name: &str, weigher: Option<Weigher>, scheduler: &str) -> WeighedDisk {
+        let device = Device { major: 8, minor: 0 };
+        WeighedDisk { name: name.to_owned(), device, weigher, scheduler: scheduler.to_owned() }
+    }
+
+    #[test]
+    fn doctor_says_by_whom_and_by_which_file_each_disk_is_weighed() {
+        let disks = [
+            disk("sda", Some(Weigher::Bfq), "bfq"),
+            disk("sdb", Some(Weigher::Iocost), "none"),
+            disk("vda", None, "mq-deadline"),
+            disk("md0", None, ""),
+        ];
+        assert_eq!(
+            weights_of(&layout(Version::V2, &["io"]), &disks),
+            Fact::Known(
+                "disks are shared out by weights: sda by BFQ (io.bfq.weight), sdb by iocost \
+                 (io.weight), vda by nobody (its scheduler is mq-deadline), md0 by nobody"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            weights_of(&layout(Version::V1, &["blkio"]), &disks[..1]),
+            Fact::Known(
+                "disks are shared out by weights: sda by BFQ (blkio.bfq.weight)".to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn doctor_says_what_is_missing_where_nobody_weighs() {
+        let v2 = layout(Version::V2, &["io"]);
+        let absent = |layout: &Layout, disks: &[WeighedDisk]| match weights_of(layout, disks) {
+            Fact::Absent(reason) => reason.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            absent(&v2, &[disk("vda", None, "none")]),
+            "disks are shared out by weights: vda by nobody (its scheduler is none); the scheduler \
+             bfq or iocost would"
+        );
+        assert_eq!(absent(&v2, &[]), "there is no disk that weights could count on");
+        assert_eq!(
+            absent(&layout(Version::V2, &["memory"]), &[disk("vda", None, "none")]),
+            "no mounted cgroup hierarchy has the controller of block I/O"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 
 use headroom_allocate::{Device, Knob};
 
-use crate::observe::cgroup::Version;
+use crate::observe::cgroup::{Version, weights::Weigher};
 
 /// File of the limits of v2.
 pub const IO_MAX: &str = "io.max";
@@ -30,12 +30,12 @@ fn limit_key(knob: Knob) -> &'static str {
     }
 }
 
-/// The file of weights: v1 keeps those of devices apart from the one of all others.
-pub fn weight_file(knob: Knob, version: Version) -> &'static str {
+/// The file of weights that `weigher` goes by: v1 keeps those of devices apart from the one of all
+/// others.
+pub fn weight_file(knob: Knob, version: Version, weigher: Weigher) -> &'static str {
     match (version, knob.device()) {
-        (Version::V2, _) => "io.weight",
-        (Version::V1, None) => "blkio.bfq.weight",
         (Version::V1, Some(_)) => "blkio.bfq.weight_device",
+        _ => weigher.file(version),
     }
 }
 

@@ -22,7 +22,10 @@ use super::{
     gpu::{self, GpuError, Gpus},
     path::CgroupPath,
 };
-use crate::observe::cgroup::{Layout, Version};
+use crate::observe::cgroup::{
+    Layout, Version,
+    weights::{Weigher, Weighing},
+};
 
 /// More than any file of a knob holds, bytes.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -90,6 +93,8 @@ pub struct Root {
 #[derive(Debug)]
 pub struct Hierarchies {
     roots: BTreeMap<&'static str, Result<Root, String>>,
+    /// Who goes by weights of block I/O, where the kernel tells.
+    weighing: Option<Weighing>,
 }
 
 /// The controllers whose knobs are moved. That of block I/O goes by its v1 name on v2, too.
@@ -128,6 +133,8 @@ pub struct WorkloadDir {
     pub inode: u64,
     /// Interface of the hierarchy.
     pub version: Version,
+    /// Whose file its weight of block I/O is read from and written to.
+    pub weigher: Weigher,
 }
 
 impl Root {
@@ -161,7 +168,8 @@ impl Root {
         let dir = opened.map_err(|error| directory_error(&path, error))?;
         let inode = rustix::fs::fstat(&dir).map_err(|error| directory_error(&path, error))?.st_ino;
         let egress = self.egress.clone();
-        Ok(WorkloadDir { dir, path, egress, gpus: None, inode, version: self.version })
+        let (version, weigher) = (self.version, Weigher::usual(self.version));
+        Ok(WorkloadDir { dir, path, egress, gpus: None, inode, version, weigher })
     }
 
     /// What a GPU was told outlives the cgroup that it was told for: its files are there whether or
@@ -171,7 +179,8 @@ impl Root {
         let failed = |source| KnobError::Read { path: path.clone(), source };
         let dir = self.dir.try_clone().map_err(failed)?;
         let gpus = self.gpus.clone();
-        Ok(WorkloadDir { dir, path, egress: None, gpus, inode: 0, version: self.version })
+        let (version, weigher) = (self.version, Weigher::usual(self.version));
+        Ok(WorkloadDir { dir, path, egress: None, gpus, inode: 0, version, weigher })
     }
 }
 
@@ -201,7 +210,7 @@ impl Hierarchies {
             Ok(layout) => Self::from_layout(&layout),
             Err(error) => {
                 let none = |name| (name, Err(error.to_string()));
-                Self { roots: CONTROLLERS.into_iter().map(none).collect() }
+                Self { roots: CONTROLLERS.into_iter().map(none).collect(), weighing: None }
             }
         }
     }
@@ -214,7 +223,8 @@ impl Hierarchies {
             let home = &layout.hierarchies[index];
             Root::open(&home.dir, home.version).map_err(|error| error.to_string())
         };
-        Self { roots: CONTROLLERS.into_iter().map(|name| (name, root(name))).collect() }
+        let roots = CONTROLLERS.into_iter().map(|name| (name, root(name))).collect();
+        Self { roots, weighing: Some(Weighing::of(Path::new("/"), layout)) }
     }
 
     /// Has what workloads send paced by `egress`, by the cgroups of v2; otherwise says why not.
@@ -253,7 +263,27 @@ impl Hierarchies {
 
     /// Hierarchies at given places, by controller; the others are nowhere.
     pub fn at(places: impl IntoIterator<Item = (&'static str, Root)>) -> Self {
-        Self { roots: places.into_iter().map(|(name, root)| (name, Ok(root))).collect() }
+        let roots = places.into_iter().map(|(name, root)| (name, Ok(root))).collect();
+        Self { roots, weighing: None }
+    }
+
+    /// Has `weighing` say who goes by weights of block I/O.
+    pub fn with_weighing(self, weighing: Weighing) -> Self {
+        Self { weighing: Some(weighing), ..self }
+    }
+
+    /// Who goes by the weight of block I/O that `knob` is now; `None` for other knobs.
+    ///
+    /// # Errors
+    /// When nobody does, or one file would not do.
+    pub fn weigher(&self, knob: Knob) -> Result<Option<Weigher>, KnobError> {
+        if knob.kind() != KnobKind::IoWeight {
+            return Ok(None);
+        }
+        let nobody = || Err("who goes by weights is not told here".to_owned());
+        let weighing = self.weighing.as_ref();
+        let found = weighing.map_or_else(nobody, |weighing| weighing.weigher(knob.device()));
+        found.map(Some).map_err(|reason| KnobError::NoKnob { knob, reason })
     }
 
     /// The root where `knob` is found.
@@ -304,6 +334,17 @@ impl Hierarchies {
 }
 
 impl WorkloadDir {
+    /// The same with the weight of block I/O that `weigher` goes by; the usual one where it is `None`.
+    pub fn weighed_by(self, weigher: Option<Weigher>) -> Self {
+        let weigher = weigher.unwrap_or(self.weigher);
+        Self { weigher, ..self }
+    }
+
+    /// What decides which of its files a knob is in.
+    pub fn interface(&self) -> (Version, Weigher) {
+        (self.version, self.weigher)
+    }
+
     /// Path of one of its files, for people.
     pub fn file_path(&self, name: &str) -> PathBuf {
         self.path.join(name)

@@ -382,6 +382,7 @@ mod tests {
             expires_unix_s: 0.0,
             reason: String::new(),
             stake: None,
+            weigher: None,
         }
     }
 

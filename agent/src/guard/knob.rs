@@ -11,7 +11,7 @@ use super::{
     hierarchy::{KnobError, WorkloadDir},
     setting::{BurstSetting, CpuSetting, CpusSetting, Setting, WeightSetting},
 };
-use crate::observe::cgroup::Version;
+use crate::observe::cgroup::{Version, weights::Weigher};
 
 /// v1 prints "no limit" as the largest signed number of whole pages; nothing near it is a limit.
 const V1_UNLIMITED_BYTES_MIN: u64 = i64::MAX as u64 - 0xf_ffff;
@@ -38,7 +38,7 @@ pub fn read(dir: &WorkloadDir, knob: Knob) -> Result<Setting, KnobError> {
         (Knob::Cpuset, _) => read_cpus(dir),
         (Knob::PidsMax, _) => read_parsed(dir, knob, "pids.max", parse_bytes).map(Setting::Count),
         (Knob::IoWeight, _) => {
-            let file = devices::weight_file(knob, dir.version);
+            let file = devices::weight_file(knob, dir.version, dir.weigher);
             let parse = |text: &str| devices::parse_default_weight(text).map(Some);
             read_parsed(dir, knob, file, parse).map(Setting::Count)
         }
@@ -79,8 +79,8 @@ pub fn range(dir: &WorkloadDir, knob: Knob) -> Result<(f64, f64), KnobError> {
     Ok(match knob {
         // `CGROUP_WEIGHT_MIN` and `_MAX`; `MIN_SHARES` and `MAX_SHARES` of the scheduler.
         Knob::CpuWeight if is_v1 => (2.0, 262_144.0),
-        Knob::IoWeight | Knob::IoWeightOf(_) if is_v1 => (1.0, 1_000.0),
-        Knob::CpuWeight | Knob::IoWeight | Knob::IoWeightOf(_) => (1.0, 10_000.0),
+        Knob::CpuWeight => (1.0, 10_000.0),
+        Knob::IoWeight | Knob::IoWeightOf(_) => (1.0, dir.weigher.most()),
         // `PID_MAX_LIMIT`; a limit of none would keep it from starting anything.
         Knob::PidsMax => (1.0, 4_194_304.0),
         Knob::IoReadIops(_) | Knob::IoWriteIops(_) => (1.0, f64::from(u32::MAX)),
@@ -131,8 +131,13 @@ pub fn reclaim(dir: &WorkloadDir, bytes: u64) -> Result<bool, KnobError> {
 }
 
 /// The writes that lead from one value to another, in the order the kernel takes them: a burst goes
-/// down before the quota, and up after it.
-pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<FileWrite> {
+/// down before the quota, and up after it. `weigher` says which file weights of block I/O go to.
+pub fn writes(
+    knob: Knob,
+    (version, weigher): (Version, Weigher),
+    from: Setting,
+    to: Setting,
+) -> Vec<FileWrite> {
     let one = |file, value| vec![FileWrite { file, value }];
     match (from, to) {
         (Setting::Cpu(from), Setting::Cpu(to)) => {
@@ -166,7 +171,7 @@ pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<F
             Knob::CpuWeight | Knob::IoWeight => amount.map_or_else(Vec::new, |weight| {
                 let file = match knob {
                     Knob::CpuWeight => cpu_weight_file(version),
-                    _ => devices::weight_file(knob, version),
+                    _ => devices::weight_file(knob, version, weigher),
                 };
                 one(file, weight.to_string())
             }),
@@ -178,7 +183,8 @@ pub fn writes(knob: Knob, version: Version, from: Setting, to: Setting) -> Vec<F
                 .map_or_else(Vec::new, |(file, value)| one(file, value)),
         },
         (_, Setting::Weight(to)) => knob.device().map_or_else(Vec::new, |device| {
-            one(devices::weight_file(knob, version), devices::weight_text(device, to.own))
+            let text = devices::weight_text(device, to.own);
+            one(devices::weight_file(knob, version, weigher), text)
         }),
         (_, Setting::Cpus(to)) => one("cpuset.cpus", to.own.to_string()),
         (_, Setting::Power { milliwatts }) => knob
@@ -357,9 +363,9 @@ fn read_cpus(dir: &WorkloadDir) -> Result<Setting, KnobError> {
 }
 
 fn read_device_weight(dir: &WorkloadDir, knob: Knob, device: Device) -> Result<Setting, KnobError> {
-    let file = devices::weight_file(knob, dir.version);
+    let file = devices::weight_file(knob, dir.version, dir.weigher);
     let own = read_parsed(dir, knob, file, |text| devices::parse_weight(text, device))?;
-    let file = devices::weight_file(Knob::IoWeight, dir.version);
+    let file = devices::weight_file(Knob::IoWeight, dir.version, dir.weigher);
     let default = read_parsed(dir, knob, file, devices::parse_default_weight)?;
     Ok(Setting::Weight(WeightSetting { own, default }))
 }
@@ -418,7 +424,7 @@ mod tests {
     use super::{parse_bytes, writes};
     use crate::{
         guard::setting::{CpuSetting, Setting},
-        observe::cgroup::Version,
+        observe::cgroup::{Version, weights::Weigher},
     };
 
     fn cpu(quota_us: u64, burst_us: u64) -> Setting {
@@ -427,7 +433,7 @@ mod tests {
     }
 
     fn order(version: Version, from: Setting, to: Setting) -> Vec<String> {
-        writes(Knob::CpuQuota, version, from, to)
+        writes(Knob::CpuQuota, (version, Weigher::usual(version)), from, to)
             .into_iter()
             .map(|write| format!("{}={}", write.file, write.value))
             .collect()

@@ -12,7 +12,7 @@ use super::{
     path::CgroupPath,
     setting::{Setting, Standing},
 };
-use crate::observe::cgroup::Version;
+use crate::observe::cgroup::{Version, weights::Weigher};
 
 /// How long after a failed attempt a limit is tried to be given back again.
 pub const RETRY: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub struct Lease {
     pub reason: String,
     /// The owner that was asked for the change; `None` when the file was written.
     pub stake: Option<Stake>,
+    /// Whose file a weight of block I/O is in; `None` for other knobs.
+    pub weigher: Option<Weigher>,
     /// Set once it has ended and could not be given back at once.
     pub pending: Option<Pending>,
 }
@@ -108,6 +110,8 @@ pub struct Change {
     pub reason: String,
     /// The owner that is asked for it; `None` when the file is written.
     pub stake: Option<Stake>,
+    /// Whose file a weight of block I/O is in; `None` for other knobs.
+    pub weigher: Option<Weigher>,
 }
 
 /// Every lease.
@@ -158,6 +162,7 @@ impl Leases {
             expires: change.expires,
             reason: change.reason.clone(),
             stake: change.stake.clone(),
+            weigher: change.weigher,
             pending: None,
         }
     }
@@ -339,6 +344,7 @@ mod tests {
                         expires: self.now + Duration::from_secs(lease_s),
                         reason: String::new(),
                         stake: None,
+                        weigher: None,
                     };
                     let lease = self.leases.planned(&key, &change);
                     self.leases.hold(key.clone(), lease);
@@ -400,6 +406,7 @@ mod tests {
             expires: Duration::from_secs(10),
             reason: String::new(),
             stake: None,
+            weigher: None,
         };
         let first = leases.planned(&key, &change(2));
         leases.hold(key.clone(), first.clone());
@@ -430,6 +437,7 @@ mod tests {
                 expires: Duration::from_secs(1),
                 reason: String::new(),
                 stake: None,
+                weigher: None,
             };
             let lease = leases.planned(&key, &change);
             leases.hold(key, lease);

@@ -3,8 +3,9 @@
 //! A header (magic, version, boot id, checksum), then records: length and CRC-32 of the payload as
 //! little-endian `u32`, then the payload, one MessagePack value.
 //!
-//! Version 2 knows more knobs and acts than version 1 and is otherwise the same, so that journals of
-//! both are read; a guard of version 1 keeps one of version 2 aside instead of misreading it.
+//! Version 2 knows more knobs and acts than version 1, and version 3 also who goes by a weight of block
+//! I/O. Otherwise they are the same, so that journals of all are read; an older guard keeps a newer one
+//! aside instead of misreading it.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +13,10 @@ use headroom_allocate::Knob;
 use serde::{Deserialize, Serialize};
 
 use super::{owner::Stake, setting::Setting};
+use crate::observe::cgroup::weights::Weigher;
 
 /// Version of the form that is written.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The oldest version that is read.
 const VERSION_MIN: u32 = 1;
@@ -90,6 +92,10 @@ pub struct Entry {
     /// journals that know of no owners.
     #[serde(default)]
     pub stake: Option<Box<Stake>>,
+    /// Whose file a weight of block I/O is in; `None` for other knobs, and in older journals, which know
+    /// the usual file only.
+    #[serde(default)]
+    pub weigher: Option<Weigher>,
 }
 
 /// How a lease ended.
@@ -270,6 +276,7 @@ mod tests {
             expires_unix_s: 1.0,
             reason: "ramp".to_owned(),
             stake: None,
+            weigher: None,
         }
     }
 
@@ -340,8 +347,8 @@ mod tests {
         let other = "11111111-4b5a-6978-8796-a5b4c3d2e1f0";
         assert_eq!(parse(&bytes, other), Contents::OtherBoot(1));
         let mut newer = bytes;
-        newer[8] = 3;
-        assert!(matches!(parse(&newer, BOOT), Contents::Unreadable(why) if why.contains('3')));
+        newer[8] = 4;
+        assert!(matches!(parse(&newer, BOOT), Contents::Unreadable(why) if why.contains('4')));
     }
 
     /// What a guard of version 1 wrote, byte by byte: its record says nothing that later ones say
@@ -358,6 +365,34 @@ mod tests {
         assert!(found.is_older && !found.torn);
         assert_eq!(found.open[0].confirmed, Some(Setting::Memory(Some(1 << 21))));
         assert_eq!(found.open[0].knob, Knob::MemoryMax);
+    }
+
+    /// The same for version 2, which does not say whose file a weight is in.
+    #[test]
+    fn a_weight_in_an_older_journal_is_in_the_usual_file() {
+        let setting = |weight| Setting::Count(Some(weight));
+        let weight = Entry {
+            knob: Knob::IoWeight,
+            baseline: setting(100),
+            unconfirmed: Some(setting(250)),
+            ..entry(1)
+        };
+        let mut payload =
+            rmp_serde::to_vec_named(&Record::Intent(Box::new(weight.clone()))).unwrap();
+        let last = b"\xa7weigher\xc0";
+        assert!(payload.ends_with(last));
+        payload.truncate(payload.len() - last.len());
+        // One key less in the map behind the name of the record.
+        let at = b"\x81\xa6Intent".len();
+        assert_eq!(payload[at], 0x8b);
+        payload[at] = 0x8a;
+        let mut bytes = super::header_of(2, BOOT);
+        bytes.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+        bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+        bytes.extend(payload);
+        let found = readable(&bytes);
+        assert!(found.is_older);
+        assert_eq!(found.open, [weight]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::place::{Cgroup, Guard, MIB, Place, apply, text, until};
 
 const POLICY: &str = "[[allow]]\npath='/headroom-test-guard-*'\nmode='reclaim'\nowned=true\n\
     changes_per_minute=1000\nio_bps.floor=1e5\nknobs=['cpu_quota','cpu_burst','cpu_weight','cpuset',\
-    'memory_max','memory_high','memory_low','memory_reclaim','pids_max','io_max','io_weight']";
+    'memory_max','memory_high','memory_low','memory_reclaim','pids_max','io_max']";
 
 /// A knob, what is asked of it, and the file with what it then says.
 struct Case {
@@ -45,7 +45,6 @@ fn cases(cgroup: &Cgroup) -> Vec<Case> {
         (Knob::MemoryHigh, 50.0 * MIB as f64, "memory.high", (50 * MIB).to_string()),
         (Knob::MemoryLow, 1e7, "memory.low", page_rounded.to_string()),
         (Knob::Cpuset, 1.0, "cpuset.cpus", "0".to_owned()),
-        (Knob::IoWeight, 250.0, name("blkio.bfq.weight", "io.weight"), "250".to_owned()),
     ];
     if let Some(disk) = disk() {
         let file = name("blkio.throttle.write_bps_device", "io.max");

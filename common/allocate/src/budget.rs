@@ -1,7 +1,11 @@
 //! The host's budget: what all workloads together are given above their own limits never exceeds
 //! what nobody uses, less a reserve. When it is short, the workloads that lose most go first.
+//!
+//! What is counted is what could be used beyond what is: a raise counts from the workload's own limit or
+//! from its use, whichever is more, and raises below one limit of a cgroup above count together for no
+//! more than that leaves.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use headroom_telemetry::Resource;
 
@@ -12,7 +16,7 @@ use crate::{
 };
 
 /// What one workload claims beside its decision.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
     /// Position of the decision in the plan.
     pub decision: usize,
@@ -22,6 +26,18 @@ pub struct Claim {
     pub usage: Option<f64>,
     /// What it is worth.
     pub objective: Objective,
+    /// What the tightest limit above it leaves; `None` where none is known.
+    pub room: Option<Room>,
+}
+
+/// What a limit of a cgroup leaves for all that lies below it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Room {
+    /// Path of the cgroup.
+    pub path: String,
+    /// The cgroup's own limit less what is in use at and below it, in the knob's unit. What it is given
+    /// above its own limit is a claim of its own.
+    pub amount: f64,
 }
 
 /// What is in use on the host without counting anything twice: `uses` are the cgroups' paths with
@@ -77,11 +93,17 @@ pub fn fit(
         let key = |claim: &Claim| (claim.objective.rank(), plan[claim.decision].workload.clone());
         key(a).cmp(&key(b))
     });
+    let mut rooms: HashMap<&str, f64> = HashMap::new();
     for claim in order {
         let decision = &mut plan[claim.decision];
         // What it uses of a raise is in use, and not to be counted once more.
         let base = claim.own.amount().max(claim.usage.unwrap_or(0.0));
-        take(decision, claim.own, base, &mut left);
+        let mut boundless = f64::INFINITY;
+        let room = match &claim.room {
+            Some(room) => rooms.entry(&room.path).or_insert(room.amount.max(0.0)),
+            None => &mut boundless,
+        };
+        take(decision, claim.own, base, (&mut left, room));
     }
     left
 }
@@ -90,18 +112,21 @@ pub fn fit(
 /// that.
 pub fn spend(decision: &mut Decision, left: &mut f64) {
     let current = decision.current;
-    take(decision, current, current.amount(), left);
+    let mut boundless = f64::INFINITY;
+    take(decision, current, current.amount(), (left, &mut boundless));
 }
 
-fn take(decision: &mut Decision, own: Limit, base: f64, left: &mut f64) {
+/// Takes what a decision gives above `base` from what is left on the host and in the room that it shares.
+fn take(decision: &mut Decision, own: Limit, base: f64, (left, room): (&mut f64, &mut f64)) {
     let Some(limit) = granted(decision) else { return };
-    let extra = (limit - base).max(0.0);
-    if extra <= *left {
-        *left -= extra;
-        return;
+    // Beyond the room it can use only what others there do not.
+    let counted = (limit - base).clamp(0.0, *room);
+    if counted > *left {
+        cut(decision, own, base + *left);
     }
-    cut(decision, own, base + *left);
-    *left = 0.0;
+    let taken = counted.min(*left);
+    *left -= taken;
+    *room -= taken;
 }
 
 /// The limit that a decision puts or leaves into force; `None` where it is none of ours.
@@ -138,7 +163,7 @@ mod tests {
     use headroom_forecast::Source;
     use proptest::prelude::{Strategy, any, prop, prop_assert, proptest};
 
-    use super::{Claim, fit, in_use, spend};
+    use super::{Claim, Room, fit, in_use, spend};
     use crate::{Action, Decision, HostCapacity, Knob, Limit, Objective, Rail, plan::Reason};
 
     const HOST: HostCapacity =
@@ -159,6 +184,7 @@ mod tests {
                 margin: 0.0,
                 rail: Rail::None,
                 source: Source::Base,
+                ancestor: None,
             },
         }
     }
@@ -168,7 +194,11 @@ mod tests {
     }
 
     fn claim(decision: usize, own: f64, usage: f64, objective: Objective) -> Claim {
-        Claim { decision, own: Limit::At(own), usage: Some(usage), objective }
+        Claim { decision, own: Limit::At(own), usage: Some(usage), objective, room: None }
+    }
+
+    fn below(path: &str, room: f64, claim: Claim) -> Claim {
+        Claim { room: Some(Room { path: path.to_owned(), amount: room }), ..claim }
     }
 
     #[test]
@@ -217,6 +247,43 @@ mod tests {
     }
 
     #[test]
+    fn siblings_count_together_for_what_the_limit_above_them_leaves() {
+        let mut plan = vec![
+            decision("/s/a", 0.5, set(2.0)),
+            decision("/s/b", 0.5, set(2.0)),
+            decision("/s/c", 0.5, set(2.0)),
+            decision("/t", 1.0, set(3.0)),
+        ];
+        let serving = |n, own| claim(n, own, own, Objective::Serving);
+        // The slice may use 2 cores and uses 1.5.
+        let mut claims: Vec<Claim> = (0..3).map(|n| below("/s", 0.5, serving(n, 0.5))).collect();
+        claims.push(serving(3, 1.0));
+        let left = fit(&mut plan, &claims, Knob::CpuQuota, 5.0, &HOST, 0.0);
+        assert!((left - 0.5).abs() < 1e-12, "8 cores, 5 in use, 0.5 and 2 given: {left}");
+        assert!(plan[..3].iter().all(|decision| decision.action == set(2.0)), "{plan:?}");
+        assert_eq!(plan[3].action, set(3.0));
+    }
+
+    #[test]
+    fn one_raise_at_two_levels_counts_once() {
+        let mut plan = vec![decision("/s", 1.0, set(3.0)), decision("/s/a", 1.0, set(3.0))];
+        let serving = |n| claim(n, 1.0, 1.0, Objective::Serving);
+        // Of its own limit the upper one leaves nothing; what it is given beyond is its own claim.
+        let claims = [serving(0), below("/s", 0.0, serving(1))];
+        let left = fit(&mut plan, &claims, Knob::CpuQuota, 5.0, &HOST, 0.0);
+        assert!((left - 1.0).abs() < 1e-12, "8 cores, 5 in use, 2 given: {left}");
+        assert!(plan.iter().all(|decision| decision.action == set(3.0)), "{plan:?}");
+    }
+
+    #[test]
+    fn below_a_limit_too_a_raise_is_cut_to_what_the_host_has() {
+        let mut plan = vec![decision("/s/a", 1.0, set(4.0))];
+        let claims = [below("/s", 3.0, claim(0, 1.0, 1.0, Objective::Serving))];
+        assert_eq!(fit(&mut plan, &claims, Knob::CpuQuota, 6.0, &HOST, 0.0), 0.0);
+        assert_eq!((plan[0].action, plan[0].reason.rail), (set(3.0), Rail::HostBudget));
+    }
+
+    #[test]
     fn what_is_not_there_any_more_is_given_back() {
         let mut plan = vec![decision("/a", 3.0, Action::Renew { lease_s: 30.0 })];
         let claims = [claim(0, 1.0, 0.5, Objective::Serving)];
@@ -241,6 +308,7 @@ mod tests {
                 1..12,
             ),
             used_by_others in 0.0..4.0_f64,
+            rooms in prop::collection::vec(0.0..4.0_f64, 2),
         ) {
             let mut plan = Vec::new();
             let mut claims = Vec::new();
@@ -249,12 +317,17 @@ mod tests {
                 let current = current.max(*own);
                 let action = if *asks { set(ask.max(*own)) } else { Action::Renew { lease_s: 30.0 } };
                 plan.push(decision(&format!("/{n}"), current, action));
-                claims.push(claim(n, *own, *usage, *objective));
+                let claim = claim(n, *own, *usage, *objective);
+                // A third is below either of two limits, a third below none.
+                claims.push(match rooms.get(n % 3) {
+                    Some(room) => below(&format!("/{}", n % 3), *room, claim),
+                    None => claim,
+                });
                 used += usage;
             }
             fit(&mut plan, &claims, Knob::CpuQuota, used, &HOST, 0.1);
-            let mut extra = 0.0;
-            for (decision, claim) in plan.iter().zip(&claims) {
+            let mut extras = [0.0; 3];
+            for (n, (decision, claim)) in plan.iter().zip(&claims).enumerate() {
                 let limit = match decision.action {
                     Action::Set { limit, .. } => limit.amount(),
                     Action::Renew { .. } => decision.current.amount(),
@@ -262,8 +335,11 @@ mod tests {
                     Action::Release | Action::Keep | Action::Reclaim { .. } => continue,
                 };
                 prop_assert!(limit >= claim.own.amount() - 1e-9);
-                extra += (limit - claim.own.amount().max(claim.usage.unwrap_or(0.0))).max(0.0);
+                let above = limit - claim.own.amount().max(claim.usage.unwrap_or(0.0));
+                extras[n % 3] += above.max(0.0);
             }
+            // No more can be used below a limit than it leaves.
+            let extra = extras[0].min(rooms[0]) + extras[1].min(rooms[1]) + extras[2];
             prop_assert!(extra <= (8.0 * 0.9 - used).max(0.0) + 1e-9, "{extra} with {used} in use");
         }
     }

@@ -86,7 +86,8 @@ fn target(
     };
     let (want, reason) = wanted(facts, knob, policy, memory)?;
     let (target, rail) = within_rails(want, facts, knob, resource, policy, host, own);
-    Ok((target, rail, reason))
+    let ancestor = facts.above.limit(knob).filter(|_| rail == Rail::Ancestor).cloned();
+    Ok((target, rail, Reason { ancestor, ..reason }))
 }
 
 /// Whether the knob follows from others than the forecast of what it limits.
@@ -149,6 +150,7 @@ fn predictive_reason(
         margin: policy.margin,
         rail: Rail::None,
         source: forecast.source.clone(),
+        ancestor: None,
     }
 }
 
@@ -161,6 +163,7 @@ fn no_facts(policy: &WorkloadPolicy) -> Reason {
         margin: policy.margin,
         rail: Rail::NoFacts,
         source: Source::Base,
+        ancestor: None,
     }
 }
 
@@ -202,6 +205,11 @@ fn within_rails(
         && usage + host.memory_spare_bytes < ceiling.0
     {
         ceiling = (usage + host.memory_spare_bytes, Rail::HostCapacity);
+    }
+    if let Some(above) = facts.above.limit(knob)
+        && above.amount < ceiling.0
+    {
+        ceiling = (above.amount, Rail::Ancestor);
     }
     // What the workload's owner gave it is not taken by a ceiling of ours.
     if policy.mode != Mode::Reclaim || knob == Knob::MemoryMax {

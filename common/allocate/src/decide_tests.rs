@@ -5,8 +5,8 @@ use headroom_telemetry::{Feature, Resource, Sample};
 use proptest::prelude::{Strategy, prop, prop_assert, proptest};
 
 use crate::{
-    Action, Decision, HostCapacity, Knob, KnobMemory, Limit, Mode, Rail, WorkloadFacts,
-    WorkloadPolicy, decide,
+    Above, Action, AncestorLimit, Bound, Decision, HostCapacity, Knob, KnobMemory, Limit, Mode,
+    Rail, WorkloadFacts, WorkloadPolicy, decide,
 };
 
 const HOST: HostCapacity = HostCapacity { cores: 4.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
@@ -64,6 +64,65 @@ fn run(knob: Knob, policy: &WorkloadPolicy, own: Limit, series: &[(f64, f64)]) -
         limits.push(limit);
     }
     limits
+}
+
+fn slice(knob: Knob, amount: f64) -> Above {
+    let bound = Bound::At(AncestorLimit {
+        path: "/foo.slice".to_owned(),
+        dir: "/sys/fs/cgroup/foo.slice".to_owned(),
+        file: "cpu.max".to_owned(),
+        amount,
+    });
+    match knob {
+        Knob::CpuQuota => Above { cpu: bound, ..Above::UNLIMITED },
+        _ => Above { memory_max: bound.clone(), memory_high: bound, ..Above::UNLIMITED },
+    }
+}
+
+fn decided(knob: Knob, own: f64, demand: f64, above: &Above, mode: Mode) -> Decision {
+    let resource = knob.resource().unwrap();
+    let (sample, forecasts) = (sample(0.1, 1e6), [forecast(resource, demand)]);
+    let in_force = [(knob, Limit::At(own))];
+    let facts =
+        WorkloadFacts { above, ..WorkloadFacts::without_gpus(&sample, &forecasts, &in_force) };
+    decide(&facts, knob, &policy(mode), &HOST, &mut KnobMemory::default(), 0.0).unwrap()
+}
+
+#[test]
+fn a_raise_ends_at_the_tightest_limit_above_and_says_which() {
+    for (knob, own, demand) in
+        [(Knob::CpuQuota, 1.0, 3.0), (Knob::MemoryMax, 1e9, 3e9), (Knob::MemoryHigh, 1e9, 3e9)]
+    {
+        let above = slice(knob, own * 2.0);
+        let found = decided(knob, own, demand, &above, Mode::Raise);
+        let Action::Set { limit, .. } = found.action else { panic!("{found:?}") };
+        assert_eq!(limit, Limit::At(own * 2.0), "{knob}");
+        assert_eq!(found.reason.rail, Rail::Ancestor);
+        let text = found.reason.to_string();
+        let told = ", bound by ancestor /sys/fs/cgroup/foo.slice: cpu.max of ";
+        assert!(text.contains(told), "{text}");
+        // Advice is cut the same way, and says so.
+        let advice = decided(knob, own, demand, &above, Mode::Recommend).reason;
+        assert_eq!((advice.rail, advice.ancestor.is_some()), (Rail::RecommendOnly, true));
+    }
+}
+
+#[test]
+fn a_limit_above_that_is_not_in_the_way_or_not_known_changes_nothing() {
+    let knob = Knob::CpuQuota;
+    let free = decided(knob, 1.0, 2.0, &Above::UNLIMITED, Mode::Raise);
+    assert_eq!(free, decided(knob, 1.0, 2.0, &Above::UNKNOWN, Mode::Raise));
+    assert_eq!(free, decided(knob, 1.0, 2.0, &slice(knob, 3.5), Mode::Raise));
+    assert_eq!(free.reason.ancestor, None);
+    assert!(matches!(free.action, Action::Set { .. }), "{free:?}");
+}
+
+#[test]
+fn a_limit_above_takes_nothing_of_the_own() {
+    // v2 lets a child have more than its parent; there is nothing to raise then.
+    let above = slice(Knob::CpuQuota, 0.5);
+    let found = decided(Knob::CpuQuota, 1.0, 3.0, &above, Mode::Raise);
+    assert_eq!((found.action, found.reason.rail), (Action::Keep, Rail::Ancestor));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use headroom_forecast::Forecast;
 use headroom_telemetry::{Resource, Sample};
 
-use crate::{Knob, Limit, gpu::GpuFacts, recent::RecentPeak};
+use crate::{Knob, Limit, above::Above, gpu::GpuFacts, recent::RecentPeak};
 
 /// One workload at the time of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct WorkloadFacts<'a> {
     pub limits: &'a [(Knob, Limit)],
     /// GPUs that it alone uses.
     pub gpus: &'a [GpuFacts],
+    /// What the cgroups above it allow.
+    pub above: &'a Above,
 }
 
 impl WorkloadFacts<'_> {
@@ -37,7 +39,7 @@ impl<'a> WorkloadFacts<'a> {
         forecasts: &'a [Forecast],
         limits: &'a [(Knob, Limit)],
     ) -> Self {
-        Self { path: "/w", sample, forecasts, limits, gpus: &[] }
+        Self { path: "/w", sample, forecasts, limits, gpus: &[], above: &Above::UNKNOWN }
     }
 }
 

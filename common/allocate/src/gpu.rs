@@ -128,8 +128,7 @@ mod tests {
         now_s: f64,
     ) -> Decision {
         let (sample, limits) = (Sample::empty(now_s), [(knob, Limit::At(current))]);
-        let facts =
-            WorkloadFacts { path: "/w", sample: &sample, forecasts: &[], limits: &limits, gpus };
+        let facts = WorkloadFacts { gpus, ..WorkloadFacts::without_gpus(&sample, &[], &limits) };
         decide(&facts, knob, policy, &HOST, memory, now_s).unwrap()
     }
 

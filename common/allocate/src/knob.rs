@@ -45,8 +45,8 @@ pub enum Knob {
     /// Tasks, as a count; only ever raised. v1 and v2 `pids.max`.
     PidsMax,
     /// Share of a device that is fought over, in the kernel's own scale, where a device has none
-    /// of its own: v2 `io.weight` (1 to 10000), v1 `blkio.bfq.weight` (1 to 1000); 100 when nobody
-    /// set it.
+    /// of its own: with iocost v2 `io.weight` (1 to 10000), with BFQ v2 `io.bfq.weight` and v1
+    /// `blkio.bfq.weight` (1 to 1000); 100 when nobody set it.
     IoWeight,
     /// The same of one device.
     IoWeightOf(Device),

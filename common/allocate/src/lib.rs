@@ -1,11 +1,12 @@
 //! Demand, policy and capacity turned into a plan. Pure: no clock, no file, no socket.
 //!
 //! Reading order: [`plan`] (what a decision is), [`policy`] (who may be acted on, and how far),
-//! [`facts`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
+//! [`facts`] and [`above`] (what a decision is made from), [`decide`] (the predictive controller), [`reactive`]
 //! (the baseline it is compared with), [`peers`] and [`egress`] (what neighbours give), [`gpu`] (what a GPU is given), [`budget`] (what the host
 //! has for all), [`order`] (in which order a plan is carried out), [`hold`] (limits that are held for hours), [`regret`] (what
 //! acts led to).
 
+pub mod above;
 mod beside;
 #[cfg(test)]
 mod beside_tests;
@@ -28,6 +29,7 @@ pub mod reactive;
 pub mod recent;
 pub mod regret;
 
+pub use above::{Above, AncestorLimit, Bound};
 pub use decide::decide;
 pub use facts::{HostCapacity, KnobMemory, WorkloadFacts};
 pub use gpu::GpuFacts;

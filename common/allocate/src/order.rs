@@ -51,6 +51,7 @@ mod tests {
                 margin: 0.0,
                 rail: Rail::None,
                 source: Source::Base,
+                ancestor: None,
             },
         };
         let set = |limit: f64| Action::Set { limit: Limit::At(limit), lease_s: 1.0 };

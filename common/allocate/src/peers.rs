@@ -246,6 +246,7 @@ pub(crate) fn reason(peer: &Peer<'_>, usage: Option<f64>, demand: f64, source: S
         margin: 0.0,
         rail: Rail::ForPeer,
         source,
+        ancestor: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use headroom_forecast::Source;
 use serde::{Deserialize, Serialize};
 
+use crate::above::AncestorLimit;
 pub use crate::knob::Knob;
 
 /// The limit a knob is set to.
@@ -88,6 +89,10 @@ pub struct Reason {
     pub rail: Rail,
     /// Who forecast it.
     pub source: Source,
+    /// The limit of a cgroup above that demand was cut to; `None` when none was in the way, and in
+    /// older trails.
+    #[serde(default)]
+    pub ancestor: Option<AncestorLimit>,
 }
 
 impl fmt::Display for Reason {
@@ -107,10 +112,12 @@ impl fmt::Display for Reason {
         if let Some(usage) = self.usage {
             write!(f, ", uses {usage:.4}")?;
         }
-        if self.rail != Rail::None {
-            write!(f, ", bound by {:?}", self.rail)?;
+        match (&self.ancestor, self.rail) {
+            (None, Rail::None) => Ok(()),
+            (Some(ancestor), Rail::None | Rail::Ancestor) => write!(f, ", bound by {ancestor}"),
+            (Some(ancestor), rail) => write!(f, ", bound by {ancestor}, then {rail:?}"),
+            (None, rail) => write!(f, ", bound by {rail:?}"),
         }
-        Ok(())
     }
 }
 
@@ -142,6 +149,8 @@ pub enum Rail {
     Rate,
     /// The host has no more.
     HostCapacity,
+    /// A cgroup above allows no more.
+    Ancestor,
     /// The growth is page cache that nobody misses: no reason to raise.
     Cache,
     /// Nothing measured or nothing forecast: nothing is changed.

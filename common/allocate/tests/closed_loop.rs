@@ -2,8 +2,8 @@
 //! gets no more CPU than its limit, and what it could not serve waits.
 
 use headroom_allocate::{
-    Action, Controller, HostCapacity, Knob, KnobMemory, Limit, Mode, Objective, WorkloadFacts,
-    WorkloadPolicy, decide,
+    Above, Action, Controller, HostCapacity, Knob, KnobMemory, Limit, Mode, Objective,
+    WorkloadFacts, WorkloadPolicy, decide,
 };
 use headroom_predict::{Predictor, PredictorConfig};
 use headroom_telemetry::{Feature, Sample};
@@ -99,6 +99,7 @@ fn run(controller: Controller, period_s: f64, seed: u64, steps: usize) -> Outcom
             forecasts: &forecasts,
             limits: &limits,
             gpus: &[],
+            above: &Above::UNLIMITED,
         };
         let decision = decide(&facts, Knob::CpuQuota, &policy, &host, &mut memory, t_s)
             .expect("the knob is listed and the policy is not off");

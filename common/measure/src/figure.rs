@@ -19,6 +19,18 @@ pub struct Figure {
     pub value: Value,
     /// What to hold it against.
     pub compare: String,
+    /// What it has to reach, where that is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
+}
+
+/// What a figure has to reach.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Goal {
+    /// The most that percentiles may be at the 99th, and repeated values in the middle.
+    pub at_most: f64,
+    /// Whether they are; `None` when nothing was measured.
+    pub is_met: Option<bool>,
 }
 
 /// The value of a figure.
@@ -45,7 +57,20 @@ pub enum Value {
 impl Figure {
     /// A figure with its value.
     pub fn new(name: &str, unit: &str, value: Value, compare: &str) -> Self {
-        Self { name: name.to_owned(), unit: unit.to_owned(), value, compare: compare.to_owned() }
+        let (name, unit, compare) = (name.to_owned(), unit.to_owned(), compare.to_owned());
+        Self { name, unit, value, compare, goal: None }
+    }
+
+    /// The same with the most it may be: the 99th percentile, or the median of repeated values.
+    #[must_use]
+    pub fn with_goal(self, at_most: f64) -> Self {
+        let judged = match &self.value {
+            Value::Spread(spread) => Some(spread.median),
+            Value::Percentiles { p99, .. } => Some(*p99),
+            Value::Absent(_) => None,
+        };
+        let is_met = judged.map(|value| value <= at_most);
+        Self { goal: Some(Goal { at_most, is_met }), ..self }
     }
 
     /// A figure of values the benchmark took; absent when it took none.
@@ -72,7 +97,17 @@ impl fmt::Display for Figure {
             }
             Value::Absent(reason) => write!(f, "{}: absent, {reason}", self.name)?,
         }
-        write!(f, "\n    {}", self.compare)
+        write!(f, "\n    {}", self.compare)?;
+        if let Some(Goal { at_most, is_met }) = self.goal {
+            let verdict = match is_met {
+                Some(true) => "met",
+                Some(false) => "MISSED",
+                None => "not measured",
+            };
+            let at = if matches!(self.value, Value::Percentiles { .. }) { " at p99" } else { "" };
+            write!(f, "\n    goal: at most {at_most} {unit}{at}: {verdict}")?;
+        }
+        Ok(())
     }
 }
 
@@ -86,6 +121,20 @@ mod tests {
         assert!(figure.to_string().contains("absent, nothing was measured"));
         let json = serde_json::to_value(&figure).unwrap();
         assert_eq!(json["absent"], "nothing was measured");
+    }
+
+    #[test]
+    fn a_goal_is_judged_by_the_99th_percentile_and_not_where_nothing_was_measured() {
+        let value = Value::Percentiles { count: 9, p50: 0.5, p99: 1.5, max: 3.0 };
+        let slow = Figure::new("x", "ms", value, "y").with_goal(1.0);
+        assert!(slow.to_string().ends_with("goal: at most 1 ms at p99: MISSED"), "{slow}");
+        let quick = Figure::of("x", "ms", &[0.5, 0.7, 9.0], "y").with_goal(1.0);
+        assert!(quick.to_string().ends_with("goal: at most 1 ms: met"), "{quick}");
+        let absent = Figure::of("x", "ms", &[], "y").with_goal(1.0);
+        assert!(absent.to_string().ends_with(": not measured"), "{absent}");
+        let json = serde_json::to_value(&slow).unwrap();
+        assert_eq!(json["goal"]["is_met"], false);
+        assert_eq!(serde_json::from_value::<Figure>(json).unwrap(), slow);
     }
 
     #[test]

@@ -8,6 +8,6 @@ pub mod process;
 pub mod statistics;
 
 pub use burst::{Beginning, Burst, Stretch};
-pub use figure::{Figure, Value};
+pub use figure::{Figure, Goal, Value};
 pub use load::{Load, LoadError};
 pub use statistics::Spread;

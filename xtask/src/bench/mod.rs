@@ -4,6 +4,7 @@
 mod account;
 mod crowd;
 mod detect;
+mod exposure;
 mod fingerprint;
 mod forecast;
 mod player;
@@ -89,8 +90,8 @@ enum Subject {
     Overhead,
     /// What observing costs with many cgroups and threads, few of which run; not part of `all`
     Scale,
-    /// Time from a decision to the written limit, what the guard takes, and how quickly it gives
-    /// limits back
+    /// Time from a decision to the written limit and from a known program's start to its own, what the
+    /// guard takes, how quickly it gives limits back, and how exposed the units are; beside the goals
     Act,
     /// Whether the fingerprint recognises programs; takes minutes and is not part of `all`
     Fingerprint,
@@ -179,6 +180,11 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
     }
     if subject.includes(Subject::Act) {
         figures.extend(rig::act_bench(&programs, args.leases)?);
+        if subject == Subject::Act {
+            let watch = Duration::from_secs(args.watch_s);
+            figures.extend(starts::run_if_possible(&programs, watch));
+        }
+        figures.extend(exposure::run(root)?);
     }
     print(&figures, args)?;
     Ok(ExitCode::SUCCESS)
@@ -232,6 +238,17 @@ fn print(figures: &[Figure], args: &BenchArgs) -> Result<()> {
     println!("\n{machine}; {}", args.profile.told());
     for figure in figures {
         println!("{figure}");
+    }
+    let goals: Vec<Option<bool>> =
+        figures.iter().filter_map(|figure| Some(figure.goal?.is_met)).collect();
+    if !goals.is_empty() {
+        let count = |verdict| goals.iter().filter(|goal| **goal == verdict).count();
+        println!(
+            "goals: {} met, {} missed, {} not measured",
+            count(Some(true)),
+            count(Some(false)),
+            count(None)
+        );
     }
     Ok(())
 }

@@ -27,8 +27,20 @@ const BETWEEN: Duration = Duration::from_millis(1_037);
 /// The limit that each finds, cores.
 const LIMIT_CORES: f64 = 0.1;
 
+/// What the 99th percentile has to reach, milliseconds.
+const GOAL_MS: f64 = 10.0;
+
 /// After these the program is known.
 const N_LEARNING: u32 = 2;
+
+/// As [`run`], with the reason in place of the figures where it cannot be done here.
+pub(super) fn run_if_possible(programs: &Programs, watch: Duration) -> Vec<Figure> {
+    run(programs, watch).unwrap_or_else(|error| {
+        let value = Value::Absent(format!("{error:#}"));
+        let name = "start of a known program to its raised limit";
+        vec![Figure::new(name, "ms", value, "the fast path").with_goal(GOAL_MS)]
+    })
+}
 
 pub(super) fn run(programs: &Programs, watch: Duration) -> Result<Vec<Figure>> {
     let mut hierarchies = Hierarchies::detect()?;
@@ -112,11 +124,11 @@ fn figures(started: &HashMap<String, f64>, writes: &HashMap<String, f64>) -> Vec
         }
         _ => Value::Absent("no limit was raised after a start".to_owned()),
     };
-    let compare = "from before the exec to after the write, guard and journal included; the goal is \
-                   10 ms, the next tick comes after 500 ms in the middle";
+    let compare = "from before the exec to after the write, guard and journal included; the next tick \
+                   comes after 500 ms in the middle";
     let raised = took_ms.len() as f64 / (started.len() as f64).max(1.0) * 100.0;
     vec![
-        Figure::new(name, "ms", value, compare),
+        Figure::new(name, "ms", value, compare).with_goal(GOAL_MS),
         Figure::of("starts whose limit was raised", "%", &[raised], "of those of a known program"),
     ]
 }

@@ -1,7 +1,7 @@
 //! Every check of the project in one command. A step that fails does not stop those after it;
 //! what could not run is listed with its reason; the last line counts.
 
-mod deploy;
+pub(crate) mod deploy;
 mod machines;
 mod report;
 mod suites;

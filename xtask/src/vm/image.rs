@@ -15,7 +15,7 @@ use super::cpio::Archive;
 use super::kernel::Kernel;
 use crate::process;
 
-/// Modules a disk and paced devices need, each after those it depends on. One that is not there is
+/// Modules a disk, its weights and paced devices need, each after those it depends on. One that is not there is
 /// built in.
 const MODULES: &[&str] = &[
     "drivers/virtio/virtio_ring",
@@ -24,6 +24,7 @@ const MODULES: &[&str] = &[
     "drivers/virtio/virtio_pci_legacy_dev",
     "drivers/virtio/virtio_pci",
     "drivers/block/virtio_blk",
+    "block/bfq",
     "drivers/net/veth",
     "net/sched/sch_fq",
 ];

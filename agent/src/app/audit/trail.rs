@@ -160,6 +160,7 @@ pub(super) mod tests {
                 margin: 0.1,
                 rail,
                 source: Source::Base,
+                ancestor: None,
             },
         }
     }

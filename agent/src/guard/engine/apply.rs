@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::{
     Engine, No, Progress, REASON_BYTES_MAX, Step, Steps, Ticket, failure_of, owned, unix_s,
+    weight::weigher_of,
 };
 use crate::guard::{
     config::{Allowance, LEASE_MAX},
@@ -101,8 +102,9 @@ impl<S: Steps> Engine<S> {
             self.ration(&key, &entry, now)?;
             let reason = cut(&request.reason, REASON_BYTES_MAX).to_owned();
             let owner = stake.as_ref().map(|stake| stake.owner.clone());
-            let change =
-                Change { inode: dir.inode, from: found, own: baseline, to, expires, reason, stake };
+            let (inode, weigher) = (dir.inode, weigher_of(&key, &dir));
+            let (from, own) = (found, baseline);
+            let change = Change { inode, from, own, to, expires, reason, stake, weigher };
             if let Some(owner) = owner {
                 return self.change_owned(&key, &dir, change, owner, applied, now);
             }
@@ -153,7 +155,7 @@ impl<S: Steps> Engine<S> {
 
     /// The workload's directory; a lease on an earlier cgroup of the same path ends.
     pub(super) fn open_current(&mut self, key: &Key, now: Duration) -> Result<WorkloadDir, No> {
-        let opened = self.parts.hierarchies.open(&key.workload, key.knob);
+        let opened = self.open(key);
         let dir = match opened {
             Ok(dir) => dir,
             Err(error) => {
@@ -171,7 +173,7 @@ impl<S: Steps> Engine<S> {
             let text = format!("{} is new, and its owner still has to be told so", key.workload);
             return Err(No::Failed(Failure::Gone, text));
         }
-        Ok(dir)
+        self.weighed_now(key, dir, now)
     }
 
     /// A limit under lease that someone else has changed is theirs: the asker is to think again.
@@ -282,7 +284,7 @@ impl<S: Steps> Engine<S> {
         from: Setting,
         to: Setting,
     ) -> Result<(), KnobError> {
-        for (i, write) in knob::writes(knob, dir.version, from, to).iter().enumerate() {
+        for (i, write) in knob::writes(knob, dir.interface(), from, to).iter().enumerate() {
             if i > 0 {
                 self.parts.steps.reached(Step::BetweenWrites);
             }
@@ -290,7 +292,7 @@ impl<S: Steps> Engine<S> {
                 if i > 0
                     && let Ok(now) = knob::read(dir, knob)
                 {
-                    for undo in knob::writes(knob, dir.version, now, from) {
+                    for undo in knob::writes(knob, dir.interface(), now, from) {
                         let undone = dir.write(undo.file, &undo.value);
                         debug!(?undo, ok = undone.is_ok(), "undoing a change that failed midway");
                     }

@@ -22,7 +22,7 @@ use crate::{
         policy::{Capacity, Policy},
         protocol::{Applied, Failure, Request, Response},
     },
-    observe::cgroup::Version,
+    observe::cgroup::{Layout, Mode, Version, layout::Hierarchy, weights::Weighing},
 };
 
 pub(super) const BOOT: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
@@ -47,6 +47,12 @@ pub(super) const GPU: Device = Device { major: 195, minor: 0 };
 /// Trees, by controller.
 const TREES: [&str; 7] = ["cpu", "memory", "blkio", "pids", "cpuset", "net", "gpu"];
 
+/// The disks, by name and by numbers.
+const DISKS: [(&str, &str); 2] = [("sda", "8:0"), ("vda", "254:0")];
+
+/// On which disks iocost is on.
+pub(super) const QOS: &str = "blkio/io.cost.qos";
+
 /// The tree and the guard's own directories.
 pub(super) struct Bench {
     _scratch: Option<tempfile::TempDir>,
@@ -64,6 +70,9 @@ impl Bench {
         let dir = scratch.path().to_owned();
         let bench = Self { _scratch: Some(scratch), dir, version };
         bench.make("w");
+        for (name, numbers) in DISKS {
+            bench.make_disk(name, numbers);
+        }
         bench
     }
 
@@ -84,6 +93,27 @@ impl Bench {
             fs::write(self.dir.join(tree).join(workload).join(name), text).unwrap();
         }
         fs::write(self.dir.join("cpuset/cpuset.cpus.effective"), "0-7\n").unwrap();
+    }
+
+    /// A disk that weights count on: by iocost on v2, and by BFQ on v1.
+    fn make_disk(&self, name: &str, numbers: &str) {
+        let disk = self.dir.join("sys/block").join(name);
+        fs::create_dir_all(disk.join("device")).unwrap();
+        fs::create_dir_all(disk.join("queue")).unwrap();
+        fs::write(disk.join("dev"), numbers).unwrap();
+        let by_numbers = self.dir.join("sys/dev/block");
+        fs::create_dir_all(&by_numbers).unwrap();
+        let target = Path::new("../../block").join(name);
+        std::os::unix::fs::symlink(target, by_numbers.join(numbers)).unwrap();
+        self.schedule(name, if self.version == Version::V1 { "bfq" } else { "none" });
+        let all: String = DISKS.map(|(_name, numbers)| format!("{numbers} enable=1\n")).concat();
+        fs::write(self.dir.join(QOS), if self.version == Version::V1 { "" } else { &all }).unwrap();
+    }
+
+    /// Puts a scheduler in force on a disk.
+    pub(super) fn schedule(&self, disk: &str, scheduler: &str) {
+        let file = self.dir.join("sys/block").join(disk).join("queue/scheduler");
+        fs::write(file, format!("mq-deadline [{scheduler}]\n")).unwrap();
     }
 
     pub(super) fn remove(&self, workload: &str) {
@@ -206,7 +236,11 @@ impl<S: Steps> Engine<S> {
 
 /// The trees below `dir`.
 pub(super) fn hierarchies(dir: &Path, version: Version) -> Hierarchies {
-    Hierarchies::at(TREES.map(|tree| (tree, Root::open(&dir.join(tree), version).unwrap())))
+    let blkio = Hierarchy { version, dir: dir.join("blkio"), controllers: Vec::new() };
+    let (mode, hierarchies) = (Mode::Unified, vec![blkio]);
+    let layout = Layout { mode, hierarchies, other_controllers: Vec::new() };
+    let roots = TREES.map(|tree| (tree, Root::open(&dir.join(tree), version).unwrap()));
+    Hierarchies::at(roots).with_weighing(Weighing::of(dir, &layout))
 }
 
 fn files(version: Version) -> &'static [(&'static str, &'static str)] {
@@ -224,6 +258,7 @@ fn files(version: Version) -> &'static [(&'static str, &'static str)] {
             ("cpuset/cpuset.cpus", "2-3\n"),
             ("blkio/io.max", "8:0 rbps=1048576 wbps=max riops=max wiops=max\n"),
             ("blkio/io.weight", "default 100\n"),
+            ("blkio/io.bfq.weight", "default 100\n"),
             ("net/net.egress", "1000000\n"),
             ("gpu/gpu.power_limit", "195:0 250500"),
             ("gpu/gpu.power_range", "195:0 100000 350000\n"),

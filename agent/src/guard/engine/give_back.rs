@@ -76,6 +76,10 @@ impl<S: Steps> Engine<S> {
             KnobError::Gone { .. } => Outcome::Ended(Ending::Gone),
             // Pacing is off, and the program of an earlier guard went with that guard.
             KnobError::NoKnob { knob: Knob::NetEgress, .. } => Outcome::Ended(Ending::Restored),
+            // A weight goes with the file, when its scheduler is unloaded.
+            KnobError::NoKnob { knob: Knob::IoWeight | Knob::IoWeightOf(_), .. } => {
+                Outcome::Ended(Ending::Gone)
+            }
             other => Outcome::Pending(other.to_string()),
         });
         match outcome {
@@ -98,7 +102,7 @@ impl<S: Steps> Engine<S> {
 
     fn try_give_back(&mut self, key: &Key, now: Duration) -> Result<Outcome, KnobError> {
         let Some(lease) = self.leases.get(key) else { return Ok(Outcome::Ended(Ending::Gone)) };
-        let dir = self.parts.hierarchies.open(&key.workload, key.knob)?;
+        let dir = self.open(key)?;
         if dir.inode != lease.inode {
             return Ok(Outcome::Ended(Ending::Gone));
         }
@@ -168,7 +172,7 @@ impl<S: Steps> Engine<S> {
             if self.busy.contains(&key) {
                 continue;
             }
-            let found = self.parts.hierarchies.open(&key.workload, key.knob).and_then(|dir| {
+            let found = self.open(&key).and_then(|dir| {
                 if dir.inode == lease.inode {
                     return knob::read(&dir, key.knob);
                 }

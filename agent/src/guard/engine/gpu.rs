@@ -51,7 +51,7 @@ impl<S: Steps> Engine<S> {
     /// Gives the GPU under lease back when others use it by now, or its workload does not.
     pub(super) fn watch_gpu(&mut self, key: &Key, now: Duration) {
         let Some(device) = key.knob.gpu() else { return };
-        let dir = self.parts.hierarchies.open(&key.workload, key.knob);
+        let dir = self.open(key);
         match dir.and_then(|dir| stranger(&dir, key, device)) {
             Ok(None) => {}
             Ok(Some(why)) => {

@@ -49,9 +49,11 @@ pub(in crate::guard) fn write(
             pages(value)?.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string())
         }
         "io.max" => io_max(value, &read(name))?,
-        "io.weight" | "blkio.bfq.weight" => weight(value, &read(name), version)?,
+        "io.weight" | "io.bfq.weight" | "blkio.bfq.weight" => {
+            weight(value, &read(name), version, name)?
+        }
         name if name.starts_with("gpu.") => of_gpu(value, &read(name))?,
-        name if name.starts_with("blkio.") => of_device(value, &read(name), version, name)?,
+        name if name.starts_with("blkio.") => of_device(value, &read(name), name)?,
         _ => value.to_owned(),
     };
     fs::write(dir.join(name), content)
@@ -144,12 +146,11 @@ fn io_max(value: &str, content: &str) -> io::Result<String> {
     Ok(lines.join("\n"))
 }
 
-fn weight(value: &str, content: &str, version: Version) -> io::Result<String> {
+fn weight(value: &str, content: &str, version: Version, name: &str) -> io::Result<String> {
     if value.contains(':') {
-        return of_device(value, content, version, "io.weight");
+        return of_device(value, content, name);
     }
-    let most = if version == Version::V1 { 1_000 } else { 10_000 };
-    let weight = within(value.trim_start_matches("default "), 1, most)?;
+    let weight = within(value.trim_start_matches("default "), 1, most(name))?;
     if version == Version::V1 {
         return Ok(weight.to_string());
     }
@@ -167,11 +168,16 @@ fn of_gpu(value: &str, content: &str) -> io::Result<String> {
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
-fn of_device(value: &str, content: &str, version: Version, name: &str) -> io::Result<String> {
+/// The largest weight that a file takes.
+fn most(name: &str) -> u64 {
+    if name.contains("bfq") { 1_000 } else { 10_000 }
+}
+
+fn of_device(value: &str, content: &str, name: &str) -> io::Result<String> {
     let (device, rest, mut lines) = split(value, content)?;
     let is_weight = name.contains("weight");
     if is_weight && rest != "default" {
-        within(rest, 1, if version == Version::V1 { 1_000 } else { 10_000 })?;
+        within(rest, 1, most(name))?;
     }
     let is_gone = if is_weight { rest == "default" } else { number(rest)? == 0 };
     if !is_gone {

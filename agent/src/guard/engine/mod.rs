@@ -9,6 +9,7 @@ mod give_back;
 mod gpu;
 mod owned;
 mod reclaim;
+mod weight;
 
 #[cfg(test)]
 mod bench;
@@ -24,6 +25,8 @@ mod tests_knobs;
 mod tests_owned;
 #[cfg(test)]
 mod tests_vanish;
+#[cfg(test)]
+mod tests_weight;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -455,6 +458,7 @@ fn entry_of(key: &Key, lease: &Lease, now: Duration) -> Entry {
         expires_unix_s: unix_s() + lease.expires.saturating_sub(now).as_secs_f64(),
         reason: lease.reason.clone(),
         stake: lease.stake.clone().map(Box::new),
+        weigher: lease.weigher,
     }
 }
 
@@ -469,6 +473,7 @@ fn lease_of(entry: Entry, now: Duration) -> Lease {
         expires: now,
         reason: entry.reason,
         stake: entry.stake.map(|stake| *stake),
+        weigher: entry.weigher,
         pending: None,
     }
 }

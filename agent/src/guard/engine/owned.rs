@@ -205,7 +205,8 @@ impl<S: Steps> Engine<S> {
         }
         self.parts.steps.reached(Step::BetweenWrites);
         self.busy.insert(key.clone());
-        let errand = Errand::Tell { owner, knob: key.knob, limit: change.to.limit() };
+        let limit = decide::as_told(change.weigher, change.to.limit());
+        let errand = Errand::Tell { owner, knob: key.knob, limit };
         let then = Then::Confirm { key: key.clone(), change: Box::new(change), applied };
         Ok(Progress::Waiting(Box::new(Ticket { errand, then })))
     }
@@ -219,7 +220,7 @@ impl<S: Steps> Engine<S> {
         told: Result<bool, OwnerError>,
         now: Duration,
     ) -> Result<Applied, No> {
-        let dir = self.parts.hierarchies.open(&key.workload, key.knob);
+        let dir = self.open(key);
         let dir = match (dir, &told) {
             (Ok(dir), Ok(true) | Err(_)) if dir.inode == change.inode => dir,
             (Err(error), _) if !matches!(error, KnobError::Gone { .. }) => {
@@ -305,10 +306,12 @@ impl<S: Steps> Engine<S> {
         let Some(lease) = self.leases.get(key) else { return Ok(()) };
         let Some(stake) = lease.stake.clone() else { return Ok(()) };
         let (inode, is_first) = (lease.inode, lease.pending.is_none());
-        let mut ours: Vec<Limit> = lease.ours().iter().map(|setting| setting.limit()).collect();
+        let last = lease.ours().last().map(|setting| setting.limit());
+        let told = |setting: &Setting| decide::as_told(lease.weigher, setting.limit());
+        let mut ours: Vec<Limit> = lease.ours().iter().map(told).collect();
         ours.dedup();
         let mut keep = None;
-        let opened = self.parts.hierarchies.open(&key.workload, key.knob);
+        let opened = self.open(key);
         if let Ok(dir) = opened
             && dir.inode == inode
             && let Ok(found) = knob::read(&dir, key.knob)
@@ -316,7 +319,7 @@ impl<S: Steps> Engine<S> {
             match self.standing_of(key, found, dir.version) {
                 Some(GiveBack::Foreign) => {
                     keep = Some(found);
-                    if is_first && let Some(&last) = ours.last() {
+                    if is_first && let Some(last) = last {
                         self.remember_foreign(key, last, found, now);
                     }
                 }
@@ -390,9 +393,12 @@ impl<S: Steps> Engine<S> {
     ) -> Result<Ending, KnobError> {
         let Some(lease) = self.leases.get(key) else { return Ok(Ending::Gone) };
         let (inode, baseline, ours) = (lease.inode, lease.baseline, lease.ours());
-        let own = lease.stake.as_ref().map_or(baseline.limit(), |stake| stake.own);
+        let own = lease
+            .stake
+            .as_ref()
+            .map_or(baseline.limit(), |stake| decide::as_written(lease.weigher, stake.own));
         let last = ours.last().map_or(baseline.limit(), |setting| setting.limit());
-        let dir = self.parts.hierarchies.open(&key.workload, key.knob)?;
+        let dir = self.open(key)?;
         if dir.inode != inode {
             return Ok(Ending::Gone);
         }
@@ -491,7 +497,7 @@ pub(super) fn kubernetes_refused(workload: &str) -> No {
 /// What of a change owners do not know of, and the guard writes: what comes before they are told,
 /// and what comes after.
 fn beside(knob: Knob, dir: &WorkloadDir, change: &Change) -> (Vec<FileWrite>, Vec<FileWrite>) {
-    let writes = knob::writes(knob, dir.version, change.from, change.to);
+    let writes = knob::writes(knob, dir.interface(), change.from, change.to);
     let is_beside = |write: &FileWrite| write.file.contains("burst");
     let first = writes.iter().position(|write| !is_beside(write)).unwrap_or(writes.len());
     let (before, after) = writes.split_at(first);

@@ -161,12 +161,25 @@ fn pids(device: &Device<'_>) -> Option<Vec<u32>> {
         return None;
     }
     let computing = device.running_compute_processes().ok()?;
-    // Both are there only where the hardware and the driver can; their lack says nothing.
-    let drawing = device.running_graphics_processes().unwrap_or_default();
-    let sharing = device.mps_running_compute_processes().unwrap_or_default();
+    let drawing = listed(device.running_graphics_processes())?;
+    let sharing = listed(device.mps_running_compute_processes())?;
     let mut pids: Vec<u32> =
         computing.iter().chain(&drawing).chain(&sharing).map(|process| process.pid).collect();
     pids.sort_unstable();
     pids.dedup();
     Some(pids)
+}
+
+/// A list of processes. None are listed where hardware or driver cannot have such; one that fails
+/// otherwise would leave out who uses the GPU, so that nothing is known.
+fn listed<T>(told: Result<Vec<T>, NvmlError>) -> Option<Vec<T>> {
+    match told {
+        Ok(processes) => Some(processes),
+        Err(
+            NvmlError::NotSupported
+            | NvmlError::FunctionNotFound
+            | NvmlError::FailedToLoadSymbol(_),
+        ) => Some(Vec::new()),
+        Err(_) => None,
+    }
 }

@@ -7,6 +7,7 @@ use headroom_telemetry::{Fact, Resource};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Claim, ContainerFacts, Engine, Facts};
+use crate::observe::cgroup::weights::Weigher;
 
 /// Who holds a limit and is asked to change it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -179,6 +180,35 @@ pub fn models(kind: Kind, knob: Knob) -> bool {
     }
 }
 
+/// Weight of block I/O that systemd and both weighers have where nobody has set one.
+const IO_WEIGHT_DEFAULT: f64 = 100.0;
+
+/// How many of the weights above the default in systemd's scale are one in BFQ's: 9,900 are 900.
+const IO_WEIGHTS_PER_BFQ: f64 = 11.0;
+
+/// The value to tell an owner for `limit` in the file of `weigher`; the same where that is `None`.
+///
+/// systemd's `IOWeight=` has the scale of iocost, and it writes the file of BFQ, too, rescaled there.
+pub fn as_told(weigher: Option<Weigher>, limit: Limit) -> Limit {
+    match (weigher, limit) {
+        (Some(Weigher::Bfq), Limit::At(weight)) if weight > IO_WEIGHT_DEFAULT => {
+            Limit::At(IO_WEIGHT_DEFAULT + (weight - IO_WEIGHT_DEFAULT) * IO_WEIGHTS_PER_BFQ)
+        }
+        _ => limit,
+    }
+}
+
+/// The reverse of [`as_told`]: what is in the file once an owner was told `limit`.
+pub fn as_written(weigher: Option<Weigher>, limit: Limit) -> Limit {
+    match (weigher, limit) {
+        (Some(Weigher::Bfq), Limit::At(weight)) if weight > IO_WEIGHT_DEFAULT => {
+            let above = ((weight - IO_WEIGHT_DEFAULT) / IO_WEIGHTS_PER_BFQ).floor();
+            Limit::At(IO_WEIGHT_DEFAULT + above)
+        }
+        _ => limit,
+    }
+}
+
 /// What giving a limit back takes at its owner.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Return {
@@ -222,8 +252,11 @@ mod tests {
     use headroom_telemetry::Fact;
     use proptest::{prop_oneof, proptest, strategy::Just, strategy::Strategy};
 
-    use super::{NoRoute, Owner, Return, returning, route};
-    use crate::guard::owner::facts::{ContainerFacts, Facts, UnitFacts};
+    use super::{NoRoute, Owner, Return, as_told, as_written, returning, route};
+    use crate::{
+        guard::owner::facts::{ContainerFacts, Facts, UnitFacts},
+        observe::cgroup::weights::Weigher,
+    };
 
     const ID: &str = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1";
 
@@ -331,6 +364,22 @@ mod tests {
 
     fn limit() -> impl Strategy<Value = Limit> {
         prop_oneof![(0.0..8.0).prop_map(Limit::At), Just(Limit::Unlimited)]
+    }
+
+    /// By `BFQ_WEIGHT()` of systemd: both scales end at their largest weight.
+    #[test]
+    fn systemd_is_told_weights_of_bfq_in_its_own_scale() {
+        let bfq = Some(Weigher::Bfq);
+        for (file, unit) in [(1.0, 1.0), (100.0, 100.0), (101.0, 111.0), (1_000.0, 10_000.0)] {
+            assert_eq!(as_told(bfq, Limit::At(file)), Limit::At(unit));
+            assert_eq!(as_written(bfq, Limit::At(unit)), Limit::At(file));
+        }
+        assert_eq!(as_written(bfq, Limit::At(350.0)), Limit::At(122.0));
+        for weigher in [None, Some(Weigher::Iocost)] {
+            assert_eq!(as_told(weigher, Limit::At(250.0)), Limit::At(250.0));
+            assert_eq!(as_written(weigher, Limit::At(250.0)), Limit::At(250.0));
+        }
+        assert_eq!(as_told(bfq, Limit::Unlimited), Limit::Unlimited);
     }
 
     proptest! {

@@ -23,7 +23,7 @@ use crate::guard::config::OwnersConfig;
 /// What an owner of the tests has and does.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// CPU quota, microseconds per second; the largest number is none.
+    /// CPU quota, microseconds per second, or weight of block I/O; the largest number is none.
     pub(crate) quota_us: u64,
     /// The file it writes when it is told a quota.
     pub(crate) file: PathBuf,
@@ -44,6 +44,12 @@ impl State {
     /// As when somebody else tells it.
     pub(crate) fn tell_quietly(&mut self, quota_us: u64) {
         self.quota_us = quota_us;
+        if self.file.ends_with("io.bfq.weight") {
+            let weight = if quota_us == u64::MAX { 100 } else { quota_us };
+            let above = weight.saturating_sub(100);
+            let rescaled = if above == 0 { weight } else { 100 + above * 900 / 9_900 };
+            return fs::write(&self.file, format!("default {rescaled}\n")).unwrap();
+        }
         let text = if quota_us == u64::MAX {
             "max 100000\n".to_owned()
         } else {
@@ -136,7 +142,7 @@ fn answer_of(fake: &Fake, message: &[u8]) -> Result<Option<Value>, (&'static str
         state.tell(u64::from_le_bytes(last.try_into().unwrap()));
         return Ok(None);
     }
-    Ok(Some(if says("CPUQuotaPerSecUSec") {
+    Ok(Some(if says("CPUQuotaPerSecUSec") || says("IOWeight") {
         Value::U64(state.quota_us)
     } else if says("Delegate") {
         Value::Bool(false)

@@ -10,7 +10,10 @@ use std::{
 
 use headroom_allocate::{Device, Knob, KnobKind, Limit};
 
-use super::layout::{Layout, Version, below};
+use super::{
+    layout::{Layout, Version, below},
+    weights::{Weigher, Weighing},
+};
 use crate::guard::cpus::CpuSet;
 
 /// Ticks between two looks at one workload.
@@ -23,6 +26,9 @@ const DISKS_MAX: usize = 16;
 #[derive(Debug)]
 pub struct FurtherLimits {
     layout: Option<Layout>,
+    weighing: Option<Weighing>,
+    /// Who goes by weights of block I/O, and when that was looked at; `None` is nobody.
+    weigher: Option<(u64, Option<Weigher>)>,
     looked: HashMap<String, Looked>,
 }
 
@@ -35,13 +41,16 @@ struct Looked {
 impl FurtherLimits {
     /// Of the host whose files are below `root`. A host without cgroups has none.
     pub fn new(root: &Path) -> Self {
-        Self { layout: Layout::detect(root).ok(), looked: HashMap::new() }
+        let layout = Layout::detect(root).ok();
+        let weighing = layout.as_ref().map(|layout| Weighing::of(root, layout));
+        Self { layout, weighing, weigher: None, looked: HashMap::new() }
     }
 
     /// The limits of `kinds` at `path`, at most eight ticks old; one that the host does not have
     /// is left out. `tick` grows by one a period.
     pub fn of(&mut self, path: &str, kinds: &[KnobKind], tick: u64) -> Vec<(Knob, Limit)> {
         let wanted: Vec<Knob> = kinds.iter().filter_map(|kind| knob_of(*kind)).collect();
+        let weigher = wanted.contains(&Knob::IoWeight).then(|| self.weigher(tick)).flatten();
         let Some(layout) = self.layout.as_ref().filter(|_layout| !wanted.is_empty()) else {
             return Vec::new();
         };
@@ -49,11 +58,23 @@ impl FurtherLimits {
         if let Some(looked) = self.looked.get(path).filter(fresh) {
             return looked.limits.clone();
         }
-        let read = |knob: Knob| Some((knob, read(layout, path, knob)?));
+        let read = |knob: Knob| Some((knob, read(layout, path, knob, weigher)?));
         let limits: Vec<_> = wanted.into_iter().filter_map(read).collect();
         let looked = Looked { at_tick: tick, limits: limits.clone() };
         self.looked.insert(path.to_owned(), looked);
         limits
+    }
+
+    /// Who goes by weights of block I/O on this host, at most eight ticks old: the same for every
+    /// workload, and read from a dozen files.
+    fn weigher(&mut self, tick: u64) -> Option<Weigher> {
+        let fresh = |(at_tick, _): &(u64, _)| tick.saturating_sub(*at_tick) < LOOK_EVERY_TICKS;
+        if let Some((_, weigher)) = self.weigher.filter(fresh) {
+            return weigher;
+        }
+        let weigher = self.weighing.as_ref().and_then(|weighing| weighing.weigher(None).ok());
+        self.weigher = Some((tick, weigher));
+        weigher
     }
 
     /// Drops what is known of a workload that is gone.
@@ -75,14 +96,15 @@ fn knob_of(kind: KnobKind) -> Option<Knob> {
     }
 }
 
-fn read(layout: &Layout, path: &str, knob: Knob) -> Option<Limit> {
+/// The value in force; `None` where the host has none, as for a weight that nobody goes by.
+fn read(layout: &Layout, path: &str, knob: Knob, weigher: Option<Weigher>) -> Option<Limit> {
     let (controller, v1, v2) = match knob {
         Knob::CpuBurst => ("cpu", "cpu.cfs_burst_us", "cpu.max.burst"),
         Knob::CpuWeight => ("cpu", "cpu.shares", "cpu.weight"),
         Knob::MemoryLow => ("memory", "", "memory.low"),
         Knob::PidsMax => ("pids", "pids.max", "pids.max"),
         Knob::Cpuset => ("cpuset", "", "cpuset.cpus"),
-        _ => ("blkio", "blkio.bfq.weight", "io.weight"),
+        _ => ("blkio", weigher?.file(Version::V1), weigher?.file(Version::V2)),
     };
     let home = &layout.hierarchies[layout.home(controller)?];
     let dir = home.dir.join(path.trim_start_matches('/'));
@@ -157,6 +179,10 @@ mod tests {
         write(root.path(), "sys/fs/cgroup/a/cpuset.cpus", "0-2,7\n");
         write(root.path(), "sys/fs/cgroup/b/cpuset.cpus", "\n");
         write(root.path(), "sys/fs/cgroup/a/io.weight", "default 70\n8:0 5\n");
+        write(root.path(), "sys/fs/cgroup/a/io.bfq.weight", "default 60\n");
+        write(root.path(), "sys/fs/cgroup/io.cost.qos", "8:0 enable=1\n");
+        write(root.path(), "sys/block/sda/dev", "8:0\n");
+        write(root.path(), "sys/block/sda/device/vendor", "x");
         root
     }
 
@@ -181,6 +207,19 @@ mod tests {
         assert_eq!(limits.of("/a", &KnobKind::DEFAULT, 9), []);
         assert_eq!(limits.of("/b", &KnobKind::ALL, 9), [(Knob::Cpuset, Limit::Unlimited)]);
         assert_eq!(limits.of("/none", &KnobKind::ALL, 9), []);
+    }
+
+    #[test]
+    fn a_weight_of_block_io_is_in_the_file_that_counts_or_nowhere() {
+        let root = host();
+        let mut limits = FurtherLimits::new(root.path());
+        let mut weight = |tick| limits.of("/a", &[KnobKind::IoWeight], tick);
+        assert_eq!(weight(0), [(Knob::IoWeight, Limit::At(70.0))]);
+        write(root.path(), "sys/fs/cgroup/io.cost.qos", "8:0 enable=0\n");
+        write(root.path(), "sys/block/sda/queue/scheduler", "none [bfq]\n");
+        assert_eq!(weight(8), [(Knob::IoWeight, Limit::At(60.0))]);
+        write(root.path(), "sys/block/sda/queue/scheduler", "[none] bfq\n");
+        assert_eq!(weight(16), []);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! Reading order: [`layout`] (mount points and controllers), [`tree`] (which cgroups are workloads),
 //! [`parse`] (pure readers of file contents), `places` (which file tells what), [`read`] (held-open
-//! files of one workload), [`weights`] (who obeys weights of block I/O). `join` finds workloads with two paths, by container id or by what
+//! files of one workload), [`above`] (limits of the cgroups above
+//! workloads), [`weights`] (who obeys weights of block I/O). `join` finds workloads with two paths, by container id or by what
 //! `membership` tells of their tasks.
 
+pub mod above;
 pub mod devices;
 pub mod held;
 pub mod join;

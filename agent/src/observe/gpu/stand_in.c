@@ -14,6 +14,7 @@ struct sample { u pid; ull at; u sm, mem, enc, dec; };
 static int gpus[2]; static int instances[2];
 static long number(void *d) { return d == &gpus[1] || d == &instances[1]; }
 static FILE *file(void *d, const char *name, const char *how);
+static u stored(void *d, const char *name, u otherwise);
 static int is_instance(void *d) { return d == &instances[0] || d == &instances[1]; }
 #define CHECK(d) do { if (number(d) && access(LOST, F_OK) == 0) return 15; if (MUTE) return 3; } while (0)
 int nvmlInit_v2(void) { return 0; }
@@ -51,10 +52,12 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *d, u *n, struct process *p) {
   return number(d) ? answer(both + 1, 1, n, p) : answer(both, 2, n, p);
 }
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *d, u *n, struct process *p) {
-  CHECK(d); return answer(0, 0, n, p);
+  CHECK(d); u refused = stored(d, "graphics", 0);
+  return refused ? (int)refused : answer(0, 0, n, p);
 }
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *d, u *n, struct process *p) {
   CHECK(d); struct process client = { 101, 100, 0, 0 };
+  u refused = stored(d, "mps", 0); if (refused) return (int)refused;
   return answer(&client, SHARED && !number(d), n, p);
 }
 int nvmlDeviceGetProcessUtilization(void *d, struct sample *s, u *n, ull since) {

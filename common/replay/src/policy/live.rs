@@ -9,7 +9,7 @@
 //! within its step.
 
 use headroom_allocate::{
-    Act, Action, HostCapacity, Knob, KnobMemory, Limit, Mode, Rail, Regret, WorkloadFacts,
+    Above, Act, Action, HostCapacity, Knob, KnobMemory, Limit, Mode, Rail, Regret, WorkloadFacts,
     WorkloadPolicy, decide, regret,
 };
 use headroom_forecast::{
@@ -163,6 +163,7 @@ impl Policy for Live {
             forecasts: forecast.as_slice(),
             limits: &limits,
             gpus: &[],
+            above: &Above::UNLIMITED,
         };
         let kept = Answer { limit: seen.in_force, reason: Reason::bare(Why::Start) };
         let decided = decide(&facts, self.knob, &self.policy, &HOST, &mut self.memory, seen.t_s);

@@ -242,6 +242,32 @@ mod tests {
         assert!((limit - 1.15 * edge).abs() < 1.0, "{limit}");
     }
 
+    /// The updater acts on a request within its bounds only where it is twelve hours old and a tenth off,
+    /// or where the container was killed within ten minutes of its start.
+    #[test]
+    fn a_kill_soon_after_the_start_is_acted_on_at_once_and_a_later_one_is_not() {
+        const REQUEST: f64 = 5e9;
+        let after = |started_ago_s: f64, is_killed: bool| {
+            let mut vpa = Vpa::new(Resource::Memory, 60.0, &Setting::default());
+            // Five minutes of history, so that the bounds are still far apart: a day later the kill alone
+            // would put the lower one above the request.
+            for minute in 0..5 {
+                vpa.observe(4e9, f64::from(minute) * 60.0);
+            }
+            // Set an hour ago, and started anew since then.
+            (vpa.set_s, vpa.started_s) = (300.0 - 3600.0, 300.0 - started_ago_s);
+            let answer = vpa.decide(&seen(300.0, if is_killed { 5.5e9 } else { 4e9 }, REQUEST));
+            let told = vpa.recommend().unwrap();
+            assert!(told.lower < REQUEST && REQUEST < told.upper, "within its bounds: {told:?}");
+            (answer.limit, told.target)
+        };
+        let (quick, target) = after(599.0, true);
+        assert!((quick - target).abs() < 1.0 && target > REQUEST, "{quick} {target}");
+        // The start is what counts, not the last change.
+        assert_eq!(after(601.0, true).0, REQUEST);
+        assert_eq!(after(599.0, false).0, REQUEST, "without a kill");
+    }
+
     #[test]
     fn small_workloads_get_the_floor() {
         let mut cpu = Vpa::new(Resource::Cpu, 300.0, &Setting::default());
