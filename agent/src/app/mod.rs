@@ -3,7 +3,8 @@
 //! [`App::build`] opens everything and starts nothing that acts; [`App::run`] ticks until told to
 //! stop. `tick` is one period, `planning` calls the pure crates for one workload and `knobs` for
 //! all of them, `actuator` talks to the guard, `starts` provides for programs that start between
-//! ticks, `models` loads what arrives, `status` and `audit` tell.
+//! ticks, `models` loads what arrives, `notes` reads what workloads say of
+//! themselves, `status` and `audit` tell.
 
 pub mod actuator;
 pub mod audit;
@@ -12,6 +13,7 @@ mod gpus;
 mod knobs;
 pub mod latency;
 pub mod models;
+mod notes;
 pub mod planning;
 pub mod policy_file;
 pub mod self_cost;
@@ -33,12 +35,13 @@ use anyhow::Context as _;
 use headroom_predict::Starts;
 
 use self::{
-    actuator::Actuator, audit::AuditTrail, knobs::Knobs, models::ModelDoor, planning::Planner,
-    policy_file::PolicyFile, starts_file::StartsFile, status::Status, tick::Loop,
+    actuator::Actuator, audit::AuditTrail, knobs::Knobs, models::ModelDoor, notes::NotesReader,
+    planning::Planner, policy_file::PolicyFile, starts_file::StartsFile, status::Status,
+    tick::Loop,
 };
 use crate::{
     config::AgentConfig,
-    observe::sampler::Sampler,
+    observe::{annotations, sampler::Sampler},
     uplink::{Identity, Uplink},
 };
 
@@ -90,7 +93,10 @@ impl App {
         let knobs = Knobs::new(&observe.root, observe.period_s);
         let node = node_name(&node.name)?;
         let step_s = observe.period_s;
-        let policy = PolicyFile::open(policy.file, &observe.root)?;
+        let policy = PolicyFile::open(policy.file)?;
+        let root = observe.root.clone();
+        let notes = NotesReader::start(move |path| annotations::of(&root, path));
+        let policy = policy.hearing(notes.context("start the thread that reads annotations")?);
         let actuator = act.map(Actuator::start).transpose().context("start the guard's client")?;
         let models = ModelDoor::open(&model).with_context(|| {
             format!("open the public key {:?} of model.public_key", model.public_key)
