@@ -44,6 +44,8 @@ macro_rules! in_a_machine_or_skip {
 
 #[path = "owners_host/unit.rs"]
 mod unit;
+#[path = "owners_host/weighers.rs"]
+mod weighers;
 
 place::processes!();
 
@@ -240,6 +242,7 @@ fn weights_tasks_and_protection_are_told_and_come_back_as_they_were_not_set() {
         "mode='raise'",
         "mode='reclaim'\nknobs=['cpu_weight','memory_low','pids_max','io_weight']",
     ));
+    let iocost = weighers::Iocost::on();
     let mut guard = place.start();
     let unit = Unit::with_file("weights");
     let before: Vec<String> = WEIGHTS.iter().map(|(_, file, _)| unit.read(file)).collect();
@@ -258,6 +261,7 @@ fn weights_tasks_and_protection_are_told_and_come_back_as_they_were_not_set() {
     assert_eq!(after, before);
     assert_eq!(told("CPUWeight"), "[not set]");
     assert!(unit.drop_ins().is_empty(), "{:?}", unit.drop_ins());
+    drop(iocost);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! [`App::build`] opens everything and starts nothing that acts; [`App::run`] ticks until told to
 //! stop. `tick` is one period, `planning` calls the pure crates for one workload and `knobs` for
 //! all of them, `actuator` talks to the guard, `starts` provides for programs that start between
-//! ticks, `models` loads what arrives, `status` and `audit` tell.
+//! ticks, `models` loads what arrives, `notes` reads what workloads say of
+//! themselves, `status` and `audit` tell.
 
 pub mod actuator;
 pub mod audit;
@@ -13,6 +14,7 @@ mod gpus;
 mod knobs;
 pub mod latency;
 pub mod models;
+mod notes;
 mod offers;
 pub mod planning;
 pub mod policy_file;
@@ -36,12 +38,12 @@ use headroom_predict::Starts;
 
 use self::{
     actuator::Actuator, audit::AuditTrail, fleet_policy::PolicyDoor, knobs::Knobs,
-    models::ModelDoor, planning::Planner, policy_file::PolicyFile, starts_file::StartsFile,
-    status::Status, tick::Loop,
+    models::ModelDoor, notes::NotesReader, planning::Planner, policy_file::PolicyFile,
+    starts_file::StartsFile, status::Status, tick::Loop,
 };
 use crate::{
     config::AgentConfig,
-    observe::sampler::Sampler,
+    observe::{annotations, sampler::Sampler},
     uplink::{Identity, Uplink},
 };
 
@@ -95,7 +97,10 @@ impl App {
         let step_s = observe.period_s;
         let (door, kept) = PolicyDoor::open(&policy, model.public_key.as_deref(), &node)
             .with_context(|| format!("open the public key {:?}", model.public_key))?;
-        let mut policy = PolicyFile::open(policy.file, &observe.root)?;
+        let policy = PolicyFile::open(policy.file)?;
+        let root = observe.root.clone();
+        let notes = NotesReader::start(move |path| annotations::of(&root, path));
+        let mut policy = policy.hearing(notes.context("start the thread that reads annotations")?);
         policy.of_fleet(kept);
         let actuator = act.map(Actuator::start).transpose().context("start the guard's client")?;
         let models = ModelDoor::open(&model).with_context(|| {

@@ -197,8 +197,10 @@ mod tests {
         Claim { decision, own: Limit::At(own), usage: Some(usage), objective, room: None }
     }
 
-    fn below(path: &str, room: f64, claim: Claim) -> Claim {
-        Claim { room: Some(Room { path: path.to_owned(), amount: room }), ..claim }
+    /// The same below a limit that leaves `amount`.
+    fn below(path: &str, amount: f64, mut claim: Claim) -> Claim {
+        claim.room = Some(Room { path: path.to_owned(), amount });
+        claim
     }
 
     #[test]
