@@ -6,7 +6,7 @@ use headroom_allocate::{Knob, Limit};
 use tracing::debug;
 
 use super::{
-    Engine, No, Progress, REASON_BYTES_MAX, Step, Steps, Ticket, failure_of, owned, unix_s,
+    Engine, No, Progress, REASON_BYTES_MAX, Step, Steps, Ticket, failure_of, unix_s,
     weight::weigher_of,
 };
 use crate::guard::{
@@ -39,7 +39,7 @@ impl<S: Steps> Engine<S> {
         let (key, entry) = self.admit(&asked, now)?;
         let claim = Claim::of(&asked.workload);
         if claim.kubernetes && !entry.kubernetes {
-            return Err(owned::kubernetes_refused(&asked.workload));
+            return Err(kubernetes_refused(&asked.workload));
         }
         lease_length(asked.lease_s, &entry)?;
         let dir = self.open_current(&key, now)?;
@@ -363,6 +363,17 @@ impl<S: Steps> Engine<S> {
             self.end(key, Ending::Foreign);
         }
     }
+}
+
+/// The refusal of what is the kubelet's.
+pub(super) fn kubernetes_refused(workload: &str) -> No {
+    No::refused(
+        "kubernetes",
+        format!(
+            "{workload} is the kubelet's, which rewrites it; `kubernetes = true` in the allow \
+             entry of guard.toml lets it be changed all the same"
+        ),
+    )
 }
 
 /// How long the lease runs.

@@ -7,10 +7,15 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use headroom_allocate::{Knob, Limit};
+use headroom_allocate::Knob;
 use tracing::{info, warn};
 
-use super::{Engine, No, Step, Steps, apply::Asked, entry_of};
+use super::{
+    Engine, No, Step, Steps,
+    apply::{Asked, kubernetes_refused},
+    entry_of,
+    weight::{own_of_owner, told_under},
+};
 use crate::guard::{
     hierarchy::{KnobError, WorkloadDir},
     knob::{self, FileWrite},
@@ -307,9 +312,7 @@ impl<S: Steps> Engine<S> {
         let Some(stake) = lease.stake.clone() else { return Ok(()) };
         let (inode, is_first) = (lease.inode, lease.pending.is_none());
         let last = lease.ours().last().map(|setting| setting.limit());
-        let told = |setting: &Setting| decide::as_told(lease.weigher, setting.limit());
-        let mut ours: Vec<Limit> = lease.ours().iter().map(told).collect();
-        ours.dedup();
+        let ours = told_under(lease);
         let mut keep = None;
         let opened = self.open(key);
         if let Ok(dir) = opened
@@ -393,10 +396,7 @@ impl<S: Steps> Engine<S> {
     ) -> Result<Ending, KnobError> {
         let Some(lease) = self.leases.get(key) else { return Ok(Ending::Gone) };
         let (inode, baseline, ours) = (lease.inode, lease.baseline, lease.ours());
-        let own = lease
-            .stake
-            .as_ref()
-            .map_or(baseline.limit(), |stake| decide::as_written(lease.weigher, stake.own));
+        let own = own_of_owner(lease);
         let last = ours.last().map_or(baseline.limit(), |setting| setting.limit());
         let dir = self.open(key)?;
         if dir.inode != inode {
@@ -481,17 +481,6 @@ fn await_rest(tally: Tally, mut rest: VecDeque<Ticket>) -> Progress {
         *answer = Answer::All(tally, rest);
     }
     Progress::Waiting(Box::new(ticket))
-}
-
-/// The refusal of what is the kubelet's.
-pub(super) fn kubernetes_refused(workload: &str) -> No {
-    No::refused(
-        "kubernetes",
-        format!(
-            "{workload} is the kubelet's, which rewrites it; `kubernetes = true` in the allow \
-             entry of guard.toml lets it be changed all the same"
-        ),
-    )
 }
 
 /// What of a change owners do not know of, and the guard writes: what comes before they are told,

@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
-use headroom_allocate::KnobKind;
+use headroom_allocate::{KnobKind, Limit};
 
 use super::{Engine, No, Steps};
 use crate::{
     guard::{
         hierarchy::{KnobError, WorkloadDir},
-        leases::Key,
+        leases::{Key, Lease},
+        owner::decide,
         protocol::Failure,
+        setting::Setting,
     },
     observe::cgroup::weights::Weigher,
 };
@@ -49,6 +51,21 @@ impl<S: Steps> Engine<S> {
         }
         Ok(dir.weighed_by(weigher))
     }
+}
+
+/// What the owner was told under `lease`, in its own scale.
+pub(super) fn told_under(lease: &Lease) -> Vec<Limit> {
+    let told = |setting: &Setting| decide::as_told(lease.weigher, setting.limit());
+    let mut told: Vec<Limit> = lease.ours().iter().map(told).collect();
+    told.dedup();
+    told
+}
+
+/// What the file says once the owner of `lease` has its own value; where there is none, the workload's
+/// own.
+pub(super) fn own_of_owner(lease: &Lease) -> Limit {
+    let own = lease.stake.as_ref().map(|stake| decide::as_written(lease.weigher, stake.own));
+    own.unwrap_or(lease.baseline.limit())
 }
 
 /// Whose file a lease on `key` is about; `None` where the knob is no weight of block I/O.
