@@ -277,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.toml");
         std::fs::write(&path, "deny = [\"/system.slice/db.service\"]\n").unwrap();
-        let mut file = PolicyFile::open(Some(path.clone()), dir.path()).unwrap();
+        let mut file = PolicyFile::open(Some(path.clone())).unwrap();
         let shop = Workload::from_path("/system.slice/shop.service");
         let db = Workload::from_path("/system.slice/db.service");
         let modes = |file: &mut PolicyFile| [&shop, &db].map(|one| file.for_workload(one).mode);
