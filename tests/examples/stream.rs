@@ -1,7 +1,7 @@
 //! Senders for `cargo xtask bench stream`: real uplinks over QUIC, and the same samples as other systems
 //! would send them. Answers are one line of JSON each.
 //!
-//! `stream send QUIC PKI TRACE HOSTS SECONDS`, `stream idle QUIC PKI AGENTS`,
+//! `stream send QUIC PKI TRACE HOSTS SECONDS`, `stream idle QUIC PKI FIRST AGENTS`,
 //! `stream encodings TRACE`, `stream remote-write URL TRACE SECONDS`.
 
 use std::{
@@ -35,7 +35,9 @@ fn main() -> Result<()> {
         ["send", quic, pki, trace, hosts, seconds] => {
             send(quic, Path::new(pki), Path::new(trace), hosts.parse()?, seconds.parse()?)?
         }
-        ["idle", quic, pki, agents] => return idle(quic, Path::new(pki), agents.parse()?),
+        ["idle", quic, pki, first, agents] => {
+            return idle(quic, Path::new(pki), first.parse()?, agents.parse()?);
+        }
         ["encodings", trace] => encodings(Path::new(trace))?,
         ["remote-write", url, trace, seconds] => {
             remote_write(url, Path::new(trace), seconds.parse()?)?
@@ -236,11 +238,11 @@ fn raise_open_files(agents: u32) -> Result<()> {
     })
 }
 
-/// Agents with nothing to say. Each line on standard input asks how long it takes until all of them are
+/// Agents with nothing to say, numbered from `first` on. Each line on standard input asks how long it takes until all of them are
 /// connected once more.
-fn idle(quic: &str, pki: &Path, agents: u32) -> Result<()> {
+fn idle(quic: &str, pki: &Path, first: u32, agents: u32) -> Result<()> {
     raise_open_files(agents)?;
-    let uplinks: Vec<(u32, UplinkHandle)> = (0..agents)
+    let uplinks: Vec<(u32, UplinkHandle)> = (first..first + agents)
         .map(|agent| Ok((agent, connect(quic, pki, &format!("idle-{agent}"), 2.0)?)))
         .collect::<Result<_>>()?;
     let mut connections = 1;

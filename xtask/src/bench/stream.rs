@@ -22,13 +22,15 @@ use crate::{cargo, process, progress};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Idle agents are watched so long.
 const WATCH: Duration = Duration::from_secs(20);
+/// Idle agents of one process: each opens files, of which a process may have so many.
+const AGENTS_TOGETHER: u32 = 2_000;
 /// Times a day is read.
 const READS: usize = 9;
 
 /// Options of `bench stream`.
 #[derive(clap::Args)]
 pub(crate) struct StreamOptions {
-    /// stream: agents with nothing to say, which takes root from some thousands on; 0 leaves them out
+    /// stream: agents with nothing to say, two thousand to a process; 0 leaves them out
     #[arg(long, visible_alias = "idle-agents", default_value_t = 1_000)]
     idle: u32,
     /// stream: hosts that send at once
@@ -343,7 +345,7 @@ fn day(stage: &mut Stage, figures: &mut Vec<Figure>) -> Result<()> {
 /// Agents with nothing to say: what they cost, and how soon all are back.
 fn idle(stage: &mut Stage, sender: &Path, agents: u32, figures: &mut Vec<Figure>) -> Result<()> {
     let alone = stage.used()?.1 as f64 / 1e6;
-    let mut fleet = Idle::start(sender, &stage.quic, &stage.pki(), agents)?;
+    let mut fleet = Fleet::start(sender, &stage.quic, &stage.pki(), agents)?;
     let connected_s = fleet.connected()?;
     std::thread::sleep(Duration::from_secs(3));
     let mut cores = Vec::new();
@@ -374,7 +376,29 @@ fn idle(stage: &mut Stage, sender: &Path, agents: u32, figures: &mut Vec<Figure>
     Ok(())
 }
 
-/// The process of the idle agents.
+/// The processes of the idle agents.
+struct Fleet(Vec<Idle>);
+
+impl Fleet {
+    fn start(sender: &Path, quic: &str, pki: &Path, agents: u32) -> Result<Self> {
+        let firsts = (0..agents).step_by(AGENTS_TOGETHER as usize);
+        let processes = firsts.map(|first| {
+            Idle::start(sender, quic, pki, first, AGENTS_TOGETHER.min(agents - first))
+        });
+        Ok(Self(processes.collect::<Result<_>>()?))
+    }
+
+    fn again(&mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(Idle::again)
+    }
+
+    /// Time until the last was connected, seconds.
+    fn connected(&mut self) -> Result<f64> {
+        self.0.iter_mut().map(Idle::connected).try_fold(0.0, |last, s| Ok(f64::max(last, s?)))
+    }
+}
+
+/// The process of some idle agents.
 struct Idle {
     child: Child,
     ask: ChildStdin,
@@ -389,9 +413,9 @@ impl Drop for Idle {
 }
 
 impl Idle {
-    fn start(sender: &Path, quic: &str, pki: &Path, agents: u32) -> Result<Self> {
+    fn start(sender: &Path, quic: &str, pki: &Path, first: u32, agents: u32) -> Result<Self> {
         let mut child = Command::new(sender)
-            .args(["idle", quic, text(pki)?, &agents.to_string()])
+            .args(["idle", quic, text(pki)?, &first.to_string(), &agents.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
