@@ -13,7 +13,11 @@ use quinn::{
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
-use tokio::time::timeout;
+use rustix::net::sockopt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use super::{
     conversation::{Line, converse},
@@ -31,6 +35,9 @@ const UNPROVEN_MAX: usize = 64;
 /// Time between two packets that tell a connection that it is not known: ten thousand agents learn in a
 /// second that the aggregator has started anew, and each packet is smaller than the one it answers.
 const RESET_EVERY: Duration = Duration::from_micros(100);
+/// What the system is asked to keep of packets that come while others are served, bytes; it gives what
+/// `net.core.rmem_max` and `wmem_max` allow. A fleet that comes back at once sends some megabytes.
+const SOCKET_BYTES: usize = 4 << 20;
 
 /// Listens at `address`. With the same `reset_secret` in every life, agents of the life before are told
 /// at their next packet to connect anew, and do not wait for acknowledgements.
@@ -52,6 +59,8 @@ pub(super) fn bind(
     server.transport_config(Arc::new(transport)).max_incoming(INCOMING_MAX);
     let listen = || {
         let socket = UdpSocket::bind(address)?;
+        sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BYTES)?;
+        sockopt::set_socket_send_buffer_size(&socket, SOCKET_BYTES)?;
         let config = endpoint_config(reset_secret);
         Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
     };
@@ -77,15 +86,29 @@ pub(super) async fn close(endpoint: &Endpoint) {
     endpoint.wait_idle().await;
 }
 
+/// Leave to agree on keys with one more peer.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+/// The next who wants in, once it is its turn: of more than can be served in time, those that wait
+/// would give up, and what was done for them be lost.
+pub(super) async fn accept(
+    endpoint: &Endpoint,
+    handshakes: &Arc<Semaphore>,
+) -> Option<(Incoming, Turn)> {
+    let turn = Arc::clone(handshakes).acquire_owned().await.ok()?;
+    Some((endpoint.accept().await?, turn))
+}
+
 /// Lets one in, or not.
 pub(super) fn admit(
     endpoint: &Endpoint,
-    incoming: Incoming,
+    (incoming, turn): (Incoming, Turn),
     services: &Services,
     n_open_max: usize,
     skew_s: f64,
 ) {
-    if endpoint.open_connections() >= n_open_max {
+    // Those of agents that came back while nobody told of their end are open still.
+    if endpoint.open_connections() >= n_open_max + n_open_max / 8 {
         services.metrics.refused("agents_max");
         incoming.refuse();
         return;
@@ -102,7 +125,7 @@ pub(super) fn admit(
     let remote = incoming.remote_address();
     let services = services.clone();
     tokio::spawn(async move {
-        let ended = match serve(incoming, &services, skew_s).await {
+        let ended = match serve(incoming, turn, &services, skew_s).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         };
@@ -112,6 +135,7 @@ pub(super) fn admit(
 
 async fn serve(
     incoming: Incoming,
+    turn: Turn,
     services: &Services,
     skew_s: f64,
 ) -> Result<std::convert::Infallible, Ended> {
@@ -119,6 +143,7 @@ async fn serve(
         .await
         .map_err(|_elapsed| Ended::Silent)?
         .map_err(Ended::Handshake)?;
+    drop(turn);
     if alpn_of(&connection).as_deref() == Some(enrol::ALPN) {
         return Err(match services.enrolment.serve(&connection).await {
             Ok(node) => Ended::Enrolled(node),

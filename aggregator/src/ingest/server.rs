@@ -9,7 +9,11 @@ use std::{
 use headroom_predict::Bundle;
 use quinn::Endpoint;
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 
 use super::{
     ended::Ended,
@@ -146,11 +150,12 @@ impl IngestServer {
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let Self { endpoint, tcp, agents_max, clock_skew_s_max, services } = self;
         let mut tcp_agents = JoinSet::new();
+        let handshakes = Arc::new(Semaphore::new(INCOMING_MAX));
         let mut stopping = stop.clone();
         loop {
             let n_open = endpoint.open_connections() + tcp_agents.len();
             tokio::select! {
-                incoming = endpoint.accept() => {
+                incoming = quic::accept(&endpoint, &handshakes) => {
                     let Some(incoming) = incoming else { break };
                     let n_open_max = agents_max.saturating_sub(tcp_agents.len());
                     quic::admit(&endpoint, incoming, &services, n_open_max, clock_skew_s_max);

@@ -345,8 +345,10 @@ fn day(stage: &mut Stage, figures: &mut Vec<Figure>) -> Result<()> {
 /// Agents with nothing to say: what they cost, and how soon all are back.
 fn idle(stage: &mut Stage, sender: &Path, agents: u32, figures: &mut Vec<Figure>) -> Result<()> {
     let alone = stage.used()?.1 as f64 / 1e6;
+    let begun = Instant::now();
     let mut fleet = Fleet::start(sender, &stage.quic, &stage.pki(), agents)?;
-    let connected_s = fleet.connected()?;
+    fleet.connected()?;
+    let connected_s = begun.elapsed().as_secs_f64();
     std::thread::sleep(Duration::from_secs(3));
     let mut cores = Vec::new();
     for _ in 0..3 {
@@ -392,9 +394,9 @@ impl Fleet {
         self.0.iter_mut().try_for_each(Idle::again)
     }
 
-    /// Time until the last was connected, seconds.
-    fn connected(&mut self) -> Result<f64> {
-        self.0.iter_mut().map(Idle::connected).try_fold(0.0, |last, s| Ok(f64::max(last, s?)))
+    /// Waits until all are connected.
+    fn connected(&mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(|some| some.connected().map(drop))
     }
 }
 
