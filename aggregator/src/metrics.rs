@@ -210,7 +210,7 @@ impl FleetCollector {
         )?;
         gauge(encoder, "history_files", "Files in the lake", self.history.lake_files() as f64)?;
         let state = vec![(vec![("state", self.history.pressure().name().to_owned())], 1.0)];
-        let help = "One for the state history is in: fine, low, full, failing";
+        let help = "One for the state history is in: fine, low, behind, full, failing";
         gauges(encoder, "history_state", help, &state)?;
         let health = self.writer.health();
         let commit_s = health.last_commit_s;

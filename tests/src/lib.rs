@@ -1,6 +1,9 @@
-//! What tests, the demo and the benchmarks share: cgroups of our own, and finding the programs.
+//! What tests, the demo and the benchmarks share: cgroups of our own, finding the programs, and servers
+//! of others.
 
 pub mod cgroup;
+pub mod s3;
+pub mod server;
 
 use std::path::PathBuf;
 

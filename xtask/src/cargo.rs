@@ -22,6 +22,22 @@ pub(crate) fn at(root: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Builds `packages`, words of `cargo install`, into `folder`.
+pub(crate) fn install<'a>(folder: &Path, packages: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let build = folder.join("build");
+    let mut install = plain();
+    install
+        .args(["install", "--locked", "--debug", "--root"])
+        .arg(folder)
+        .arg("--target-dir")
+        .arg(&build)
+        .args(packages)
+        // What would debug them takes gigabytes.
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    process::run(&mut install)?;
+    std::fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))
+}
+
 /// The program of one integration test, built if need be. The whole workspace is selected: one
 /// package alone would have its dependencies built anew with fewer features.
 pub(crate) fn test_program(root: &Path, test: &str) -> Result<PathBuf> {

@@ -125,6 +125,9 @@ pub struct UplinkStatus {
     /// Bytes on disk that wait for the aggregator.
     #[serde(default)]
     pub spool_bytes: u64,
+    /// Bytes that may wait there; `None` where nothing waits on disk.
+    #[serde(default)]
+    pub spool_bytes_max: Option<u64>,
     /// The last error; empty when none.
     pub last_error: String,
     /// How the agent's certificate stands.

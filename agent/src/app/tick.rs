@@ -353,6 +353,7 @@ impl Loop {
                 dropped: stats.vectors_dropped + stats.reports_dropped,
                 thinned: stats.vectors_thinned,
                 spool_bytes: stats.spool_bytes,
+                spool_bytes_max: uplink.spool_bytes_max(),
                 last_error: stats.last_error.unwrap_or_default(),
                 certificate: uplink.certificate(),
             }

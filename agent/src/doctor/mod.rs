@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`report`] (what is told, and its rendering), then one module per area that
 //! gathers facts: [`kernel`], [`without_kernel`], [`cgroups`], [`owners`], [`machine`], [`network`],
-//! [`lead_time`], [`identity`].
+//! [`lead_time`], [`identity`], [`spool`].
 
 mod cgroups;
 mod identity;
@@ -12,6 +12,7 @@ mod machine;
 mod network;
 mod owners;
 mod report;
+mod spool;
 mod without_kernel;
 
 use std::{path::PathBuf, time::Duration};
@@ -75,6 +76,7 @@ pub fn gather(config: &DoctorConfig) -> Report {
     findings.extend(network::gather(config));
     findings.extend(lead_time::gather(config));
     findings.extend(identity::gather(config));
+    findings.extend(spool::gather(config));
     Report { findings }
 }
 

@@ -241,6 +241,7 @@ impl Uplink {
         let credentials = Arc::new(Credentials::open(&config, &identity.node)?);
         let boot = new_boot_id()?;
         let outbox = Outbox::open(&config, boot)?;
+        let spool_bytes_max = config.spool_dir.is_some().then_some(config.spool_bytes_max);
         let shared = Arc::new(Shared::default());
         let (models_in, models_out) = mpsc::channel(MODELS_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -259,7 +260,13 @@ impl Uplink {
             .name("uplink".to_owned())
             .spawn(move || runtime.block_on(link.run(outbox)))
             .map_err(UplinkError::Thread)?;
-        Ok(UplinkHandle { shared, credentials, models: Some(models_out), thread: Some(thread) })
+        Ok(UplinkHandle {
+            shared,
+            credentials,
+            spool_bytes_max,
+            models: Some(models_out),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -317,11 +324,17 @@ fn new_boot_id() -> Result<BootId, UplinkError> {
 pub struct UplinkHandle {
     shared: Arc<Shared>,
     credentials: Arc<Credentials>,
+    spool_bytes_max: Option<u64>,
     models: Option<mpsc::Receiver<Bundle>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl UplinkHandle {
+    /// Bytes that may wait on disk; `None` where nothing does.
+    pub fn spool_bytes_max(&self) -> Option<u64> {
+        self.spool_bytes_max
+    }
+
     /// Hands over one period. Never waits; when the uplink lags, the oldest report is dropped and
     /// counted.
     pub fn report(&self, report: TickReport) {

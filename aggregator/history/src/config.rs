@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headroom_lake::lake::Keeping;
+use headroom_lake::{S3, lake::Keeping};
 use serde::{Deserialize, Serialize};
 
 /// How history is kept, and for how long.
@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 pub struct HistoryConfig {
     /// Name of this aggregator in a lake that several write: letters, digits and `_`.
     pub name: String,
-    /// Where the lake is, when it is not `lake` in the history's directory; may be mounted.
+    /// Where the lake is, when it is not `lake` in the history's directory: another directory, which
+    /// may be mounted, or `s3://BUCKET/PREFIX`.
     pub lake: Option<PathBuf>,
+    /// How the storage of that bucket is reached.
+    pub s3: S3,
     /// Hours of samples as they were measured.
     pub raw_hours: f64,
     /// Days of means over 10 seconds.
@@ -38,6 +41,7 @@ impl Default for HistoryConfig {
         Self {
             name: "main".to_owned(),
             lake: None,
+            s3: S3::default(),
             raw_hours: 336.0,
             rollup_10s_days: 14.0,
             rollup_5m_days: 400.0,

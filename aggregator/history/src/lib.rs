@@ -169,11 +169,12 @@ impl History {
         let mut catalogue = Catalogue::default();
         let mut journal = Journal::open(dir, &mut catalogue)?;
         let place = Place::of(dir, &config)?;
-        let lake = Lake::open(&place.lake, &config.name, Arc::clone(&storage), journal.first())?;
+        let root = place.root()?;
+        let lake = Lake::open(root, &config.name, Arc::clone(&storage), journal.first())?;
         journal.number_from(lake.hi_max().map_or(0, |hi| hi + 1));
         let mut hot = Hot::default();
         journal.replay(&mut hot)?;
-        let space = Space::new(dir, &config);
+        let space = Space::new(dir, lake.root().directory(), &config);
         let history = Self {
             dir: dir.to_owned(),
             config,

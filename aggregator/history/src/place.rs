@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use headroom_lake::LakeError;
+use headroom_lake::{LakeError, Root, S3, root::is_bucket};
 use serde::{Deserialize, Serialize};
 
 use crate::{HistoryConfig, HistoryError};
@@ -18,8 +18,11 @@ const NAME: &str = "place.json";
 pub struct Place {
     /// Name of the aggregator in the lake.
     pub name: String,
-    /// The lake.
+    /// The lake: a directory, or `s3://BUCKET/PREFIX`.
     pub lake: PathBuf,
+    /// How the storage of that bucket is reached.
+    #[serde(default)]
+    pub s3: S3,
 }
 
 impl Place {
@@ -30,8 +33,21 @@ impl Place {
     /// When the working directory, to which a relative path is, cannot be told.
     pub fn of(dir: &Path, config: &HistoryConfig) -> Result<Self, HistoryError> {
         let lake = config.lake.clone().unwrap_or_else(|| dir.join("lake"));
-        let lake = std::path::absolute(&lake).map_err(LakeError::io("find", &lake))?;
-        Ok(Self { name: config.name.clone(), lake })
+        let lake = if is_bucket(&lake) {
+            lake
+        } else {
+            std::path::absolute(&lake).map_err(LakeError::io("find", &lake))?
+        };
+        Ok(Self { name: config.name.clone(), lake, s3: config.s3.clone() })
+    }
+
+    /// The lake's root.
+    ///
+    /// # Errors
+    ///
+    /// When it is in a bucket that cannot be reached.
+    pub fn root(&self) -> Result<Root, LakeError> {
+        Root::open(&self.lake, &self.s3)
     }
 
     /// What the history in `dir` was opened with last; `None` where an earlier release did.
@@ -73,6 +89,8 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use headroom_lake::S3;
+
     use super::Place;
     use crate::{History, HistoryConfig, Local};
 
@@ -81,7 +99,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Place::read(dir.path()).unwrap(), None);
         drop(History::open(dir.path()).unwrap());
-        let own = Place { name: "main".to_owned(), lake: dir.path().join("lake") };
+        let s3 = S3::default();
+        let own = Place { name: "main".to_owned(), lake: dir.path().join("lake"), s3: s3.clone() };
         assert_eq!(Place::read(dir.path()).unwrap(), Some(own));
         let elsewhere = dir.path().join("elsewhere");
         let config = HistoryConfig {
@@ -90,7 +109,7 @@ mod tests {
             ..HistoryConfig::default()
         };
         drop(History::open_with(dir.path(), config, std::sync::Arc::new(Local)).unwrap());
-        let moved = Place { name: "eu1".to_owned(), lake: elsewhere };
+        let moved = Place { name: "eu1".to_owned(), lake: elsewhere, s3 };
         assert_eq!(Place::read(dir.path()).unwrap(), Some(moved));
         std::fs::write(dir.path().join("place.json"), "{").unwrap();
         assert!(Place::read(dir.path()).unwrap_err().to_string().contains("place.json"));

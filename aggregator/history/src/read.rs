@@ -125,7 +125,7 @@ impl History {
             }
             let action =
                 serde_json::from_str(&row.change).map_err(|error| HistoryError::Damaged {
-                    dir: self.lake.root().to_owned(),
+                    dir: self.lake.root().path().to_owned(),
                     table: "actions",
                     reason: error.to_string(),
                 })?;

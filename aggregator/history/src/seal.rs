@@ -50,6 +50,12 @@ impl History {
     ///
     /// As [`Self::seal_due`].
     pub fn seal(&self) -> Result<(), HistoryError> {
+        let sealed = self.seal_all();
+        self.space.sealed(sealed.as_ref().err());
+        sealed
+    }
+
+    fn seal_all(&self) -> Result<(), HistoryError> {
         let _alone = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         let segments = {
             // No commit is between the journal and the hot window now.
@@ -111,7 +117,7 @@ impl History {
         if rows.is_empty() {
             return Ok(());
         }
-        let batch = schema::workloads_batch(&rows, self.lake.root())?;
+        let batch = schema::workloads_batch(&rows, self.lake.root().path())?;
         self.lake.write_workloads(&batch)?;
         self.workloads_written.store(rows.len(), Ordering::Relaxed);
         Ok(())

@@ -24,6 +24,11 @@ pub enum Pressure {
         /// Bytes free.
         free_bytes: u64,
     },
+    /// It does, into journal and memory: the lake cannot be written. When memory is full it will not.
+    Behind {
+        /// Why the lake cannot be written.
+        reason: Arc<str>,
+    },
     /// It does not: agents keep what they have.
     Full {
         /// Bytes free.
@@ -42,6 +47,7 @@ impl Pressure {
         match self {
             Self::Fine => "fine",
             Self::Low { .. } => "low",
+            Self::Behind { .. } => "behind",
             Self::Full { .. } => "full",
             Self::Failing { .. } => "failing",
         }
@@ -49,7 +55,7 @@ impl Pressure {
 
     /// Whether agents should send more now.
     pub fn takes_more(&self) -> bool {
-        matches!(self, Self::Fine | Self::Low { .. })
+        matches!(self, Self::Fine | Self::Low { .. } | Self::Behind { .. })
     }
 }
 
@@ -59,31 +65,38 @@ struct Known {
     /// `None` when the system does not tell.
     free_bytes: Option<u64>,
     failing: Option<Arc<str>>,
+    behind: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Space {
     dir: PathBuf,
+    /// The lake's directory, which may be on another disk; `None` where it is in none.
+    lake: Option<PathBuf>,
     needed_bytes: u64,
     low_bytes: u64,
     known: Mutex<Known>,
 }
 
 impl Space {
-    pub(crate) fn new(dir: &Path, config: &HistoryConfig) -> Self {
+    pub(crate) fn new(dir: &Path, lake: Option<&Path>, config: &HistoryConfig) -> Self {
         let bytes = |mb: u64| mb.saturating_mul(1 << 20);
         Self {
             dir: dir.to_owned(),
+            lake: lake.map(Path::to_owned),
             needed_bytes: bytes(config.free_mb_min),
             low_bytes: bytes(config.free_mb_low),
             known: Mutex::default(),
         }
     }
 
+    /// The least that is free where something is written.
     fn free_bytes(&self, storage: &dyn Storage, max_age: Duration) -> Option<u64> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.asked.is_none_or(|asked| asked.elapsed() >= max_age) {
-            known.free_bytes = storage.free_bytes(&self.dir).ok();
+            let dirs = [Some(&self.dir), self.lake.as_ref()];
+            let free = dirs.into_iter().flatten().filter_map(|dir| storage.free_bytes(dir).ok());
+            known.free_bytes = free.min();
             known.asked = Some(Instant::now());
         }
         known.free_bytes
@@ -102,9 +115,16 @@ impl Space {
         Ok(())
     }
 
-    /// Whether room should be made.
+    /// Whether room should be made in the lake. Where it is in no directory there is always room.
     pub(crate) fn is_low(&self, storage: &dyn Storage) -> bool {
-        self.free_bytes(storage, Duration::ZERO).is_some_and(|free| free < self.low_bytes)
+        let free = self.lake.as_ref().and_then(|lake| storage.free_bytes(lake).ok());
+        free.is_some_and(|free| free < self.low_bytes)
+    }
+
+    /// How the last write to the lake went.
+    pub(crate) fn sealed(&self, error: Option<&HistoryError>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.behind = error.map(|error| error.to_string().into());
     }
 
     /// How the last write went.
@@ -125,10 +145,13 @@ impl Space {
             _ => {}
         }
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&known.failing, free) {
-            (Some(reason), _) => Pressure::Failing { reason: Arc::clone(reason) },
-            (None, Some(free_bytes)) if free_bytes < self.low_bytes => Pressure::Low { free_bytes },
-            (None, _) => Pressure::Fine,
+        match (&known.failing, &known.behind, free) {
+            (Some(reason), ..) => Pressure::Failing { reason: Arc::clone(reason) },
+            (None, Some(reason), _) => Pressure::Behind { reason: Arc::clone(reason) },
+            (None, None, Some(free_bytes)) if free_bytes < self.low_bytes => {
+                Pressure::Low { free_bytes }
+            }
+            (None, None, _) => Pressure::Fine,
         }
     }
 }

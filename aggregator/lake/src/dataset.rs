@@ -14,7 +14,7 @@ use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Hour, LakeError, Table,
+    Hour, LakeError, Root, Table,
     engine::{Engine, Job, Snapshot},
     schema::demand,
 };
@@ -134,7 +134,7 @@ pub fn begun(out: &Path) -> Result<Option<Spec>, LakeError> {
     if out.join(MANIFEST).is_file() { Ok(None) } else { read_json(&out.join(SPEC)) }
 }
 
-/// Builds the training set of `spec` from the lake in `root` into directory `out`. `told` hears of
+/// Builds the training set of `spec` from the lake at `root` into directory `out`. `told` hears of
 /// each day that is done: how many are, of how many, and its file.
 ///
 /// # Errors
@@ -143,7 +143,7 @@ pub fn begun(out: &Path) -> Result<Option<Spec>, LakeError> {
 /// engine fails. Days that were built stay for the next try.
 pub async fn build(
     engine: &dyn Engine,
-    root: &Path,
+    root: &Root,
     spec: &Spec,
     out: &Path,
     told: &(dyn Fn(usize, usize, &str) + Sync),
@@ -223,7 +223,7 @@ pub async fn build(
 /// As [`build`], and when there is no data set of this program's features in `out`.
 pub async fn backfill(
     engine: &dyn Engine,
-    root: &Path,
+    root: &Root,
     (from_ms, to_ms): (i64, i64),
     out: &Path,
     told: &(dyn Fn(usize, usize, &str) + Sync),

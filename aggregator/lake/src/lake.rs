@@ -6,25 +6,24 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
+    thread,
 };
 
 use arrow::record_batch::RecordBatch;
 
 use crate::{
-    ActionRow, Hour, Identity, LakeError, Part, Rows, Table,
-    layout::{current, list},
+    ActionRow, Hour, Identity, LakeError, Part, Root, Rows, Table,
+    files::Files,
+    layout::{ALL_HOURS, current},
     merge::merge,
     part::{PartWriter, write_actions, write_workloads},
     read::{read_actions, read_series},
     rollup::roll_up,
-    storage::{Storage, remove},
+    storage::Storage,
 };
 
-/// Files merged at once; each holds a batch of rows in memory while it is read.
-const MERGED_AT_ONCE: usize = 32;
 /// How long after its end an hour is left to what comes late, milliseconds.
 const GRACE_MS: i64 = 600_000;
 /// How often a read begins anew because a listed file was merged meanwhile.
@@ -64,53 +63,52 @@ pub struct Tended {
 
 type Parts = BTreeMap<(Table, Hour), Vec<Part>>;
 
-/// The lake of one aggregator in a local or mounted directory.
+/// The lake of one aggregator.
 #[derive(Debug)]
 pub struct Lake {
-    root: PathBuf,
+    files: Files,
     aggregator: String,
-    storage: Arc<dyn Storage>,
     parts: RwLock<Parts>,
 }
 
 impl Lake {
-    /// Opens the lake in `root`, which need not exist. What was replaced is removed, and so are our
+    /// Opens the lake in `root`, a directory of which need not exist. What was replaced is removed, and so are our
     /// parts from number `unsealed_from` on: the journal still has them and writes them again.
     ///
     /// # Errors
     ///
     /// When a directory cannot be read or a leftover not be removed.
     pub fn open(
-        root: &Path,
+        root: Root,
         aggregator: &str,
         storage: Arc<dyn Storage>,
         unsealed_from: Option<u64>,
     ) -> Result<Self, LakeError> {
         let mut parts = Parts::new();
+        let files = Files::new(root, storage);
         for table in Table::ALL {
-            let listing = list(root, table)?;
+            let listing = files.root().list(table, &ALL_HOURS)?;
             let is_ours = |path: &Path| {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
                 name.trim_start_matches('_').starts_with(&format!("part-{aggregator}-"))
             };
             for path in listing.leftovers.iter().filter(|path| is_ours(path)) {
-                remove(&*storage, path).map_err(LakeError::io("remove", path))?;
+                files.remove(path)?;
             }
             for part in listing.parts.into_iter().filter(|part| part.aggregator == aggregator) {
                 if unsealed_from.is_some_and(|from| part.lo >= from) {
-                    remove(&*storage, &part.path).map_err(LakeError::io("remove", &part.path))?;
+                    files.remove(&part.path)?;
                 } else {
                     parts.entry((table, part.hour)).or_default().push(part);
                 }
             }
         }
-        let (root, aggregator) = (root.to_owned(), aggregator.to_owned());
-        Ok(Self { root, aggregator, storage, parts: RwLock::new(parts) })
+        Ok(Self { files, aggregator: aggregator.to_owned(), parts: RwLock::new(parts) })
     }
 
     /// Where it is.
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn root(&self) -> &Root {
+        self.files.root()
     }
 
     fn read_parts<T>(&self, read: impl FnOnce(&Parts) -> T) -> T {
@@ -167,12 +165,12 @@ impl Lake {
                 from = to;
             }
         }
-        let part =
-            |table, hour| Part::new(&self.root, table, hour, &self.aggregator, (number, number));
+        let root = self.root().path();
+        let part = |table, hour| Part::new(root, table, hour, &self.aggregator, (number, number));
         let mut written = Vec::new();
         for (hour, mut of_hour) in hours {
             of_hour.sort_by_key(|(identity, _)| identity.id);
-            let mut writer = PartWriter::begin(&*self.storage, part(Table::Samples, hour))?;
+            let mut writer = PartWriter::begin(&self.files, part(Table::Samples, hour))?;
             for (identity, rows) in of_hour {
                 writer.write(&identity, rows)?;
             }
@@ -184,7 +182,7 @@ impl Lake {
         }
         for (hour, mut rows) in hours {
             rows.sort_by(|(a, x), (b, y)| (a.id, x.t_ms, &x.knob).cmp(&(b.id, y.t_ms, &y.knob)));
-            written.push(write_actions(&*self.storage, part(Table::Actions, hour), &rows)?);
+            written.push(write_actions(&self.files, part(Table::Actions, hour), &rows)?);
         }
         Ok(written)
     }
@@ -206,7 +204,7 @@ impl Lake {
     ///
     /// When it cannot be written.
     pub fn write_workloads(&self, batch: &RecordBatch) -> Result<(), LakeError> {
-        write_workloads(&*self.storage, &self.root, &self.aggregator, batch)
+        write_workloads(&self.files, &self.aggregator, batch)
     }
 
     /// Rows of series `ids`, from `from_ms` to `to_ms` inclusive, but for those in parts of one of the
@@ -224,7 +222,7 @@ impl Lake {
         numbers: Option<&[usize]>,
     ) -> Result<Vec<(u32, Rows)>, LakeError> {
         self.reading(Table::Samples, (from_ms, to_ms), without, |part| {
-            read_series(part, ids, (from_ms, to_ms), numbers)
+            read_series(self.root(), part, ids, (from_ms, to_ms), numbers)
         })
     }
 
@@ -239,31 +237,58 @@ impl Lake {
         without: &HashSet<u64>,
     ) -> Result<Vec<(Identity, ActionRow)>, LakeError> {
         self.reading(Table::Actions, (from_ms, to_ms), without, |part| {
-            let mut rows = read_actions(part)?;
+            let mut rows = read_actions(self.root(), part)?;
             rows.retain(|(_, row)| (from_ms..=to_ms).contains(&row.t_ms));
             Ok(rows)
         })
     }
 
-    fn reading<T>(
+    fn reading<T: Send>(
         &self,
         table: Table,
         (from_ms, to_ms): (i64, i64),
         without: &HashSet<u64>,
-        read: impl Fn(&Part) -> Result<Vec<T>, LakeError>,
+        read: impl Fn(&Part) -> Result<Vec<T>, LakeError> + Sync,
     ) -> Result<Vec<T>, LakeError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let parts = self.parts(table, from_ms, to_ms);
-            let counting =
-                parts.iter().filter(|part| part.lo != part.hi || !without.contains(&part.lo));
-            let read_all = counting.map(&read).collect::<Result<Vec<_>, _>>();
-            match read_all {
+            let mut parts = self.parts(table, from_ms, to_ms);
+            parts.retain(|part| part.lo != part.hi || !without.contains(&part.lo));
+            match self.read_each(&parts, &read) {
                 Err(error) if error.is_gone() && attempt < READS_MAX => {}
                 other => return other.map(|found| found.into_iter().flatten().collect()),
             }
         }
+    }
+
+    /// Reads `parts` in order, where they are far several at once.
+    fn read_each<T: Send>(
+        &self,
+        parts: &[Part],
+        read: &(impl Fn(&Part) -> Result<Vec<T>, LakeError> + Sync),
+    ) -> Result<Vec<Vec<T>>, LakeError> {
+        let n_together = self.files.reads_together();
+        if n_together == 1 {
+            return parts.iter().map(read).collect();
+        }
+        let mut found = Vec::with_capacity(parts.len());
+        for together in parts.chunks(n_together) {
+            let of_chunk: Vec<_> = thread::scope(|scope| {
+                let running: Vec<_> =
+                    together.iter().map(|part| scope.spawn(move || read(part))).collect();
+                running
+                    .into_iter()
+                    .map(|reading| {
+                        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    })
+                    .collect()
+            });
+            for rows in of_chunk {
+                found.push(rows?);
+            }
+        }
+        Ok(found)
     }
 
     /// Merges, thins and removes whatever is due at `now_ms`. Parts with numbers from `below` on are
@@ -309,9 +334,10 @@ impl Lake {
             return Ok(());
         }
         let mut parts = parts;
+        let n_together = self.files.merged_together();
         while parts.len() > 1 {
-            for group in parts.chunks(MERGED_AT_ONCE).filter(|group| group.len() > 1) {
-                if let Some(merged) = merge(&*self.storage, &self.root, group)? {
+            for group in parts.chunks(n_together).filter(|group| group.len() > 1) {
+                if let Some(merged) = merge(&self.files, group)? {
                     self.replace(table, hour, merged)?;
                     tended.merged += 1;
                 }
@@ -322,7 +348,7 @@ impl Lake {
             && let [samples] = parts.as_slice()
             && !self.is_thinned(samples)
         {
-            for rollup in roll_up(&*self.storage, &self.root, samples)? {
+            for rollup in roll_up(&self.files, samples)? {
                 self.replace(rollup.table, hour, rollup)?;
             }
             tended.thinned += 1;
@@ -350,7 +376,7 @@ impl Lake {
             replaced
         };
         for part in replaced {
-            remove(&*self.storage, &part.path).map_err(LakeError::io("remove", &part.path))?;
+            self.files.remove(&part.path)?;
         }
         Ok(())
     }
@@ -391,14 +417,8 @@ impl Lake {
             .unwrap_or_default();
         let n = parts.len();
         for part in parts {
-            remove(&*self.storage, &part.path).map_err(LakeError::io("remove", &part.path))?;
-            // Directories that are not empty stay.
-            let empty = part.path.ancestors().skip(1).take(2);
-            for dir in empty {
-                if fs::remove_dir(dir).is_err() {
-                    break;
-                }
-            }
+            self.files.remove(&part.path)?;
+            self.files.remove_empty_dirs(&part.path);
         }
         Ok(n)
     }

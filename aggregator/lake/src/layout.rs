@@ -5,8 +5,11 @@
 //! and aggregator was made from it and replaces it. So merging needs no list of files beside the files:
 //! after a crash between writing the new and removing the old ones, the names tell.
 
+#[cfg(feature = "s3")]
+use std::collections::BTreeMap;
 use std::{
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +20,8 @@ use time::{Date, Month, OffsetDateTime};
 use crate::LakeError;
 
 const HOUR_MS: i64 = 3_600_000;
+/// Every hour that can be told.
+pub const ALL_HOURS: RangeInclusive<Hour> = Hour(0)..=Hour(i64::MAX);
 const TEMPORARY: &str = ".tmp";
 
 /// A table of the lake.
@@ -107,7 +112,7 @@ pub struct Part {
     pub lo: u64,
     /// Last number of what was sealed into it.
     pub hi: u64,
-    /// Where it is.
+    /// Where it is: a path, or the URL of an object.
     pub path: PathBuf,
     /// How long it is.
     pub bytes: u64,
@@ -124,14 +129,6 @@ impl Part {
     ) -> Self {
         let path = hour_dir(root, table, hour).join(format!("part-{aggregator}-{lo}-{hi}.parquet"));
         Self { table, hour, aggregator: aggregator.to_owned(), lo, hi, path, bytes: 0 }
-    }
-
-    /// Where it is while it is written.
-    pub fn temporary(&self) -> PathBuf {
-        let mut name = std::ffi::OsString::from("_");
-        name.push(self.path.file_name().unwrap_or_default());
-        name.push(TEMPORARY);
-        self.path.with_file_name(name)
     }
 
     fn parse(table: Table, hour: Hour, path: PathBuf, bytes: u64) -> Option<Self> {
@@ -154,6 +151,14 @@ impl Part {
     }
 }
 
+/// Where the file at `path` is while it is written.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from("_");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(TEMPORARY);
+    path.with_file_name(name)
+}
+
 /// The directory of one hour of a table.
 pub fn hour_dir(root: &Path, table: Table, hour: Hour) -> PathBuf {
     let (day, hour) = hour.dirs();
@@ -172,7 +177,29 @@ pub struct Listing {
 /// How often an hour that changes meanwhile is listed.
 const LISTINGS_MAX: u32 = 8;
 
-/// Lists the files of `table` below `root`. A table that is not there is empty.
+/// What counts of the objects of `table`: where, and how long each is.
+#[cfg(feature = "s3")]
+pub(crate) fn of_objects(table: Table, objects: Vec<(PathBuf, u64)>) -> Listing {
+    let mut by_hour: BTreeMap<Hour, Vec<Part>> = BTreeMap::new();
+    for (path, bytes) in objects {
+        let name = |up: usize| path.ancestors().nth(up)?.file_name()?.to_str();
+        let (Some(day), Some(hour)) = (name(2), name(1)) else { continue };
+        let Some(hour) = Hour::from_dirs(day, hour) else { continue };
+        if let Some(part) = Part::parse(table, hour, path, bytes) {
+            by_hour.entry(hour).or_default().push(part);
+        }
+    }
+    let mut listing = Listing::default();
+    for parts in by_hour.into_values() {
+        let (counting, replaced) = current(parts);
+        listing.parts.extend(counting);
+        listing.leftovers.extend(replaced.into_iter().map(|part| part.path));
+    }
+    listing.parts.sort_by_key(|part| (part.hour, part.lo));
+    listing
+}
+
+/// Lists the files of `table` below directory `root`. A table that is not there is empty.
 ///
 /// # Errors
 ///
@@ -258,7 +285,7 @@ fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, LakeError> {
 mod tests {
     use std::path::Path;
 
-    use super::{Hour, Part, Table, current, hour_dir, list};
+    use super::{Hour, Part, Table, current, hour_dir, list, temporary};
 
     #[test]
     fn an_hour_is_where_its_name_says_and_is_found_there() {
@@ -271,11 +298,11 @@ mod tests {
             let part = Part::new(dir.path(), Table::Actions, hour, "a-b", (3, 9));
             std::fs::create_dir_all(part.path.parent().unwrap()).unwrap();
             std::fs::write(&part.path, b"x").unwrap();
-            std::fs::write(part.temporary(), b"x").unwrap();
+            std::fs::write(temporary(&part.path), b"x").unwrap();
             let listing = list(dir.path(), Table::Actions).unwrap();
             let found = listing.parts.iter().find(|found| found.hour == hour).unwrap();
             assert_eq!(*found, Part { bytes: 1, ..part.clone() });
-            assert!(listing.leftovers.contains(&part.temporary()));
+            assert!(listing.leftovers.contains(&temporary(&part.path)));
         }
         assert!(list(dir.path(), Table::Samples).unwrap().parts.is_empty());
     }

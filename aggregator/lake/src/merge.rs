@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     Identity, LakeError, Part, Rows, Table,
+    files::Files,
     part::{PartWriter, write_actions},
     read::{SeriesReader, read_actions},
-    storage::Storage,
 };
 
 /// Calls `each` with every series of `parts`, in order of id, rows in order of time. Of rows of one
@@ -16,10 +16,12 @@ use crate::{
 ///
 /// When a part cannot be read, or `each` fails.
 pub fn each_series(
+    files: &Files,
     parts: &[Part],
     mut each: impl FnMut(&Arc<Identity>, Rows) -> Result<(), LakeError>,
 ) -> Result<(), LakeError> {
-    let mut readers = parts.iter().map(SeriesReader::open).collect::<Result<Vec<_>, _>>()?;
+    let open = |part| SeriesReader::open(files.root(), part);
+    let mut readers = parts.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     loop {
         let mut next: Option<u32> = None;
         for reader in &mut readers {
@@ -45,24 +47,21 @@ pub fn each_series(
 /// # Errors
 ///
 /// When a part cannot be read or the new one not written; then the old ones still count.
-pub fn merge(
-    storage: &dyn Storage,
-    root: &std::path::Path,
-    parts: &[Part],
-) -> Result<Option<Part>, LakeError> {
+pub fn merge(files: &Files, parts: &[Part]) -> Result<Option<Part>, LakeError> {
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
     let range = (first.lo, last.hi);
+    let root = files.root().path();
     let merged = Part::new(root, first.table, first.hour, &first.aggregator, range);
     if first.table == Table::Actions {
         let mut rows = Vec::new();
         for part in parts {
-            rows.extend(read_actions(part)?);
+            rows.extend(read_actions(files.root(), part)?);
         }
         rows.sort_by(|(a, x), (b, y)| (a.id, x.t_ms, &x.knob).cmp(&(b.id, y.t_ms, &y.knob)));
         rows.dedup_by(|(a, x), (b, y)| (a.id, x.t_ms, &x.knob) == (b.id, y.t_ms, &y.knob));
-        return write_actions(storage, merged, &rows).map(Some);
+        return write_actions(files, merged, &rows).map(Some);
     }
-    let mut writer = PartWriter::begin(storage, merged)?;
-    each_series(parts, |identity, rows| writer.write(identity, rows))?;
+    let mut writer = PartWriter::begin(files, merged)?;
+    each_series(files, parts, |identity, rows| writer.write(identity, rows))?;
     writer.finish().map(Some)
 }

@@ -4,11 +4,7 @@
 //! floats costs more than it saves. Rows are in order of series, then time, and pages hold a few
 //! thousand rows, so that one series is read without the others.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use arrow::{
     datatypes::{DataType, SchemaRef},
@@ -28,8 +24,9 @@ use parquet::{
 
 use crate::{
     Identity, LakeError, Part, Rows,
+    files::{Draft, Files},
+    root::WORKLOADS,
     schema::{self, WHO},
-    storage::{Storage, create_dir, rename, sync_dir},
 };
 
 /// Rows encoded together.
@@ -69,34 +66,31 @@ fn properties(schema: &SchemaRef) -> Result<WriterProperties, ParquetError> {
 
 /// A file that is being written. Dropped before [`Self::finish`], it leaves a file that does not count.
 #[derive(Debug)]
-pub struct PartWriter<'a> {
-    storage: &'a dyn Storage,
+pub struct PartWriter {
     part: Part,
-    temporary: PathBuf,
+    /// Where its bytes are meanwhile, for errors.
+    written_as: PathBuf,
     schema: SchemaRef,
-    writer: ArrowWriter<File>,
+    writer: ArrowWriter<Draft>,
     waiting: Vec<(Arc<Identity>, Rows)>,
     n_waiting: usize,
 }
 
-impl<'a> PartWriter<'a> {
+impl PartWriter {
     /// Begins `part`.
     ///
     /// # Errors
     ///
     /// When the file cannot be made.
-    pub fn begin(storage: &'a dyn Storage, part: Part) -> Result<Self, LakeError> {
-        let dir = part.path.parent().unwrap_or(Path::new("."));
-        create_dir(storage, dir).map_err(LakeError::io("make", dir))?;
-        let temporary = part.temporary();
-        storage.reach("create", &temporary).map_err(LakeError::io("create", &temporary))?;
-        let file = File::create(&temporary).map_err(LakeError::io("create", &temporary))?;
+    pub fn begin(files: &Files, part: Part) -> Result<Self, LakeError> {
+        let draft = files.begin(&part.path)?;
+        let written_as = draft.written_as().to_owned();
         let schema = schema::of(part.table);
-        let failed = || LakeError::parquet("begin", &temporary);
+        let failed = || LakeError::parquet("begin", &written_as);
         let properties = properties(&schema).map_err(failed())?;
         let writer =
-            ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(failed())?;
-        Ok(Self { storage, part, temporary, schema, writer, waiting: Vec::new(), n_waiting: 0 })
+            ArrowWriter::try_new(draft, Arc::clone(&schema), Some(properties)).map_err(failed())?;
+        Ok(Self { part, written_as, schema, writer, waiting: Vec::new(), n_waiting: 0 })
     }
 
     /// Appends rows of one series; series come in order of their ids, rows in order of time.
@@ -118,7 +112,7 @@ impl<'a> PartWriter<'a> {
         }
         let series: Vec<(&Identity, &Rows)> =
             waiting.iter().map(|(identity, rows)| (&**identity, rows)).collect();
-        let batch = schema::batch(self.part.table, &self.schema, &series, &self.temporary)?;
+        let batch = schema::batch(self.part.table, &self.schema, &series, &self.written_as)?;
         self.write_batch(&batch)
     }
 
@@ -128,7 +122,7 @@ impl<'a> PartWriter<'a> {
     ///
     /// When it cannot be written.
     pub fn write_batch(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
-        self.writer.write(batch).map_err(LakeError::parquet("write", &self.temporary))
+        self.writer.write(batch).map_err(LakeError::parquet("write", &self.written_as))
     }
 
     /// Makes the file durable and names it.
@@ -138,14 +132,8 @@ impl<'a> PartWriter<'a> {
     /// When it cannot be made durable; then it does not count.
     pub fn finish(mut self) -> Result<Part, LakeError> {
         self.flush()?;
-        let temporary = self.temporary;
-        let file = self.writer.into_inner().map_err(LakeError::parquet("finish", &temporary))?;
-        let failed = |operation| LakeError::io(operation, &temporary);
-        self.storage.reach("sync", &temporary).map_err(failed("sync"))?;
-        file.sync_all().map_err(failed("sync"))?;
-        let bytes = file.metadata().map_err(failed("measure"))?.len();
-        rename(self.storage, &temporary, &self.part.path)
-            .map_err(LakeError::io("name", &self.part.path))?;
+        let failed = LakeError::parquet("finish", &self.written_as);
+        let bytes = self.writer.into_inner().map_err(failed)?.finish()?;
         Ok(Part { bytes, ..self.part })
     }
 }
@@ -156,12 +144,12 @@ impl<'a> PartWriter<'a> {
 ///
 /// When the file cannot be written.
 pub fn write_actions(
-    storage: &dyn Storage,
+    files: &Files,
     part: Part,
     rows: &[(Identity, schema::ActionRow)],
 ) -> Result<Part, LakeError> {
-    let mut writer = PartWriter::begin(storage, part)?;
-    let batch = schema::action_batch(rows, &writer.temporary)?;
+    let mut writer = PartWriter::begin(files, part)?;
+    let batch = schema::action_batch(rows, &writer.written_as)?;
     writer.write_batch(&batch)?;
     writer.finish()
 }
@@ -172,26 +160,18 @@ pub fn write_actions(
 ///
 /// When the file cannot be written.
 pub fn write_workloads(
-    storage: &dyn Storage,
-    root: &Path,
+    files: &Files,
     aggregator: &str,
     batch: &RecordBatch,
 ) -> Result<(), LakeError> {
-    let dir = root.join("workloads").join("v=1");
-    create_dir(storage, &dir).map_err(LakeError::io("make", &dir))?;
-    let path = dir.join(format!("workloads-{aggregator}.parquet"));
-    let temporary = dir.join(format!("_workloads-{aggregator}.parquet.tmp"));
-    let failed = || LakeError::io("write", &temporary);
-    storage.reach("create", &temporary).map_err(failed())?;
-    let file = File::create(&temporary).map_err(failed())?;
+    let dir = files.root().path().join(WORKLOADS).join("v=1");
+    let draft = files.begin(&dir.join(format!("workloads-{aggregator}.parquet")))?;
+    let written_as = draft.written_as().to_owned();
+    let failed = || LakeError::parquet("write", &written_as);
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-    let parquet = || LakeError::parquet("write", &temporary);
     let mut writer =
-        ArrowWriter::try_new(file, batch.schema(), Some(properties)).map_err(parquet())?;
-    writer.write(batch).map_err(parquet())?;
-    let file = writer.into_inner().map_err(parquet())?;
-    storage.reach("sync", &temporary).map_err(failed())?;
-    file.sync_all().map_err(failed())?;
-    rename(storage, &temporary, &path).map_err(LakeError::io("name", &path))?;
-    sync_dir(storage, &dir).map_err(LakeError::io("sync", &dir))
+        ArrowWriter::try_new(draft, batch.schema(), Some(properties)).map_err(failed())?;
+    writer.write(batch).map_err(failed())?;
+    writer.into_inner().map_err(failed())?.finish()?;
+    Ok(())
 }

@@ -1,51 +1,27 @@
 //! Reads files of the lake: some series of one, or all of them one after the other.
 
-use std::{collections::HashSet, fs::File, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{Array, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray},
     error::ArrowError,
 };
-use parquet::arrow::{
-    ProjectionMask,
-    arrow_reader::{
-        ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReader,
-        ParquetRecordBatchReaderBuilder, RowFilter,
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{ArrowPredicateFn, ArrowReaderBuilder, RowFilter},
+    },
+    file::{
+        metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData},
+        statistics::Statistics,
     },
 };
-use parquet::file::metadata::PageIndexPolicy;
 
 use crate::{
-    Identity, LakeError, Part, Rows, Table,
+    Identity, LakeError, Part, Root, Rows, Table,
+    open::{Batches, Narrow, Whole, foreign, open},
     schema::{self, ActionRow},
 };
-
-/// Rows decoded together.
-const BATCH_ROWS: usize = 8_192;
-
-fn open(
-    part: &Part,
-    index: PageIndexPolicy,
-) -> Result<ParquetRecordBatchReaderBuilder<File>, LakeError> {
-    let file = File::open(&part.path).map_err(LakeError::io("open", &part.path))?;
-    let options = ArrowReaderOptions::new().with_page_index_policy(index);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
-        .map_err(LakeError::parquet("read", &part.path))?;
-    let (is, expected) = (builder.schema(), schema::of(part.table));
-    let fits = is.fields().len() == expected.fields().len()
-        && is.fields().iter().zip(expected.fields()).all(|(is, expected)| {
-            is.name() == expected.name() && is.data_type() == expected.data_type()
-        });
-    if fits {
-        Ok(builder.with_batch_size(BATCH_ROWS))
-    } else {
-        Err(foreign(part, "its columns are others"))
-    }
-}
-
-fn foreign(part: &Part, reason: &str) -> LakeError {
-    LakeError::Foreign { path: part.path.clone(), reason: reason.to_owned() }
-}
 
 fn column<'a, T: 'static>(
     part: &Part,
@@ -66,51 +42,16 @@ fn column<'a, T: 'static>(
 ///
 /// When the file cannot be read or is not of its table.
 pub fn read_series(
+    root: &Root,
     part: &Part,
     ids: &HashSet<u32>,
-    (from_ms, to_ms): (i64, i64),
+    range_ms: (i64, i64),
     numbers: Option<&[usize]>,
 ) -> Result<Vec<(u32, Rows)>, LakeError> {
-    let mut builder = open(part, PageIndexPolicy::Optional)?;
-    let groups = groups_with(&builder, ids, from_ms, to_ms);
-    if groups.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mask = ProjectionMask::columns(builder.parquet_schema(), ["workload_id", "t_ms"]);
-    let wanted = ids.clone();
-    let is_wanted = move |batch: RecordBatch| -> Result<BooleanArray, ArrowError> {
-        let number = |name: &str| {
-            batch
-                .column_by_name(name)
-                .map(Array::as_any)
-                .ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")))
-        };
-        let of = number("workload_id")?.downcast_ref::<Int32Array>();
-        let at = number("t_ms")?.downcast_ref::<Int64Array>();
-        let (Some(of), Some(at)) = (of, at) else {
-            return Err(ArrowError::SchemaError("columns of another type".to_owned()));
-        };
-        let pairs = of.values().iter().zip(at.values());
-        Ok(pairs
-            .map(|(id, t_ms)| {
-                Some((from_ms..=to_ms).contains(t_ms) && wanted.contains(&id.cast_unsigned()))
-            })
-            .collect())
-    };
-    let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, is_wanted))]);
-    if let Some(places) = numbers {
-        let names = schema::numbers(part.table);
-        let wanted = places.iter().filter_map(|place| names.get(*place)).map(String::as_str);
-        let columns = wanted.chain(["workload_id", "t_ms", "n"]);
-        let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
-        builder = builder.with_projection(mask);
-    }
-    builder = builder.with_row_groups(groups).with_row_filter(filter);
-    let reader = builder.build().map_err(LakeError::parquet("read", &part.path))?;
+    let wanted = SomeSeries { ids, range_ms, numbers };
     let mut found: Vec<(u32, Rows)> = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(LakeError::arrow("read", &part.path))?;
-        for (id, _, rows) in split(part, &batch)? {
+    for batch in open(root, part, PageIndexPolicy::Optional, &wanted)? {
+        for (id, _, rows) in split(part, &batch?)? {
             match found.last_mut() {
                 Some((last, into)) if *last == id => into.append(&rows),
                 _ => found.push((id, rows)),
@@ -120,42 +61,97 @@ pub fn read_series(
     Ok(found)
 }
 
-/// Row groups that may hold a row of `ids` in this time, by their statistics.
-fn groups_with(
-    builder: &ParquetRecordBatchReaderBuilder<File>,
-    ids: &HashSet<u32>,
-    from_ms: i64,
-    to_ms: i64,
-) -> Vec<usize> {
-    use parquet::file::statistics::Statistics;
+/// Rows of some series in some time, with some of their numbers.
+struct SomeSeries<'a> {
+    ids: &'a HashSet<u32>,
+    range_ms: (i64, i64),
+    numbers: Option<&'a [usize]>,
+}
 
-    let may_hold = |group: &parquet::file::metadata::RowGroupMetaData| {
-        let of = |name: &str| {
-            let is_it = |c: &&parquet::file::metadata::ColumnChunkMetaData| {
-                c.column_path().string() == name
+impl Narrow for SomeSeries<'_> {
+    fn narrow<T>(
+        &self,
+        part: &Part,
+        builder: ArrowReaderBuilder<T>,
+    ) -> Option<ArrowReaderBuilder<T>> {
+        let groups = self.groups(builder.metadata());
+        if groups.is_empty() {
+            return None;
+        }
+        let columns = builder.parquet_schema();
+        let of_rows = ProjectionMask::columns(columns, ["workload_id", "t_ms"]);
+        let mask = self.numbers.map(|places| {
+            let names = schema::numbers(part.table);
+            let wanted = places.iter().filter_map(|place| names.get(*place)).map(String::as_str);
+            ProjectionMask::columns(columns, wanted.chain(["workload_id", "t_ms", "n"]))
+        });
+        let is_wanted = ArrowPredicateFn::new(of_rows, self.predicate());
+        let builder = builder
+            .with_row_groups(groups)
+            .with_row_filter(RowFilter::new(vec![Box::new(is_wanted)]));
+        Some(match mask {
+            Some(mask) => builder.with_projection(mask),
+            None => builder,
+        })
+    }
+}
+
+impl SomeSeries<'_> {
+    /// Which rows of a batch of ids and times are wanted.
+    fn predicate(
+        &self,
+    ) -> impl FnMut(RecordBatch) -> Result<BooleanArray, ArrowError> + Send + 'static + use<> {
+        let (wanted, (from_ms, to_ms)) = (self.ids.clone(), self.range_ms);
+        move |batch: RecordBatch| {
+            let number = |name: &str| {
+                batch
+                    .column_by_name(name)
+                    .map(Array::as_any)
+                    .ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")))
             };
-            group.columns().iter().find(is_it).and_then(|column| column.statistics())
-        };
-        let is_time = match of("t_ms") {
-            Some(Statistics::Int64(s)) => match (s.min_opt(), s.max_opt()) {
-                (Some(min), Some(max)) => *min <= to_ms && *max >= from_ms,
+            let of = number("workload_id")?.downcast_ref::<Int32Array>();
+            let at = number("t_ms")?.downcast_ref::<Int64Array>();
+            let (Some(of), Some(at)) = (of, at) else {
+                return Err(ArrowError::SchemaError("columns of another type".to_owned()));
+            };
+            let pairs = of.values().iter().zip(at.values());
+            Ok(pairs
+                .map(|(id, t_ms)| {
+                    Some((from_ms..=to_ms).contains(t_ms) && wanted.contains(&id.cast_unsigned()))
+                })
+                .collect())
+        }
+    }
+
+    /// Row groups that may hold a wanted row, by their statistics.
+    fn groups(&self, metadata: &ParquetMetaData) -> Vec<usize> {
+        let (from_ms, to_ms) = self.range_ms;
+        let may_hold = |group: &RowGroupMetaData| {
+            let of = |name: &str| {
+                let mut columns = group.columns().iter();
+                columns.find(|c| c.column_path().string() == name).and_then(|c| c.statistics())
+            };
+            let is_time = match of("t_ms") {
+                Some(Statistics::Int64(s)) => match (s.min_opt(), s.max_opt()) {
+                    (Some(min), Some(max)) => *min <= to_ms && *max >= from_ms,
+                    _ => true,
+                },
                 _ => true,
-            },
-            _ => true,
-        };
-        let is_series = match of("workload_id") {
-            Some(Statistics::Int32(s)) => match (s.min_opt(), s.max_opt()) {
-                (Some(min), Some(max)) => {
-                    ids.iter().any(|id| (*min..=*max).contains(&id.cast_signed()))
-                }
+            };
+            let is_series = match of("workload_id") {
+                Some(Statistics::Int32(s)) => match (s.min_opt(), s.max_opt()) {
+                    (Some(min), Some(max)) => {
+                        self.ids.iter().any(|id| (*min..=*max).contains(&id.cast_signed()))
+                    }
+                    _ => true,
+                },
                 _ => true,
-            },
-            _ => true,
+            };
+            is_time && is_series
         };
-        is_time && is_series
-    };
-    let groups = builder.metadata().row_groups();
-    (0..groups.len()).filter(|&i| may_hold(&groups[i])).collect()
+        let groups = metadata.row_groups();
+        (0..groups.len()).filter(|&i| may_hold(&groups[i])).collect()
+    }
 }
 
 /// The runs of equal ids in a batch: id, first row, rows.
@@ -199,7 +195,7 @@ fn split(part: &Part, batch: &RecordBatch) -> Result<Vec<(u32, usize, Rows)>, La
 /// The series of a part with numbers, one after the other, in order of their ids.
 pub struct SeriesReader {
     part: Part,
-    reader: ParquetRecordBatchReader,
+    reader: Batches,
     /// In reverse, so that the next is the last.
     waiting: Vec<(Arc<Identity>, Rows)>,
 }
@@ -216,10 +212,8 @@ impl SeriesReader {
     /// # Errors
     ///
     /// When it cannot be read or is not of its table.
-    pub fn open(part: &Part) -> Result<Self, LakeError> {
-        let reader = open(part, PageIndexPolicy::Skip)?
-            .build()
-            .map_err(LakeError::parquet("read", &part.path))?;
+    pub fn open(root: &Root, part: &Part) -> Result<Self, LakeError> {
+        let reader = open(root, part, PageIndexPolicy::Skip, &Whole)?;
         Ok(Self { part: part.clone(), reader, waiting: Vec::new() })
     }
 
@@ -230,8 +224,7 @@ impl SeriesReader {
     /// When the file cannot be read.
     pub fn peek(&mut self) -> Result<Option<u32>, LakeError> {
         while self.waiting.is_empty() {
-            let Some(batch) = self.reader.next() else { return Ok(None) };
-            let batch = batch.map_err(LakeError::arrow("read", &self.part.path))?;
+            let Some(batch) = self.reader.next().transpose()? else { return Ok(None) };
             for (id, row, rows) in split(&self.part, &batch)? {
                 let identity = identity_at(&self.part, &batch, id, row)?;
                 self.waiting.push((Arc::new(identity), rows));
@@ -275,13 +268,13 @@ fn identity_at(
 /// # Errors
 ///
 /// When the file cannot be read or is not of actions.
-pub fn read_actions(part: &Part) -> Result<Vec<(Identity, ActionRow)>, LakeError> {
-    let reader = open(part, PageIndexPolicy::Skip)?
-        .build()
-        .map_err(LakeError::parquet("read", &part.path))?;
+pub fn read_actions(
+    root: &Root,
+    part: &Part,
+) -> Result<Vec<(Identity, ActionRow)>, LakeError> {
     let mut found = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(LakeError::arrow("read", &part.path))?;
+    for batch in open(root, part, PageIndexPolicy::Skip, &Whole)? {
+        let batch = batch?;
         let ids: &Int32Array = column(part, &batch, "workload_id")?;
         let times: &Int64Array = column(part, &batch, "t_ms")?;
         let knobs: &StringArray = column(part, &batch, "knob")?;

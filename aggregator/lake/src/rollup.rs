@@ -8,8 +8,8 @@ use std::sync::Arc;
 use headroom_telemetry::Feature;
 
 use crate::{
-    LakeError, Part, Rows, Table, merge::each_series, part::PartWriter, schema::demand,
-    storage::Storage,
+    LakeError, Part, Rows, Table, files::Files, merge::each_series, part::PartWriter,
+    schema::demand,
 };
 
 /// Length of a bucket of `table`, milliseconds; `None` for a table that is no rollup.
@@ -86,19 +86,15 @@ fn quantile(sorted: &[f32], share: f64) -> f32 {
 /// # Errors
 ///
 /// When it cannot be read or they not written.
-pub fn roll_up(
-    storage: &dyn Storage,
-    root: &std::path::Path,
-    samples: &Part,
-) -> Result<Vec<Part>, LakeError> {
+pub fn roll_up(files: &Files, samples: &Part) -> Result<Vec<Part>, LakeError> {
     let begin = |table| {
         let range = (samples.lo, samples.hi);
-        let part = Part::new(root, table, samples.hour, &samples.aggregator, range);
-        PartWriter::begin(storage, part)
+        let root = files.root().path();
+        PartWriter::begin(files, Part::new(root, table, samples.hour, &samples.aggregator, range))
     };
     let mut fine = begin(Table::Samples10s)?;
     let mut coarse = begin(Table::Samples5m)?;
-    each_series(std::slice::from_ref(samples), |identity, rows| {
+    each_series(files, std::slice::from_ref(samples), |identity, rows| {
         let identity = Arc::clone(identity);
         fine.write(&identity, thin(Table::Samples10s, &rows))?;
         coarse.write(&identity, thin(Table::Samples5m, &rows))

@@ -27,7 +27,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     fleet::Fleet,
-    history::{History, Writer},
+    history::{History, Pressure, Writer},
     learn::{LearnError, Learner},
     metrics::IngestMetrics,
     neighbours::Neighbours,
@@ -114,6 +114,10 @@ async fn ready(State(view): State<View>) -> Response {
         "ready": ready,
         "state": pressure.name(),
         "history": health.failing.as_deref().unwrap_or("ok"),
+        "lake": match &pressure {
+            Pressure::Behind { reason } => reason,
+            _ => "ok",
+        },
         "last_commit_s": health.last_commit_s,
     });
     (status, Json(body)).into_response()

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use headroom_lake::Root;
 
 use crate::{
     config::AggregatorConfig,
@@ -39,7 +40,7 @@ pub struct Place {
 
 impl Place {
     /// The root of the lake, in which every row is that was acknowledged before.
-    pub(super) fn seal(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn seal(&self) -> anyhow::Result<Root> {
         let dir = self.dir.join("history");
         let owner = match fs::metadata(&dir) {
             Ok(meta) if meta.is_dir() => meta.uid(),
@@ -48,13 +49,14 @@ impl Place {
             }
         };
         let config = self.config(&dir)?;
-        let root = history::Place::of(&dir, &config)?.lake;
+        let place = history::Place::of(&dir, &config)?;
         if !self.sealed_only {
             refuse_strangers(&dir, owner)?;
             seal(&dir, config, &self.url)?;
         }
-        if !root.is_dir() {
-            bail!("{} is not there: nothing was taken in yet", root.display());
+        let root = place.root()?;
+        if let Some(missing) = root.directory().filter(|dir| !dir.is_dir()) {
+            bail!("{} is not there: nothing was taken in yet", missing.display());
         }
         Ok(root)
     }
@@ -70,8 +72,8 @@ impl Place {
                     dir.display()
                 );
             };
-            let (name, lake) = (noted.name, Some(noted.lake));
-            return Ok(HistoryConfig { name, lake, ..HistoryConfig::default() });
+            let history::Place { name, lake, s3 } = noted;
+            return Ok(HistoryConfig { name, lake: Some(lake), s3, ..HistoryConfig::default() });
         };
         let config = AggregatorConfig::read(path)?.history;
         let told = history::Place::of(dir, &config)?;

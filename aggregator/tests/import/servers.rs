@@ -1,32 +1,20 @@
 //! The servers to import from, as processes with a folder and a port of their own.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    process::Command,
 };
 
+use headroom_tests::server::{Started, free_port};
 use tempfile::TempDir;
 
 use super::text;
 
-/// How long a server may take until it answers.
-const START: Duration = Duration::from_secs(60);
-
 /// A server; it ends with this value.
 pub(super) struct Server {
-    child: Child,
+    _child: Started,
     pub(super) url: String,
     _dir: TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 /// A program of `cargo xtask test --only servers`; says why a test is skipped where there is none.
@@ -41,41 +29,12 @@ pub(super) fn find(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// A port that no other test of this process was given and nobody listens on. It lies below those
-/// that connections are made from, or one of them could take it before the server does, and the
-/// server would be asked for at another's door.
-fn free_port() -> u16 {
-    const PORTS: std::ops::Range<u16> = 20_000..30_000;
-    static N_GIVEN: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let n = std::process::id().wrapping_mul(16) + N_GIVEN.fetch_add(1, Ordering::Relaxed);
-        let width = u32::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + u16::try_from(n % width).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Starts a program and waits until `ready` answers.
 fn start(mut command: Command, url: String, ready: &str, dir: TempDir) -> Server {
-    let child = command
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut server = Server { child, url, _dir: dir };
-    let asked = format!("{}{ready}", server.url);
-    let begun = Instant::now();
-    while ureq::get(&asked).call().is_err() {
-        let ended = server.child.try_wait().unwrap();
-        assert!(ended.is_none(), "{command:?} has ended: {ended:?}");
-        assert!(begun.elapsed() < START, "{asked} does not answer");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    server
+    let mut child = Started::new(command.current_dir(dir.path())).unwrap();
+    let asked = format!("{url}{ready}");
+    child.wait_until(&asked, || ureq::get(&asked).call().is_ok()).unwrap();
+    Server { _child: child, url, _dir: dir }
 }
 
 /// Prometheus that takes remote writes and scrapes nothing.

@@ -20,19 +20,10 @@ pub(crate) fn ballista(root: &Path) -> Result<PathBuf, String> {
     if programs.iter().all(|program| folder.join("bin").join(program).exists()) {
         return Ok(folder.join("bin"));
     }
-    let mut install = cargo::plain();
-    install
-        .args(["install", "--locked", "--debug", "--root"])
-        .arg(&folder)
-        .arg("--target-dir")
-        .arg(folder.join("build"))
-        .args(programs.map(|program| format!("{program}@{BALLISTA}")))
-        // What would debug them takes gigabytes.
-        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    let packages = programs.map(|program| format!("{program}@{BALLISTA}"));
     let what = format!("Ballista {BALLISTA}");
     progress::step(&what, "built once, 15 minutes on two cores; kept", || {
-        process::run(&mut install)?;
-        anyhow::Ok(std::fs::remove_dir_all(folder.join("build"))?)
+        cargo::install(&folder, packages.iter().map(String::as_str))
     })
     .map_err(|error| format!("{what} cannot be built: {error:#}"))?;
     Ok(folder.join("bin"))

@@ -6,6 +6,7 @@ pub(crate) mod checkers;
 pub(crate) mod debian;
 pub(crate) mod engines;
 pub(crate) mod servers;
+pub(crate) mod storage;
 mod toolchain;
 
 use std::path::Path;

@@ -54,6 +54,10 @@ pub(crate) fn run(root: &Path, args: &TestArgs) -> Result<ExitCode> {
         Ok(_) => Ok(Verdict::Passed),
         Err(reason) => Ok(Verdict::Skipped(reason)),
     });
+    report.step("S3-compatible storage", || match setup::storage::build(root) {
+        Ok(_) => Ok(Verdict::Passed),
+        Err(reason) => Ok(Verdict::Skipped(reason)),
+    });
     report.step_with_skips("tests of the workspace", |skips| suites::workspace(root, skips));
     report.step("deliberately wrong probes", || {
         if args.quick {

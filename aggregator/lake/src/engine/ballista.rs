@@ -61,6 +61,7 @@ impl Ballista {
 
     async fn plan(&self, snapshot: &Snapshot, sql: &str) -> Result<DataFrame, LakeError> {
         check_reads(sql)?;
+        snapshot.check_directory(&self.name())?;
         self.session(snapshot)?.sql(sql).await.map_err(LakeError::query)
     }
 

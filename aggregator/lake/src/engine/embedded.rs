@@ -25,7 +25,9 @@ use parquet::{
 };
 
 use super::{Answer, Engine, Job, Snapshot, WORKLOADS};
-use crate::{LakeError, Table, schema};
+#[cfg(feature = "s3")]
+use crate::Root;
+use crate::{LakeError, Table, root::is_bucket, schema};
 
 /// Memory that one query may take for what it must hold at once.
 const MEMORY_BYTES: usize = 512 << 20;
@@ -59,6 +61,11 @@ impl Embedded {
             .map_err(LakeError::query)?;
         let config = SessionConfig::new().with_information_schema(true);
         let context = SessionContext::new_with_config_rt(config, runtime);
+        #[cfg(feature = "s3")]
+        if let Root::Bucket(bucket) = &snapshot.root {
+            let (url, store) = bucket.store();
+            context.register_object_store(&parse(url)?, store);
+        }
         for (name, schema) in tables() {
             let hot: &[RecordBatch] = match name {
                 _ if name == Table::Samples.name() => &self.hot.samples,
@@ -164,6 +171,14 @@ fn name_table(
     Ok(())
 }
 
+fn parse(url: &str) -> Result<url::Url, LakeError> {
+    let failed = |error: url::ParseError| LakeError::Url {
+        url: url.to_owned(),
+        reason: error.to_string(),
+    };
+    url.parse().map_err(failed)
+}
+
 /// The table of `files`; where there are none, of the directory at `no_files`.
 pub(super) fn listed(
     files: &[PathBuf],
@@ -171,10 +186,14 @@ pub(super) fn listed(
     no_files: &str,
 ) -> Result<ListingTable, LakeError> {
     let url = |path: &PathBuf| {
-        let url = url::Url::from_file_path(path).map_err(|()| LakeError::Url {
-            url: path.display().to_string(),
-            reason: "it is not an absolute path".to_owned(),
-        })?;
+        let url = if is_bucket(path) {
+            parse(&path.to_string_lossy())?
+        } else {
+            url::Url::from_file_path(path).map_err(|()| LakeError::Url {
+                url: path.display().to_string(),
+                reason: "it is not an absolute path".to_owned(),
+            })?
+        };
         ListingTableUrl::parse(url).map_err(LakeError::query)
     };
     let urls = match files {

@@ -11,7 +11,7 @@ mod spark;
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
 };
 
@@ -29,7 +29,8 @@ pub use self::{
     embedded::{Embedded, Hot},
     spark::{Spark, read_all},
 };
-use crate::{Hour, LakeError, Table, layout::list};
+pub use crate::root::WORKLOADS;
+use crate::{Hour, LakeError, Root, Table};
 
 /// How often a query is begun anew because files went while it read them.
 const SNAPSHOTS_MAX: u32 = 3;
@@ -40,12 +41,11 @@ const ROWS_MAX: usize = 1_000_000;
 /// Most memory of such an answer, bytes.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
-/// The table of workloads, which is one file per aggregator and of no hour.
-pub const WORKLOADS: &str = "workloads";
-
 /// The files of each table at one moment.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// The lake.
+    pub root: Root,
     /// By table.
     pub files: BTreeMap<String, Vec<PathBuf>>,
 }
@@ -55,32 +55,17 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// When `root` is no directory, or one in it cannot be read.
-    pub fn take(root: &Path, from_ms: i64, to_ms: i64) -> Result<Self, LakeError> {
+    /// When `root` is a directory that is not there, or it cannot be listed.
+    pub fn take(root: &Root, from_ms: i64, to_ms: i64) -> Result<Self, LakeError> {
         let hours = Hour::of_ms(from_ms)..=Hour::of_ms(to_ms);
-        let failed = LakeError::io("read the lake in", root);
-        let root = &std::fs::canonicalize(root).map_err(failed)?;
+        let root = root.found()?;
         let mut files = BTreeMap::new();
         for table in Table::ALL {
-            let parts = list(root, table)?.parts.into_iter();
-            let within = parts.filter(|part| hours.contains(&part.hour)).map(|part| part.path);
-            files.insert(table.name().to_owned(), within.collect());
+            let parts = root.list(table, &hours)?.parts.into_iter();
+            files.insert(table.name().to_owned(), parts.map(|part| part.path).collect());
         }
-        let dir = root.join(WORKLOADS).join("v=1");
-        let mut workloads = Vec::new();
-        if dir.is_dir() {
-            let failed = || LakeError::io("list", &dir);
-            for entry in std::fs::read_dir(&dir).map_err(failed())? {
-                let path = entry.map_err(failed())?.path();
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
-                if name.starts_with("workloads-") && name.ends_with(".parquet") {
-                    workloads.push(path);
-                }
-            }
-        }
-        workloads.sort();
-        files.insert(WORKLOADS.to_owned(), workloads);
-        Ok(Self { files })
+        files.insert(WORKLOADS.to_owned(), root.workloads()?);
+        Ok(Self { root, files })
     }
 
     /// Runs `ask` over [`Self::take`] of the same, and again when files went meanwhile: one that is
@@ -90,7 +75,7 @@ impl Snapshot {
     ///
     /// As [`Self::take`] and `ask`, and when files went each time.
     pub async fn over<T>(
-        root: &Path,
+        root: &Root,
         from_ms: i64,
         to_ms: i64,
         ask: impl AsyncFn(&Self) -> Result<T, LakeError>,
@@ -100,7 +85,7 @@ impl Snapshot {
             let snapshot = Self::take(root, from_ms, to_ms)?;
             let result = ask(&snapshot).await;
             tries += 1;
-            if !snapshot.is_outdated() {
+            if !snapshot.is_outdated()? {
                 return result;
             }
             if tries == SNAPSHOTS_MAX {
@@ -110,8 +95,29 @@ impl Snapshot {
     }
 
     /// Whether a file of it is gone, merged with others since.
-    pub fn is_outdated(&self) -> bool {
-        self.files.values().flatten().any(|path| !path.exists())
+    ///
+    /// # Errors
+    ///
+    /// When the storage does not tell.
+    pub fn is_outdated(&self) -> Result<bool, LakeError> {
+        Ok(!self.root.has(&self.files)?)
+    }
+
+    /// That every machine that sees the same directories can read it.
+    ///
+    /// # Errors
+    ///
+    /// When it is in a bucket.
+    fn check_directory(&self, engine: &str) -> Result<(), LakeError> {
+        if self.root.directory().is_some() {
+            return Ok(());
+        }
+        let reason = format!(
+            "the lake is in {}, and its machines are handed files of directories only: use \
+             --engine embedded",
+            self.root.path().display()
+        );
+        Err(LakeError::Engine { engine: engine.to_owned(), reason })
     }
 
     /// The same but for what `aggregator` sealed under one of `numbers`.

@@ -86,6 +86,7 @@ impl Spark {
     async fn submit(&self, snapshot: &Snapshot, jobs: &[Job]) -> Result<(), LakeError> {
         let Some(first) = jobs.first() else { return Ok(()) };
         jobs.iter().try_for_each(|job| check_reads(&job.sql))?;
+        snapshot.check_directory(&self.master)?;
         let beside = first.out.parent().unwrap_or(Path::new("."));
         let dir = beside.join(format!("_spark-{}", std::process::id()));
         fs::create_dir_all(&dir).map_err(LakeError::io("make", &dir))?;

@@ -2,12 +2,16 @@
 
 use std::{path::Path, process::Command};
 
-use headroom_lake::engine::{Ballista, Embedded, Engine, EngineName};
+use headroom_lake::{
+    Root,
+    engine::{Ballista, Embedded, Engine, EngineName},
+};
+use headroom_tests::server::{Started, find, free_port};
 
 use crate::{
+    answers,
     fixture::{QUERIES, csv, make_lake, snapshot},
     same::answers_as_in_process,
-    started::{Started, find, free_port},
 };
 
 /// A cluster on this machine; it ends with this value.
@@ -36,8 +40,13 @@ impl Cluster {
                 .args(["--bind-port", &port.to_string(), "--min-ready-executors", "2"])
                 .args(["--executor-timeout-seconds", "10"])
                 .args(["--expire-dead-executor-interval-seconds", "1"]),
-        );
-        scheduler.wait(&format!("http://127.0.0.1:{port}/healthz"), |_text| true);
+        )
+        .unwrap();
+        let wait = |scheduler: &mut Started, page: &str| {
+            let url = format!("http://127.0.0.1:{port}/{page}");
+            scheduler.wait_until(&url, || answers(&url, |_text| true)).unwrap();
+        };
+        wait(&mut scheduler, "healthz");
         let executors = (0..2)
             .map(|n| {
                 Started::new(
@@ -52,9 +61,10 @@ impl Cluster {
                         .arg("--work-dir")
                         .arg(dir.join(format!("executor-{n}"))),
                 )
+                .unwrap()
             })
             .collect();
-        scheduler.wait(&format!("http://127.0.0.1:{port}/readyz"), |_text| true);
+        wait(&mut scheduler, "readyz");
         Some(Self { port, _scheduler: scheduler, executors })
     }
 
@@ -75,7 +85,7 @@ async fn a_ballista_cluster_answers_as_the_engine_in_process() {
 async fn an_executor_that_dies_costs_time_and_no_rows() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mut cluster) = Cluster::start(dir.path()) else { return };
-    let root = dir.path().join("lake");
+    let root = Root::from(dir.path().join("lake"));
     let _lake = make_lake(&root);
     let (engine, snapshot) = (cluster.engine(), snapshot(&root));
     let ours = csv(&Embedded::default(), &snapshot, QUERIES[3]).await;
@@ -87,7 +97,7 @@ async fn an_executor_that_dies_costs_time_and_no_rows() {
 async fn a_table_without_files_has_its_columns_and_no_rows() {
     let dir = tempfile::tempdir().unwrap();
     let Some(cluster) = Cluster::start(dir.path()) else { return };
-    let none = snapshot(dir.path());
+    let none = snapshot(&Root::from(dir.path().to_owned()));
     let engine = cluster.engine();
     for sql in ["SELECT host, knob FROM actions", "SELECT COUNT(*) AS n FROM samples"] {
         assert_eq!(csv(&*engine, &none, sql).await, csv(&Embedded::default(), &none, sql).await);
@@ -98,10 +108,10 @@ async fn a_table_without_files_has_its_columns_and_no_rows() {
 async fn a_scheduler_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Ballista::at(&format!("127.0.0.1:{}", free_port()));
-    let refused = engine.sql(&snapshot(dir.path()), "SELECT COUNT(*) FROM samples").await;
+    let refused = engine.sql(&snapshot(&Root::from(dir.path().to_owned())), "SELECT COUNT(*) FROM samples").await;
     let text = refused.unwrap_err().to_string();
     assert!(text.contains(&engine.name()), "{text}");
     // What only reads goes to it, as everywhere.
-    let refused = engine.sql(&snapshot(dir.path()), "DROP TABLE samples").await.unwrap_err();
+    let refused = engine.sql(&snapshot(&Root::from(dir.path().to_owned())), "DROP TABLE samples").await.unwrap_err();
     assert!(refused.to_string().contains("SELECT"), "{refused}");
 }

@@ -1,9 +1,9 @@
 //! A lake with two hours of three workloads, and what is asked of it.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use headroom_lake::{
-    ActionRow, Identity, Lake, Rows,
+    ActionRow, Identity, Lake, Root, Rows,
     engine::{Engine, Snapshot},
     lake::Keeping,
     output::{Format, render},
@@ -39,8 +39,8 @@ pub(crate) fn rows(seconds: std::ops::Range<i64>, of: u32) -> Rows {
 }
 
 /// Two hours of three workloads in four files, the first hour merged and thinned.
-pub(crate) fn make_lake(root: &Path) -> Lake {
-    let lake = Lake::open(root, "main", Arc::new(Local), None).unwrap();
+pub(crate) fn make_lake(root: &Root) -> Lake {
+    let lake = Lake::open(root.clone(), "main", Arc::new(Local), None).unwrap();
     for (number, from) in [0, 1_800, 3_600, 5_400].into_iter().enumerate() {
         let series = (0..3).map(|id| (identity(id), rows(from..from + 1_800, id))).collect();
         let action = ActionRow {
@@ -57,11 +57,11 @@ pub(crate) fn make_lake(root: &Path) -> Lake {
     assert_eq!((tended.merged, tended.thinned), (2, 1));
     let workloads: Vec<_> =
         (0..3).map(|id| ((*identity(id)).clone(), format!("w{id}"), "cgroup".to_owned())).collect();
-    lake.write_workloads(&schema::workloads_batch(&workloads, root).unwrap()).unwrap();
+    lake.write_workloads(&schema::workloads_batch(&workloads, root.path()).unwrap()).unwrap();
     lake
 }
 
-pub(crate) fn snapshot(root: &Path) -> Snapshot {
+pub(crate) fn snapshot(root: &Root) -> Snapshot {
     Snapshot::take(root, 0, i64::MAX).unwrap()
 }
 

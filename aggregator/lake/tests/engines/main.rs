@@ -9,15 +9,16 @@
 
 #[cfg(feature = "ballista")]
 mod ballista;
+#[cfg(feature = "s3")]
+mod bucket;
 mod fixture;
 mod same;
 mod spark;
-mod started;
 
 use std::sync::Arc;
 
 use headroom_lake::{
-    Lake, Table,
+    Lake, Root, Table,
     dataset::{self, Spec},
     engine::{Embedded, Engine as _, EngineName, Hot, Snapshot, check_reads},
     lake::Keeping,
@@ -28,11 +29,18 @@ use headroom_lake::{
 
 use fixture::{QUERIES, T0_MS, csv, identity, make_lake, quiet, rows, snapshot};
 
+/// Whether `url` answers with a text that `is_ready`.
+fn answers(url: &str, is_ready: impl Fn(&str) -> bool) -> bool {
+    let text = ureq::get(url).call().ok().and_then(|mut answer| answer.body_mut().read_to_string().ok());
+    text.is_some_and(|text| is_ready(&text))
+}
+
 #[tokio::test]
 async fn sql_sees_every_row_once_and_missing_as_null() {
     let dir = tempfile::tempdir().unwrap();
-    let _lake = make_lake(dir.path());
-    let (engine, snapshot) = (Embedded::default(), snapshot(dir.path()));
+    let root = Root::from(dir.path().to_owned());
+    let _lake = make_lake(&root);
+    let (engine, snapshot) = (Embedded::default(), snapshot(&root));
     let counted = csv(&engine, &snapshot, QUERIES[0]).await;
     let last = T0_MS + 7_199_000;
     assert_eq!(counted, format!("n,with_memory,first,last\n21600,14400,{T0_MS},{last}\n"));
@@ -56,7 +64,8 @@ async fn sql_sees_every_row_once_and_missing_as_null() {
 #[tokio::test]
 async fn rows_in_no_file_are_joined_and_sealed_ones_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let _lake = make_lake(dir.path());
+    let root = Root::from(dir.path().to_owned());
+    let _lake = make_lake(&root);
     let schema = schema::of(Table::Samples);
     let (who, lately) = (identity(0), rows(7_200..7_300, 0));
     let batch = schema::batch(Table::Samples, &schema, &[(&who, &lately)], dir.path()).unwrap();
@@ -66,15 +75,16 @@ async fn rows_in_no_file_are_joined_and_sealed_ones_left_out() {
     let counted = |snapshot: Snapshot| async move {
         csv(engine, &snapshot, "SELECT COUNT(*) AS n FROM samples").await
     };
-    assert_eq!(counted(snapshot(dir.path())).await, "n\n21700\n");
-    let without = snapshot(dir.path()).without("main", &[3].into());
+    assert_eq!(counted(snapshot(&root)).await, "n\n21700\n");
+    let without = snapshot(&root).without("main", &[3].into());
     assert_eq!(counted(without).await, "n\n16300\n");
 }
 
 #[tokio::test]
 async fn a_query_cannot_write() {
     let dir = tempfile::tempdir().unwrap();
-    let _lake = make_lake(dir.path());
+    let root = Root::from(dir.path().to_owned());
+    let _lake = make_lake(&root);
     let out = dir.path().join("out.csv");
     for sql in [
         format!("COPY samples TO '{}'", out.display()),
@@ -82,7 +92,7 @@ async fn a_query_cannot_write() {
         "SET datafusion.execution.batch_size = 1".to_owned(),
         "DROP TABLE samples".to_owned(),
     ] {
-        let refused = Embedded::default().sql(&snapshot(dir.path()), &sql).await;
+        let refused = Embedded::default().sql(&snapshot(&root), &sql).await;
         assert!(refused.is_err(), "{sql}");
     }
     assert!(!out.exists());
@@ -91,7 +101,7 @@ async fn a_query_cannot_write() {
 #[tokio::test]
 async fn a_training_set_is_built_once_and_taken_up_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("lake");
+    let root = Root::from(dir.path().join("lake"));
     let _lake = make_lake(&root);
     let out = dir.path().join("set");
     let spec = Spec { from_ms: T0_MS, to_ms: T0_MS + 7_200_000, table: Table::Samples };
@@ -115,7 +125,7 @@ async fn a_training_set_is_built_once_and_taken_up_where_it_stopped() {
 #[tokio::test]
 async fn a_training_set_is_widened_and_is_then_as_one_built_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("lake");
+    let root = Root::from(dir.path().join("lake"));
     let _lake = make_lake(&root);
     let (wide, whole) = (dir.path().join("wide"), dir.path().join("whole"));
     let engine = Embedded::default();
@@ -166,19 +176,20 @@ fn an_engine_that_is_not_there_says_how_to_get_it() {
 #[tokio::test]
 async fn files_that_were_merged_away_are_noticed_as_they_may_read_as_no_rows() {
     let dir = tempfile::tempdir().unwrap();
-    let lake = Lake::open(dir.path(), "main", Arc::new(Local), None).unwrap();
+    let root = Root::from(dir.path().to_owned());
+    let lake = Lake::open(root.clone(), "main", Arc::new(Local), None).unwrap();
     for (number, from) in [0, 1_800].into_iter().enumerate() {
         let series = vec![(identity(0), rows(from..from + 1_800, 0))];
         lake.adopt(lake.seal(number as u64, series, Vec::new()).unwrap());
     }
-    let before = snapshot(dir.path());
-    assert!(!before.is_outdated());
+    let before = snapshot(&root);
+    assert!(!before.is_outdated().unwrap());
     let keeping =
         Keeping { samples_ms: 86_400_000, samples_10s_ms: 86_400_000, samples_5m_ms: 86_400_000 };
     assert!(lake.tend(T0_MS + 4_300_000, 9, &keeping).unwrap().merged > 0);
-    assert!(before.is_outdated());
-    let after = snapshot(dir.path());
-    assert!(!after.is_outdated());
+    assert!(before.is_outdated().unwrap());
+    let after = snapshot(&root);
+    assert!(!after.is_outdated().unwrap());
     let counted = csv(&Embedded::default(), &after, "SELECT COUNT(*) AS n FROM samples").await;
     assert_eq!(counted, "n\n3600\n");
 }

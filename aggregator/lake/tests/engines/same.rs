@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headroom_lake::{
-    Table,
+    Root, Table,
     dataset::{self, Spec},
     engine::{Embedded, Engine, Job, read_all},
     output::{Format, render},
@@ -14,7 +14,7 @@ use crate::fixture::{QUERIES, T0_MS, csv, make_lake, quiet, snapshot};
 /// Asks `engine` everything the engine in process is asked, over a lake below `dir`, and has it build
 /// a training set.
 pub(crate) async fn answers_as_in_process(engine: &dyn Engine, dir: &Path) {
-    let root = dir.join("lake");
+    let root = Root::from(dir.join("lake"));
     let _lake = make_lake(&root);
     let snapshot = snapshot(&root);
     // Handed over together, as each start of some engines takes seconds.

@@ -3,11 +3,9 @@
 use std::process::Command;
 
 use headroom_lake::engine::EngineName;
+use headroom_tests::server::{Started, find, free_port};
 
-use crate::{
-    same::answers_as_in_process,
-    started::{Started, find, free_port},
-};
+use crate::{answers, same::answers_as_in_process};
 
 #[tokio::test]
 async fn a_spark_cluster_answers_as_the_engine_in_process() {
@@ -29,9 +27,10 @@ async fn a_spark_cluster_answers_as_the_engine_in_process() {
         of_spark("master.Master")
             .args(["--port", &port.to_string()])
             .args(["--webui-port", &page.to_string()]),
-    );
+    )
+    .unwrap();
     let url = format!("http://127.0.0.1:{page}/json/");
-    master.wait(&url, |_text| true);
+    master.wait_until(&url, || answers(&url, |_text| true)).unwrap();
     let master_url = format!("spark://127.0.0.1:{port}");
     let _worker = Started::new(
         of_spark("worker.Worker")
@@ -39,9 +38,10 @@ async fn a_spark_cluster_answers_as_the_engine_in_process() {
             .arg("--work-dir")
             .arg(dir.path().join("work"))
             .arg(&master_url),
-    );
+    )
+    .unwrap();
     let alive = |text: &str| text.replace(' ', "").contains("\"aliveworkers\":1");
-    master.wait(&url, alive);
+    master.wait_until(&url, || answers(&url, alive)).unwrap();
     let engine = master_url.parse::<EngineName>().unwrap().start().unwrap();
     assert_eq!(engine.name(), master_url);
     answers_as_in_process(&*engine, dir.path()).await;

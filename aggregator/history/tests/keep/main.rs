@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
+#[cfg(feature = "s3")]
+mod bucket;
+
 use std::{
     io,
     path::Path,
