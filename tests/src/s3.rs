@@ -42,7 +42,8 @@ impl S3Server {
         };
         let dir = tempfile::tempdir()?;
         fs::create_dir_all(dir.path().join("data").join(BUCKET))?;
-        let keys = "[default]\naws_access_key_id = HEADROOM\naws_secret_access_key = of/the+tests\n";
+        let keys =
+            "[default]\naws_access_key_id = HEADROOM\naws_secret_access_key = of/the+tests\n";
         fs::write(dir.path().join("credentials"), keys)?;
         let mut server = Self { program, dir, port: free_port(), running: None };
         server.resume()?;

@@ -23,7 +23,10 @@ pub(crate) fn at(root: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Builds `packages`, words of `cargo install`, into `folder`.
-pub(crate) fn install<'a>(folder: &Path, packages: impl IntoIterator<Item = &'a str>) -> Result<()> {
+pub(crate) fn install<'a>(
+    folder: &Path,
+    packages: impl IntoIterator<Item = &'a str>,
+) -> Result<()> {
     let build = folder.join("build");
     let mut install = plain();
     install

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::setup::engines::{self, path_with};
+use crate::setup::storage;
 use crate::{cargo, process, vm};
 
 /// Arguments of `engines`.
@@ -40,14 +41,16 @@ pub(crate) fn run(root: &Path, args: &EnginesArgs) -> Result<ExitCode> {
     if folders.is_empty() {
         bail!("no engine can be had: {}", absent.join("; "));
     }
+    // That a bucket is not handed to them is tested with one.
+    absent.extend(storage::build(root).err());
     // A target folder of its own: with Ballista's client all of DataFusion is built anew.
     let mut tests = cargo::at(root, &["test", "--package", "headroom-lake"]);
     tests
-        .args(["--features", "ballista", "--target-dir", "target/engines", "--test", "engines"])
+        .args(["--features", "ballista,s3", "--target-dir", "target/engines", "--test", "engines"])
         .args(["--", "--show-output", "--test-threads=1"])
         .args(args.only.map(|only| match only {
             Engine::Ballista => "ballista::",
-            Engine::Spark => "spark::",
+            Engine::Spark => "spark",
         }))
         .env("PATH", path_with(&folders))
         .env("CARGO_PROFILE_DEV_DEBUG", "0");

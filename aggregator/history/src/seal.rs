@@ -50,12 +50,6 @@ impl History {
     ///
     /// As [`Self::seal_due`].
     pub fn seal(&self) -> Result<(), HistoryError> {
-        let sealed = self.seal_all();
-        self.space.sealed(sealed.as_ref().err());
-        sealed
-    }
-
-    fn seal_all(&self) -> Result<(), HistoryError> {
         let _alone = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         let segments = {
             // No commit is between the journal and the hot window now.
@@ -65,7 +59,11 @@ impl History {
         // In order: after a crash the first that is not sealed says from where on files do not count.
         for segment in segments {
             let result = self.seal_segment(&segment);
-            self.space.told(result.as_ref().err());
+            match &result {
+                Ok(()) => self.space.sealed(None),
+                Err(error @ HistoryError::Lake(_)) => self.space.sealed(Some(error)),
+                Err(error) => self.space.told(Some(error)),
+            }
             result?;
             self.hot.write().unwrap_or_else(PoisonError::into_inner).sealed(&segment);
         }

@@ -16,9 +16,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use object_store::{
     BackoffConfig, Certificate, ClientOptions, Error, MultipartUpload, ObjectStore, ObjectStoreExt,
-    PutPayload, RetryConfig,
-    aws::AmazonS3Builder,
-    client::SpawnedReqwestConnector,
+    PutPayload, RetryConfig, aws::AmazonS3Builder, client::SpawnedReqwestConnector,
     path::Path as Key,
 };
 use parquet::file::metadata::ParquetMetaData;
@@ -73,13 +71,18 @@ impl Drop for Bucket {
     }
 }
 
-/// The error of the storage as one of the system, which tells what is gone from what is refused.
+/// The error of the storage as one of the system, which tells what is gone from what is refused. Of a
+/// listing that was refused only the text says so.
 fn io_error(error: Error) -> io::Error {
+    let text = error.to_string();
+    let says = |status: &str| text.contains(&format!("status code: {status}"));
     let kind = match &error {
         Error::NotFound { .. } => io::ErrorKind::NotFound,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             io::ErrorKind::PermissionDenied
         }
+        _ if says("404") => io::ErrorKind::NotFound,
+        _ if says("401") || says("403") => io::ErrorKind::PermissionDenied,
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, error)
@@ -121,7 +124,9 @@ impl Bucket {
             Ok(()) => Ok(bucket),
             Err(error) => {
                 let way_out = match error.kind() {
-                    io::ErrorKind::NotFound => format!("there is no bucket `{name}`: make it first"),
+                    io::ErrorKind::NotFound => {
+                        format!("there is no bucket `{name}`: make it first")
+                    }
                     io::ErrorKind::PermissionDenied => {
                         "it is closed to us: look at the keys, in the file `credentials` of \
                          [history.s3] or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and at what \
@@ -192,7 +197,8 @@ impl Bucket {
         let (prefix, offset) = (self.key(dir)?, self.key(start)?);
         let (store, url) = (Arc::clone(&self.store), self.url.clone());
         self.wait(async move {
-            let objects: Vec<_> = store.list_with_offset(Some(&prefix), &offset).try_collect().await?;
+            let objects: Vec<_> =
+                store.list_with_offset(Some(&prefix), &offset).try_collect().await?;
             let place = |key: &Key| PathBuf::from(format!("{url}/{key}"));
             Ok(objects.iter().map(|object| (place(&object.location), object.size)).collect())
         })
@@ -263,7 +269,8 @@ fn build(name: &str, s3: &S3, runtime: &Runtime) -> Result<Arc<dyn ObjectStore>,
         options = options.with_allow_http(true);
     }
     if let Some(path) = &s3.ca {
-        let pem = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let pem =
+            fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let authorities = Certificate::from_pem_bundle(&pem)
             .map_err(|error| format!("{} holds no certificates: {error}", path.display()))?;
         for authority in authorities {
@@ -282,9 +289,7 @@ fn build(name: &str, s3: &S3, runtime: &Runtime) -> Result<Arc<dyn ObjectStore>,
         .with_http_connector(SpawnedReqwestConnector::new(runtime.handle().clone()));
     if let Some(path) = &s3.credentials {
         let keys = credentials(path)?;
-        builder = builder
-            .with_access_key_id(keys.id)
-            .with_secret_access_key(keys.secret);
+        builder = builder.with_access_key_id(keys.id).with_secret_access_key(keys.secret);
         if let Some(token) = keys.token {
             builder = builder.with_token(token);
         }

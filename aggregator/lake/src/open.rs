@@ -6,13 +6,6 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
-use parquet::{
-    arrow::arrow_reader::{
-        ArrowReaderBuilder, ArrowReaderOptions, ParquetRecordBatchReader,
-        ParquetRecordBatchReaderBuilder,
-    },
-    file::metadata::PageIndexPolicy,
-};
 #[cfg(feature = "s3")]
 use parquet::{
     DecodeResult,
@@ -21,6 +14,13 @@ use parquet::{
         push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder},
     },
     file::metadata::{ParquetMetaData, ParquetMetaDataPushDecoder},
+};
+use parquet::{
+    arrow::arrow_reader::{
+        ArrowReaderBuilder, ArrowReaderOptions, ParquetRecordBatchReader,
+        ParquetRecordBatchReaderBuilder,
+    },
+    file::metadata::PageIndexPolicy,
 };
 
 #[cfg(feature = "s3")]

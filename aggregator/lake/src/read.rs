@@ -268,10 +268,7 @@ fn identity_at(
 /// # Errors
 ///
 /// When the file cannot be read or is not of actions.
-pub fn read_actions(
-    root: &Root,
-    part: &Part,
-) -> Result<Vec<(Identity, ActionRow)>, LakeError> {
+pub fn read_actions(root: &Root, part: &Part) -> Result<Vec<(Identity, ActionRow)>, LakeError> {
     let mut found = Vec::new();
     for batch in open(root, part, PageIndexPolicy::Skip, &Whole)? {
         let batch = batch?;

@@ -71,7 +71,10 @@ impl Root {
     /// # Errors
     ///
     /// When the URL names no bucket, or the storage does not let us list it.
-    #[cfg_attr(not(feature = "s3"), expect(unused_variables, reason = "there is no storage to reach"))]
+    #[cfg_attr(
+        not(feature = "s3"),
+        expect(unused_variables, reason = "there is no storage to reach")
+    )]
     pub fn open(lake: &Path, s3: &S3) -> Result<Self, LakeError> {
         if !is_bucket(lake) {
             return Ok(Self::Directory(lake.to_owned()));

@@ -3,12 +3,16 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use headroom_tests::server::{Started, free_port};
 use tempfile::TempDir;
 
 use super::text;
+
+/// How long a database that was made may take to be there.
+const MADE: Duration = Duration::from_secs(60);
 
 /// A server; it ends with this value.
 pub(super) struct Server {
@@ -92,7 +96,7 @@ pub(super) fn influxdb() -> Option<Server> {
         if known.contains("telegraf") {
             return Some(server);
         }
-        assert!(begun.elapsed() < START, "telegraf was made and is not there: {known}");
+        assert!(begun.elapsed() < MADE, "telegraf was made and is not there: {known}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

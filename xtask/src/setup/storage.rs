@@ -11,7 +11,7 @@ const PACKAGE: &str = "s3s-fs@0.14.1";
 pub(crate) fn build(root: &Path) -> Result<PathBuf, String> {
     let folder = root.join("target/xtask/s3");
     if !folder.join("bin/s3s-fs").exists() {
-        progress::step(PACKAGE, "built once, two minutes on two cores; kept", || {
+        progress::step(PACKAGE, "built once, a minute on two cores; kept", || {
             cargo::install(&folder, [PACKAGE, "--features", "binary"])
         })
         .map_err(|error| format!("{PACKAGE} cannot be built: {error:#}"))?;

@@ -172,10 +172,8 @@ fn name_table(
 }
 
 fn parse(url: &str) -> Result<url::Url, LakeError> {
-    let failed = |error: url::ParseError| LakeError::Url {
-        url: url.to_owned(),
-        reason: error.to_string(),
-    };
+    let failed =
+        |error: url::ParseError| LakeError::Url { url: url.to_owned(), reason: error.to_string() };
     url.parse().map_err(failed)
 }
 

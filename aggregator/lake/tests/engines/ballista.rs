@@ -108,10 +108,15 @@ async fn a_table_without_files_has_its_columns_and_no_rows() {
 async fn a_scheduler_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Ballista::at(&format!("127.0.0.1:{}", free_port()));
-    let refused = engine.sql(&snapshot(&Root::from(dir.path().to_owned())), "SELECT COUNT(*) FROM samples").await;
+    let refused = engine
+        .sql(&snapshot(&Root::from(dir.path().to_owned())), "SELECT COUNT(*) FROM samples")
+        .await;
     let text = refused.unwrap_err().to_string();
     assert!(text.contains(&engine.name()), "{text}");
     // What only reads goes to it, as everywhere.
-    let refused = engine.sql(&snapshot(&Root::from(dir.path().to_owned())), "DROP TABLE samples").await.unwrap_err();
+    let refused = engine
+        .sql(&snapshot(&Root::from(dir.path().to_owned())), "DROP TABLE samples")
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("SELECT"), "{refused}");
 }

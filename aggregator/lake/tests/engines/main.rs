@@ -31,7 +31,8 @@ use fixture::{QUERIES, T0_MS, csv, identity, make_lake, quiet, rows, snapshot};
 
 /// Whether `url` answers with a text that `is_ready`.
 fn answers(url: &str, is_ready: impl Fn(&str) -> bool) -> bool {
-    let text = ureq::get(url).call().ok().and_then(|mut answer| answer.body_mut().read_to_string().ok());
+    let text =
+        ureq::get(url).call().ok().and_then(|mut answer| answer.body_mut().read_to_string().ok());
     text.is_some_and(|text| is_ready(&text))
 }
 
