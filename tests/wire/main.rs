@@ -20,6 +20,7 @@ mod world;
 
 use std::time::Duration;
 
+use headroom_agent::uplink::Transport;
 use headroom_telemetry::{Feature, Resource};
 
 use crate::world::{World, eventually};
@@ -149,4 +150,27 @@ fn two_agents_do_not_mix() {
     let series = server.view().history.series(0.0, 4.0e9).unwrap();
     assert_eq!(series.len(), 3);
     assert!(series.iter().all(|series| series.samples.len() == 10));
+}
+
+/// The last of its agents is told why it waits, by either carrier, and gets in when another leaves. One
+/// that is known comes back whatever was heard of its end.
+#[test]
+fn of_more_agents_than_there_may_be_the_last_is_told_and_waits() {
+    let world = World::new();
+    let server = world.serve_with(|config| config.ingest.agents_max = 1);
+    let first = world.agent("host-1", None);
+    eventually("the first is connected", || first.stats().connected);
+    for transport in [Transport::Quic, Transport::Tcp] {
+        let second = world.agent_by(transport, "host-2", &world.issue("host-2"), None);
+        eventually("the second is told", || {
+            second.stats().last_error.is_some_and(|error| error.contains("agents_max"))
+        });
+        assert!(!second.stats().connected);
+    }
+    let twin = world.agent("host-1", None);
+    eventually("the first is there twice", || twin.stats().connected);
+    drop((first, twin));
+    let second = world.agent("host-2", None);
+    eventually("the second is connected", || second.stats().connected);
+    drop(server);
 }

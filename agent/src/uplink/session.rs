@@ -29,7 +29,7 @@ const REMEMBERED_MAX: usize = 8_192;
 /// Time after which a workload that is not reported may be forgotten, seconds.
 const FORGET_S: f64 = 3_600.0;
 /// First and longest wait before connecting again, seconds.
-const BACKOFF_S: (f64, f64) = (0.5, 30.0);
+const BACKOFF_S: (f64, f64) = (0.5, 15.0);
 
 /// A batch ready to be sent.
 #[derive(Clone, Debug)]

@@ -98,7 +98,9 @@ impl Files {
 
     /// Removes the directories of an hour and its day where nothing is left in them.
     pub(crate) fn remove_empty_dirs(&self, part: &Path) {
-        let Root::Directory(_) = &self.root else { return };
+        if self.root.directory().is_none() {
+            return;
+        }
         for dir in part.ancestors().skip(1).take(2) {
             if std::fs::remove_dir(dir).is_err() {
                 break;

@@ -3,14 +3,15 @@
 //! Names below it are the same in both (see [`crate::layout`]). In a bucket they are written as URLs,
 //! `s3://BUCKET/PREFIX/samples/...`, and held as paths: they are joined and taken apart alike.
 
-#[cfg(feature = "s3")]
-use std::sync::Arc;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
+
+#[cfg(feature = "s3")]
+use std::{collections::HashSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 

@@ -61,6 +61,16 @@ pub enum Denied {
         /// The operator's reason.
         reason: String,
     },
+    /// There are as many agents as there may be.
+    #[error(
+        "no room for `{node}`: {agents_max} agents are connected, the most that [ingest] agents_max allows"
+    )]
+    Full {
+        /// Whose.
+        node: String,
+        /// How many there may be.
+        agents_max: usize,
+    },
 }
 
 impl Denied {
@@ -73,6 +83,7 @@ impl Denied {
             | Self::Usage { .. } => "identity",
             Self::Expired { .. } => "expired",
             Self::Revoked { .. } => "revoked",
+            Self::Full { .. } => "agents_max",
         }
     }
 }
@@ -261,10 +272,18 @@ impl Admission {
         }
     }
 
-    /// Notes that an agent of `node` is connected.
-    pub fn arrived(self: &Arc<Self>, node: &str) -> Presence {
-        *self.connected().entry(node.to_owned()).or_insert(0) += 1;
-        Presence { admission: Arc::clone(self), node: node.to_owned() }
+    /// Notes that an agent of `node` is connected; of at most `agents_max` nodes there are any at once.
+    ///
+    /// # Errors
+    /// When it would be one more.
+    pub fn arrived(self: &Arc<Self>, node: &str, agents_max: usize) -> Result<Presence, Denied> {
+        let mut connected = self.connected();
+        if connected.len() >= agents_max && !connected.contains_key(node) {
+            return Err(Denied::Full { node: node.to_owned(), agents_max });
+        }
+        *connected.entry(node.to_owned()).or_insert(0) += 1;
+        drop(connected);
+        Ok(Presence { admission: Arc::clone(self), node: node.to_owned() })
     }
 
     /// Whether an agent of `node` is connected.

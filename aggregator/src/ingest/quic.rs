@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     conversation::{Line, converse},
     ended::{CLOSE_SHUTDOWN, Ended},
-    server::{INCOMING_MAX, IngestError, STEP, Services, note},
+    server::{INCOMING_MAX, IngestError, Limits, STEP, Services, note},
 };
 use crate::enrol::server::{alpn_of, chain_of};
 
@@ -105,10 +105,9 @@ pub(super) fn admit(
     (incoming, turn): (Incoming, Turn),
     services: &Services,
     n_open_max: usize,
-    skew_s: f64,
+    limits: Limits,
 ) {
-    // Those of agents that came back while nobody told of their end are open still.
-    if endpoint.open_connections() >= n_open_max + n_open_max / 8 {
+    if endpoint.open_connections() >= n_open_max {
         services.metrics.refused("agents_max");
         incoming.refuse();
         return;
@@ -125,7 +124,7 @@ pub(super) fn admit(
     let remote = incoming.remote_address();
     let services = services.clone();
     tokio::spawn(async move {
-        let ended = match serve(incoming, turn, &services, skew_s).await {
+        let ended = match serve(incoming, turn, &services, limits).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         };
@@ -137,7 +136,7 @@ async fn serve(
     incoming: Incoming,
     turn: Turn,
     services: &Services,
-    skew_s: f64,
+    limits: Limits,
 ) -> Result<std::convert::Infallible, Ended> {
     let connection = timeout(STEP, async { incoming.await })
         .await
@@ -150,7 +149,7 @@ async fn serve(
             Err(ended) => ended.into(),
         });
     }
-    let ended = greet(&connection, services, skew_s).await;
+    let ended = greet(&connection, services, limits).await;
     if let Err(ended) = &ended {
         let reason = ended.to_string();
         connection.close(VarInt::from_u32(ended.close_code()), reason.as_bytes());
@@ -161,13 +160,13 @@ async fn serve(
 async fn greet(
     connection: &Connection,
     services: &Services,
-    skew_s: f64,
+    limits: Limits,
 ) -> Result<std::convert::Infallible, Ended> {
     let peer = services.admission.admit(&chain_of(connection))?;
-    let _presence = services.admission.arrived(&peer.node);
+    let _presence = services.admission.arrived(&peer.node, limits.agents_max)?;
     let (send, receive) =
         timeout(STEP, connection.accept_bi()).await.map_err(|_elapsed| Ended::Silent)??;
     let remote = connection.remote_address();
     let line = Line { receive, send, remote, streams: Some(connection.clone()) };
-    converse(line, services, &peer, skew_s).await
+    converse(line, services, &peer, limits.clock_skew_s_max).await
 }

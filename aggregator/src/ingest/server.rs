@@ -103,9 +103,23 @@ pub struct Services {
 pub struct IngestServer {
     endpoint: Endpoint,
     tcp: Option<(TcpListener, Gate)>,
-    agents_max: usize,
-    clock_skew_s_max: f64,
+    limits: Limits,
     services: Services,
+}
+
+/// What every agent is held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) agents_max: usize,
+    pub(super) clock_skew_s_max: f64,
+}
+
+impl Limits {
+    /// Connections that may be open: those of an agent that came back while nobody told of the end of
+    /// the one before, and those that shake hands, are open beside those of `agents_max` agents.
+    fn n_open_max(self) -> usize {
+        self.agents_max.saturating_mul(2).saturating_add(INCOMING_MAX)
+    }
 }
 
 /// Seconds since the Unix epoch.
@@ -134,7 +148,8 @@ impl IngestServer {
         let (endpoint, listener) = bind_both(&config)?;
         let IngestConfig { tls, agents_max, clock_skew_s_max, .. } = config;
         let tcp = listener.map(|listener| (listener, Gate::new(tls, agents_max)));
-        Ok(Self { endpoint, tcp, agents_max, clock_skew_s_max, services })
+        let limits = Limits { agents_max, clock_skew_s_max };
+        Ok(Self { endpoint, tcp, limits, services })
     }
 
     /// The address that is listened on.
@@ -148,7 +163,7 @@ impl IngestServer {
 
     /// Serves agents until `stop` turns true, then closes every connection.
     pub async fn run(self, stop: watch::Receiver<bool>) {
-        let Self { endpoint, tcp, agents_max, clock_skew_s_max, services } = self;
+        let Self { endpoint, tcp, limits, services } = self;
         let mut tcp_agents = JoinSet::new();
         let handshakes = Arc::new(Semaphore::new(INCOMING_MAX));
         let mut stopping = stop.clone();
@@ -157,17 +172,17 @@ impl IngestServer {
             tokio::select! {
                 incoming = quic::accept(&endpoint, &handshakes) => {
                     let Some(incoming) = incoming else { break };
-                    let n_open_max = agents_max.saturating_sub(tcp_agents.len());
-                    quic::admit(&endpoint, incoming, &services, n_open_max, clock_skew_s_max);
+                    let n_open_max = limits.n_open_max().saturating_sub(tcp_agents.len());
+                    quic::admit(&endpoint, incoming, &services, n_open_max, limits);
                 }
                 accepted = tcp::accept(tcp.as_ref()) => {
                     let (stream, remote, gate) = accepted;
-                    if n_open >= agents_max {
+                    if n_open >= limits.n_open_max() {
                         services.metrics.refused("agents_max");
                         continue;
                     }
                     let serving = tcp::serve(
-                        stream, remote, gate.clone(), services.clone(), clock_skew_s_max, stop.clone(),
+                        stream, remote, gate.clone(), services.clone(), limits, stop.clone(),
                     );
                     tcp_agents.spawn(serving);
                 }

@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     conversation::{Line, converse, tell_refused},
     ended::Ended,
-    server::{INCOMING_MAX, STEP, Services, note},
+    server::{INCOMING_MAX, Limits, STEP, Services, note},
 };
 
 /// Pause after the system could not give a connection, for instance for want of descriptors.
@@ -80,11 +80,11 @@ pub(super) async fn serve(
     remote: SocketAddr,
     gate: Gate,
     services: Services,
-    skew_s: f64,
+    limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
     let ended = tokio::select! {
-        ended = greet(stream, remote, &gate, &services, skew_s) => match ended {
+        ended = greet(stream, remote, &gate, &services, limits) => match ended {
             Ok(never) => match never {},
             Err(ended) => ended,
         },
@@ -98,7 +98,7 @@ async fn greet(
     remote: SocketAddr,
     gate: &Gate,
     services: &Services,
-    skew_s: f64,
+    limits: Limits,
 ) -> Result<std::convert::Infallible, Ended> {
     let mut stream = handshake(stream, gate).await?;
     let (_, tls) = stream.get_ref();
@@ -109,16 +109,25 @@ async fn greet(
             Err(ended) => ended.into(),
         });
     }
-    let peer = match services.admission.admit(&chain) {
-        Ok(peer) => peer,
+    let admitted = services.admission.admit(&chain).and_then(|peer| {
+        let presence = services.admission.arrived(&peer.node, limits.agents_max)?;
+        Ok((peer, presence))
+    });
+    let (peer, _presence) = match admitted {
+        Ok(admitted) => admitted,
         Err(denied) => {
             tell_refused(&mut stream, denied.to_string(), services).await;
             return Err(denied.into());
         }
     };
-    let _presence = services.admission.arrived(&peer.node);
     let (receive, send) = split(stream);
-    converse(Line { receive, send, remote, streams: None }, services, &peer, skew_s).await
+    converse(
+        Line { receive, send, remote, streams: None },
+        services,
+        &peer,
+        limits.clock_skew_s_max,
+    )
+    .await
 }
 
 async fn handshake(stream: TcpStream, gate: &Gate) -> Result<TlsStream<TcpStream>, Ended> {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use headroom_measure::process::{cpu_s, resident_bytes};
 use headroom_measure::{Figure, Value};
+use headroom_tests::server::free_port;
 use serde_json::Value as Json;
 
 use super::rig::Programs;
@@ -69,8 +70,9 @@ impl Stage {
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let stage = Self {
             aggregator: programs.aggregator().to_owned(),
-            quic: UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string(),
-            http: TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+            // Below those of connections: thousands of agents make some while it starts anew.
+            quic: format!("127.0.0.1:{}", free_port()),
+            http: format!("127.0.0.1:{}", free_port()),
             folder,
             server: None,
         };
