@@ -17,7 +17,7 @@ pub mod owners;
 pub mod policy_check;
 pub mod reach;
 pub mod record;
-mod resident;
+pub mod resident;
 pub mod selfbench;
 pub mod snapshot;
 pub mod uplink;

@@ -106,6 +106,7 @@ const EXIT_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    headroom_agent::resident::return_large_blocks();
     if let Err(error) = start_logging(&arguments.log) {
         eprintln!("error: {error:#}");
         return ExitCode::from(EXIT_CONFIGURATION);

@@ -242,6 +242,7 @@ fn raise_open_files(agents: u32) -> Result<()> {
 /// connected once more.
 fn idle(quic: &str, pki: &Path, first: u32, agents: u32) -> Result<()> {
     raise_open_files(agents)?;
+    headroom_agent::resident::return_large_blocks();
     let uplinks: Vec<(u32, UplinkHandle)> = (first..first + agents)
         .map(|agent| Ok((agent, connect(quic, pki, &format!("idle-{agent}"), 2.0)?)))
         .collect::<Result<_>>()?;
