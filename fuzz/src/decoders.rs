@@ -45,6 +45,11 @@ pub fn frame(bytes: &[u8]) -> bool {
             assert_eq!(again.actions, contents.actions);
         }
     }
+    if let Message::ModelOffer(bundle) = &message {
+        let n_golden = bundle.golden_vectors().map_or(0, |vectors| vectors.len());
+        assert!(n_golden <= bundle.golden.len(), "each takes a byte at least");
+        assert!(bundle.verify(&[0; 32]).is_err(), "nobody signs with that key");
+    }
     true
 }
 

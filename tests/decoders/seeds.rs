@@ -3,7 +3,7 @@
 use headroom_aggregator::pki;
 use headroom_allocate::{Knob, Limit};
 use headroom_predict::{
-    Forecast, Source,
+    Bundle, Forecast, Source,
     forecast::{HORIZONS, LEVELS},
 };
 use headroom_telemetry::{
@@ -108,6 +108,15 @@ fn frames() -> Vec<Seed> {
         message("batch-empty", Message::Batch(Contents::default().encode(boot, 2).unwrap())),
         message("probes", Message::Probes(probes)),
         message("ack", Message::Ack { boot, seq: 5 }),
+        message(
+            "model",
+            Message::ModelOffer(Bundle {
+                manifest: vec![0x80],
+                onnx: vec![8, 7, 18, 4],
+                golden: vec![0x90],
+                signature: vec![8; 64],
+            }),
+        ),
         message(
             "verdict",
             Message::ModelVerdict { version: 3, refused: Some("schema".to_owned()) },

@@ -120,19 +120,22 @@ fn in_steps(points: &mut Vec<(i64, f64)>, values: &[(i64, Option<f64>)], step_s:
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{
         super::query::{QuerySet, SourceKind},
         parse, statement,
     };
 
-    #[test]
-    fn chunks_are_one_series_and_points_fall_into_the_step_they_end_in() {
-        let text = br#"{"results":[{"statement_id":0,"series":[{"name":"m","tags":{"host":"a","x":""},
+    const ANSWER: &[u8] = br#"{"results":[{"statement_id":0,"series":[{"name":"m","tags":{"host":"a","x":""},
             "columns":["time","f"],"values":[[9999,1],[10000,2],[10001,3]],"partial":true}],"partial":true}]}
             {"results":[{"statement_id":0,"series":[{"name":"m","tags":{"host":"a","x":""},
             "columns":["time","f"],"values":[[20000,4.5],[25000,null]]},
             {"name":"m","tags":{"host":"b","x":""},"columns":["time","f"],"values":[[30000,5]]}]}]}"#;
-        let series = parse(text, 10).unwrap();
+
+    #[test]
+    fn chunks_are_one_series_and_points_fall_into_the_step_they_end_in() {
+        let series = parse(ANSWER, 10).unwrap();
         assert_eq!(series.len(), 2);
         assert_eq!(series[0].points, [(1, 2.0), (2, 4.5)]);
         assert!(!series[0].labels.contains_key("x"));
@@ -153,5 +156,23 @@ mod tests {
             "SELECT \"usage_total\" FROM \"docker_container_cpu\" WHERE (\"cpu\" = 'cpu-total') \
              AND time > 40s AND time <= 70s GROUP BY *"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_answers_is_read_or_told(
+            changes in proptest::collection::vec((0..ANSWER.len(), any::<u8>()), 0..4),
+            cut in 0..=ANSWER.len(),
+            step_s in 1..=u32::MAX,
+        ) {
+            let mut bytes = ANSWER.to_vec();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            for bytes in [&bytes[..], &bytes[..cut]] {
+                let read = parse(bytes, step_s);
+                prop_assert!(read.is_ok() || read.is_err_and(|told| !told.is_empty()));
+            }
+        }
     }
 }

@@ -75,7 +75,13 @@ pub(super) fn read(
 
 fn parse(bytes: &[u8], step_s: u32) -> Result<Vec<Series>, String> {
     let answer: Answer<'_> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let data = answer.data.filter(|_| answer.status == "success").ok_or(answer.error)?;
+    let data = match answer.data.filter(|_| answer.status == "success") {
+        Some(data) => data,
+        None if answer.error.is_empty() => {
+            return Err(format!("there is no data in it; its status is {:?}", answer.status));
+        }
+        None => return Err(answer.error),
+    };
     if data.kind != "matrix" {
         return Err(format!("it is a {:?}, a matrix was asked for", data.kind));
     }
@@ -95,17 +101,20 @@ fn parse(bytes: &[u8], step_s: u32) -> Result<Vec<Series>, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{
         super::query::{QuerySet, SourceKind},
         expression, parse,
     };
 
-    #[test]
-    fn an_answer_is_read_and_anything_else_is_told() {
-        let text = br#"{"status":"success","data":{"resultType":"matrix","result":[
+    const ANSWER: &[u8] = br#"{"status":"success","data":{"resultType":"matrix","result":[
             {"metric":{"pod":"a"},"values":[[1700000010,"1.5"],[1700000020.000,"NaN"],[1700000030,"+Inf"]]},
             {"metric":{}}]}}"#;
-        let series = parse(text, 10).unwrap();
+
+    #[test]
+    fn an_answer_is_read_and_anything_else_is_told() {
+        let series = parse(ANSWER, 10).unwrap();
         assert_eq!(series[0].labels["pod"], "a");
         assert_eq!(series[0].points[0], (170_000_001, 1.5));
         assert!(series[0].points[1].1.is_nan() && series[0].points[2].1.is_infinite());
@@ -130,5 +139,23 @@ mod tests {
                 && all[0].ends_with("[14999ms])")
         );
         assert!(all.iter().all(|one| one.contains("[14999ms]") && !one.contains('$')), "{all:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_answers_is_read_or_told(
+            changes in proptest::collection::vec((0..ANSWER.len(), any::<u8>()), 0..4),
+            cut in 0..=ANSWER.len(),
+            step_s in 1..=u32::MAX,
+        ) {
+            let mut bytes = ANSWER.to_vec();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            for bytes in [&bytes[..], &bytes[..cut]] {
+                let read = parse(bytes, step_s);
+                prop_assert!(read.is_ok() || read.is_err_and(|told| !told.is_empty()));
+            }
+        }
     }
 }
