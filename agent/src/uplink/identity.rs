@@ -15,7 +15,9 @@ use headroom_wire::{
     enrol::Request,
     tls::{self, TlsFiles, provider},
 };
-use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
+use quinn::{
+    AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
+};
 use rustls::{RootCertStore, client::WebPkiServerVerifier, pki_types::CertificateDer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -70,8 +72,13 @@ pub(super) struct ClientTls {
 
 impl ClientTls {
     fn new(tls: rustls::ClientConfig) -> Result<Self, UplinkError> {
+        // The aggregator acknowledges at once. Waiting for a second packet, which an idle agent does not
+        // send, wakes it twice for every sign of life.
+        let mut acknowledged = AckFrequencyConfig::default();
+        acknowledged.ack_eliciting_threshold(VarInt::from_u32(0));
         let mut transport = TransportConfig::default();
         transport
+            .ack_frequency_config(Some(acknowledged))
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
