@@ -23,7 +23,7 @@ use std::{
 };
 
 use headroom_lake::{Lake, LakeError, storage::Storage};
-pub use headroom_lake::{lake::Tended, storage::Local};
+pub use headroom_lake::{Rows, lake::Tended, storage::Local};
 use headroom_telemetry::{ModelKey, Sample, Workload};
 use headroom_wire::{BootId, Numbering};
 use thiserror::Error;
@@ -139,7 +139,8 @@ fn milliseconds(t_s: f64) -> i64 {
     whole
 }
 
-fn seconds(t_ms: i64) -> f64 {
+/// Milliseconds since the Unix epoch as seconds, as samples have them.
+pub fn seconds(t_ms: i64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
     let ms = t_ms as f64;
     ms / 1_000.0

@@ -208,8 +208,8 @@ impl Lake {
     }
 
     /// Rows of series `ids`, from `from_ms` to `to_ms` inclusive, but for those in parts of one of the
-    /// numbers in `without`: by file, in no order between files. Of the columns of numbers only those in
-    /// the places `numbers` are read, all when `None`.
+    /// numbers in `without`: by file, in no order between files. A row has the numbers in the places
+    /// `numbers`, in that order, and no others are read; all when `None`.
     ///
     /// # Errors
     ///

@@ -50,8 +50,15 @@ pub fn read_series(
 ) -> Result<Vec<(u32, Rows)>, LakeError> {
     let wanted = SomeSeries { ids, range_ms, numbers };
     let mut found: Vec<(u32, Rows)> = Vec::new();
+    let names = schema::numbers(part.table);
+    let names: Vec<&str> = match numbers {
+        Some(places) => {
+            places.iter().map(|place| names.get(*place).map_or("", String::as_str)).collect()
+        }
+        None => names.iter().map(String::as_str).collect(),
+    };
     for batch in open(root, part, PageIndexPolicy::Optional, &wanted)? {
-        for (id, _, rows) in split(part, &batch?)? {
+        for (id, _, rows) in split(part, &batch?, &names)? {
             match found.last_mut() {
                 Some((last, into)) if *last == id => into.append(&rows),
                 _ => found.push((id, rows)),
@@ -154,15 +161,19 @@ impl SomeSeries<'_> {
     }
 }
 
-/// The runs of equal ids in a batch: id, first row, rows.
-fn split(part: &Part, batch: &RecordBatch) -> Result<Vec<(u32, usize, Rows)>, LakeError> {
+/// The runs of equal ids in a batch: id, first row, rows with the numbers of these names; one that is
+/// not in the file is missing.
+fn split(
+    part: &Part,
+    batch: &RecordBatch,
+    names: &[&str],
+) -> Result<Vec<(u32, usize, Rows)>, LakeError> {
     let ids: &Int32Array = column(part, batch, "workload_id")?;
     let times: &Int64Array = column(part, batch, "t_ms")?;
     let n: Option<&Int32Array> = match part.table {
         Table::Samples | Table::Actions => None,
         Table::Samples10s | Table::Samples5m => Some(column(part, batch, "n")?),
     };
-    let names = schema::numbers(part.table);
     let mut numbers: Vec<(usize, &Float32Array)> = Vec::new();
     for (place, name) in names.iter().enumerate() {
         let Some(column) = batch.column_by_name(name) else { continue };
@@ -225,7 +236,9 @@ impl SeriesReader {
     pub fn peek(&mut self) -> Result<Option<u32>, LakeError> {
         while self.waiting.is_empty() {
             let Some(batch) = self.reader.next().transpose()? else { return Ok(None) };
-            for (id, row, rows) in split(&self.part, &batch)? {
+            let names = schema::numbers(self.part.table);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            for (id, row, rows) in split(&self.part, &batch, &names)? {
                 let identity = identity_at(&self.part, &batch, id, row)?;
                 self.waiting.push((Arc::new(identity), rows));
             }

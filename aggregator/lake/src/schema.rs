@@ -82,6 +82,21 @@ impl Rows {
         self.n.extend(other.n.get(row));
     }
 
+    /// Appends the rows of `other` from `from_ms` to `to_ms` inclusive, with the numbers in `places`
+    /// alone, in that order; one that `other` has not is missing.
+    pub fn append_some(&mut self, other: &Self, (from_ms, to_ms): (i64, i64), places: &[usize]) {
+        for (row, t_ms) in other.t_ms.iter().enumerate() {
+            if (from_ms..=to_ms).contains(t_ms) {
+                let values = other.row(row);
+                self.t_ms.push(*t_ms);
+                let some =
+                    places.iter().map(|place| values.get(*place).copied().unwrap_or(f32::NAN));
+                self.values.extend(some);
+                self.n.extend(other.n.get(row));
+            }
+        }
+    }
+
     /// Appends all of `other`.
     pub fn append(&mut self, other: &Self) {
         self.t_ms.extend_from_slice(&other.t_ms);

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{View, views::ActionView};
 use crate::{
     fleet::{Live, PAST_HORIZON, Past},
-    history::HistoryError,
+    history::{HistoryError, Rows, seconds},
 };
 
 /// Points per column at most; more are gathered into buckets of which the highest value is shown.
@@ -88,83 +88,110 @@ impl Band {
     }
 }
 
-/// The last `seconds` of a workload; `None` when nothing is known of it.
+/// The last `length_s` seconds of a workload; `None` when nothing is known of it.
 pub(super) fn read(
     view: &View,
     host: &str,
     path: &str,
-    seconds: f64,
+    length_s: f64,
 ) -> Result<Option<WorkloadSeries>, HistoryError> {
     let now_s =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let from_s = now_s - seconds;
-    let samples = view.history.window_of(host, path, (from_s, now_s + 60.0), &SHOWN)?;
+    let from_s = now_s - length_s;
+    let rows = view.history.window_of(host, path, (from_s, now_s + 60.0), &SHOWN)?;
     let actions = view.history.actions(host, path, from_s, now_s + 60.0)?;
     let live = view.fleet.read(|hosts| hosts.get(host)?.workloads.get(path).cloned());
-    if samples.is_empty() && live.is_none() {
+    if rows.is_empty() && live.is_none() {
         return Ok(None);
     }
     let workload =
         live.as_ref().map_or_else(|| Workload::from_path(path), |live| live.workload.clone());
-    let buckets = buckets(&samples, seconds);
+    let points = gather(&rows, length_s);
     let resources = Resource::ALL
         .into_iter()
-        .map(|resource| {
-            (resource.name(), resource_series(resource, &buckets, live.as_ref(), from_s))
+        .enumerate()
+        .map(|(i, resource)| {
+            (resource.name(), resource_series((i, resource), &points, live.as_ref(), from_s))
         })
         .collect();
     Ok(Some(WorkloadSeries {
         host: host.to_owned(),
         workload,
         now_s,
-        bucket_s: (buckets.len() < samples.len()).then(|| seconds / POINTS_MAX as f64),
-        t: buckets.iter().map(|bucket| bucket.t_s).collect(),
+        bucket_s: (points.len() < rows.len()).then(|| length_s / POINTS_MAX as f64),
+        t: points.iter().map(|point| point.t_s).collect(),
         resources,
-        throttled_ratio: buckets
-            .iter()
-            .map(|bucket| bucket.max(|sample| sample.get(Feature::CpuThrottledRatio)))
-            .collect(),
+        throttled_ratio: points.iter().map(|point| point.throttled_ratio).collect(),
         actions: actions.into_iter().map(ActionView::from).collect(),
     }))
 }
 
-/// Samples shown as one point.
-struct Bucket<'a> {
+/// Samples shown as one point: the highest of each.
+#[derive(Debug, Default)]
+struct Point {
+    /// Of the last.
     t_s: f64,
-    samples: &'a [Sample],
+    /// By resource, in the order of [`Resource::ALL`].
+    usage: [Option<f64>; Resource::ALL.len()],
+    limit: [Option<f64>; Resource::ALL.len()],
+    throttled_ratio: Option<f32>,
 }
 
-impl Bucket<'_> {
-    fn max<T: PartialOrd>(&self, of: impl Fn(&Sample) -> Option<T>) -> Option<T> {
-        self.samples.iter().filter_map(of).reduce(|a, b| if b > a { b } else { a })
+impl Point {
+    fn add(&mut self, sample: &Sample) {
+        self.t_s = sample.t_s;
+        for (i, resource) in Resource::ALL.into_iter().enumerate() {
+            raise(&mut self.usage[i], resource.usage(sample));
+            let limit = limit_feature(resource).and_then(|feature| sample.get(feature));
+            raise(&mut self.limit[i], limit.map(f64::from));
+        }
+        raise(&mut self.throttled_ratio, sample.get(Feature::CpuThrottledRatio));
     }
 }
 
-fn buckets(samples: &[Sample], seconds: f64) -> Vec<Bucket<'_>> {
-    if samples.len() <= POINTS_MAX {
-        return samples
-            .iter()
-            .map(|sample| Bucket { t_s: sample.t_s, samples: std::slice::from_ref(sample) })
-            .collect();
+fn raise<T: PartialOrd>(highest: &mut Option<T>, value: Option<T>) {
+    if value > *highest {
+        *highest = value;
     }
-    let bucket_s = seconds / POINTS_MAX as f64;
-    samples
-        .chunk_by(|a, b| (a.t_s / bucket_s).floor() == (b.t_s / bucket_s).floor())
-        .map(|samples| Bucket { t_s: samples[samples.len() - 1].t_s, samples })
-        .collect()
 }
 
-fn resource_series(
-    resource: Resource,
-    buckets: &[Bucket<'_>],
-    live: Option<&Live>,
-    from_s: f64,
-) -> ResourceSeries {
-    let limit_feature = match resource {
+fn limit_feature(resource: Resource) -> Option<Feature> {
+    match resource {
         Resource::Cpu => Some(Feature::CpuLimitCores),
         Resource::Memory => Some(Feature::MemoryLimitBytes),
         Resource::Disk | Resource::Network => None,
-    };
+    }
+}
+
+/// Rows of [`SHOWN`] as points: each by itself, or all of a stretch of time together where there are
+/// more than are shown.
+fn gather(rows: &Rows, length_s: f64) -> Vec<Point> {
+    let bucket_s = (rows.len() > POINTS_MAX).then(|| length_s / POINTS_MAX as f64);
+    let mut points: Vec<Point> = Vec::new();
+    let mut last = None;
+    for (row, t_ms) in rows.t_ms.iter().enumerate() {
+        let mut sample = Sample::empty(seconds(*t_ms));
+        for (feature, value) in SHOWN.into_iter().zip(rows.row(row)) {
+            sample.set(feature, f64::from(*value));
+        }
+        let bucket = bucket_s.map(|bucket_s| (sample.t_s / bucket_s).floor());
+        if bucket.is_none() || bucket != last {
+            points.push(Point::default());
+            last = bucket;
+        }
+        if let Some(point) = points.last_mut() {
+            point.add(&sample);
+        }
+    }
+    points
+}
+
+fn resource_series(
+    (place, resource): (usize, Resource),
+    points: &[Point],
+    live: Option<&Live>,
+    from_s: f64,
+) -> ResourceSeries {
     let mut knobs = headroom_allocate::Knob::ALL.into_iter();
     let knob = knobs.find(|knob| knob.resource() == Some(resource));
     let limit_now = live.zip(knob).and_then(|(live, knob)| match live.limit(knob) {
@@ -182,11 +209,8 @@ fn resource_series(
     }
     ResourceSeries {
         unit: resource.unit(),
-        usage: buckets.iter().map(|bucket| bucket.max(|sample| resource.usage(sample))).collect(),
-        limit: buckets
-            .iter()
-            .map(|bucket| bucket.max(|sample| sample.get(limit_feature?).map(f64::from)))
-            .collect(),
+        usage: points.iter().map(|point| point.usage[place]).collect(),
+        limit: points.iter().map(|point| point.limit[place]).collect(),
         limit_now,
         past,
         past_horizon_steps: HORIZON_STEPS[PAST_HORIZON],
@@ -211,16 +235,26 @@ fn ahead(forecast: Option<&Forecast>) -> Band {
 mod tests {
     use headroom_telemetry::{Feature, Resource, Sample};
 
-    use super::{POINTS_MAX, SHOWN, buckets};
+    use super::{POINTS_MAX, Point, Rows, SHOWN, gather};
 
-    fn samples(n: u32) -> Vec<Sample> {
-        (0..n)
-            .map(|i| {
-                let mut sample = Sample::empty(f64::from(i));
-                sample.set(Feature::CpuCores, if i == 4_321 { 9.0 } else { 1.0 });
-                sample
+    /// A row a second, of CPU alone, with a peak.
+    fn rows(n: u16) -> Rows {
+        let row = |i| {
+            SHOWN.map(|f| match f {
+                Feature::CpuCores if i == 4_321 => 9.0,
+                Feature::CpuCores => 1.0,
+                _ => f32::NAN,
             })
-            .collect()
+        };
+        Rows {
+            t_ms: (0..n).map(|i| i64::from(i) * 1_000).collect(),
+            values: (0..n).flat_map(row).collect(),
+            n: Vec::new(),
+        }
+    }
+
+    fn cpu(point: &Point) -> Option<f64> {
+        point.usage[0]
     }
 
     #[test]
@@ -240,19 +274,19 @@ mod tests {
 
     #[test]
     fn few_samples_stay_as_they_are() {
-        let samples = samples(2_000);
-        assert_eq!(buckets(&samples, 2_000.0).len(), POINTS_MAX);
+        let points = gather(&rows(2_000), 2_000.0);
+        assert_eq!(points.len(), POINTS_MAX);
+        assert_eq!((points[7].t_s, cpu(&points[7])), (7.0, Some(1.0)));
+        assert_eq!((points[7].usage[1], points[7].throttled_ratio), (None, None), "not measured");
     }
 
     #[test]
     fn a_peak_survives_gathering() {
-        let samples = samples(20_000);
-        let buckets = buckets(&samples, 20_000.0);
-        assert!(buckets.len() <= POINTS_MAX + 1);
-        let peak = buckets
-            .iter()
-            .filter_map(|bucket| bucket.max(|sample| sample.get(Feature::CpuCores)))
-            .fold(0.0, f32::max);
+        let points = gather(&rows(20_000), 20_000.0);
+        assert!(points.len() <= POINTS_MAX + 1, "{}", points.len());
+        let peak = points.iter().filter_map(cpu).fold(0.0, f64::max);
         assert!((peak - 9.0).abs() < 1e-6);
+        let order = points.windows(2).all(|pair| pair[0].t_s < pair[1].t_s);
+        assert!(order && points.last().is_some_and(|point| (point.t_s - 19_999.0).abs() < 1e-6));
     }
 }
