@@ -195,7 +195,7 @@ fn serve(config: AggregatorConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let app = App::build(config).await?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -209,7 +209,10 @@ fn serve(config: AggregatorConfig) -> anyhow::Result<()> {
         })
         .await;
         Ok(())
-    })
+    });
+    // What is left to end by now, connections that did not end in time among it, is of no use to anybody.
+    runtime.shutdown_background();
+    ended
 }
 
 #[cfg(test)]
