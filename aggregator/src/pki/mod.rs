@@ -189,45 +189,72 @@ pub fn first_name(files: &PkiFiles) -> Option<String> {
     facts.dns_names.first().cloned().or_else(address)
 }
 
-/// Makes `ca.pem`, `agent.pem`, `agent.key` and `model.pub` (32 bytes) in `out` for the agent on
-/// `node`, by hand: the key is made here and has to be carried there. `headroom-agent join` does
-/// without.
+/// Makes certificates by hand, for many agents where many are wanted: what they share is read once.
+#[derive(Debug)]
+pub struct Issuer {
+    files: PkiFiles,
+    authority: Authority,
+    model_key: SigningKey,
+    journal: Journal,
+}
+
+impl Issuer {
+    /// That of the authority in `dir`, which names agents in `trust_domain`.
+    ///
+    /// # Errors
+    ///
+    /// When its files cannot be read.
+    pub fn open(dir: &Path, trust_domain: &str) -> Result<Self, PkiError> {
+        let files = PkiFiles::of(dir);
+        let authority = Authority::open(&files, trust_domain)?
+            .ok_or_else(|| PkiError::NoAuthority { path: files.ca_key.clone() })?;
+        let model_key = SigningKey::open_or_create(&files.model_key)?;
+        Ok(Self { authority, model_key, journal: Journal::open(dir)?, files })
+    }
+
+    /// Makes `ca.pem`, `agent.pem`, `agent.key` and `model.pub` (32 bytes) in `out` for the agent on
+    /// `node`: the key is made here and has to be carried there. `headroom-agent join` does without.
+    ///
+    /// # Errors
+    ///
+    /// When the name cannot stand in a certificate, or a file exists already or cannot be written.
+    pub fn issue(&self, node: &str, out: &Path) -> Result<(), PkiError> {
+        if !is_node_name(node) {
+            return Err(refused_name(node, "an agent"));
+        }
+        let (cert_path, key_path) = (out.join("agent.pem"), out.join("agent.key"));
+        for path in [&cert_path, &key_path] {
+            if path.exists() {
+                return Err(PkiError::Exists { path: path.clone() });
+            }
+        }
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let at_s = now_s();
+        let signed = self.authority.sign_agent(node, &key, at_s, HAND_LIFE_S)?;
+        let issue = Issue {
+            node: node.to_owned(),
+            serial: signed.serial,
+            key_sha256: sha256_hex(&key.subject_public_key_info()),
+            not_after_s: signed.not_after_s,
+            at_s,
+            grounds: Grounds::Operator,
+        };
+        self.journal.decide(|_| ((), vec![Event::Issued(issue)]))?;
+        make_dir(out)?;
+        write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+        write(&cert_path, signed.pem.as_bytes(), 0o644)?;
+        replace(&out.join("ca.pem"), read_text(&self.files.ca)?.as_bytes(), 0o644)?;
+        replace(&out.join("model.pub"), self.model_key.public(), 0o644)
+    }
+}
+
+/// As [`Issuer::issue`], for one agent of the authority in `dir`.
 ///
 /// # Errors
 ///
-/// When the authority in `dir` cannot be read, the name cannot stand in a certificate, or a file
-/// exists already.
+/// As [`Issuer::open`] and [`Issuer::issue`].
 pub fn issue(dir: &Path, trust_domain: &str, node: &str, out: &Path) -> Result<(), PkiError> {
-    if !is_node_name(node) {
-        return Err(refused_name(node, "an agent"));
-    }
-    let files = PkiFiles::of(dir);
-    let (cert_path, key_path) = (out.join("agent.pem"), out.join("agent.key"));
-    for path in [&cert_path, &key_path] {
-        if path.exists() {
-            return Err(PkiError::Exists { path: path.clone() });
-        }
-    }
-    let authority = Authority::open(&files, trust_domain)?
-        .ok_or_else(|| PkiError::NoAuthority { path: files.ca_key.clone() })?;
-    let model_key = SigningKey::open_or_create(&files.model_key)?;
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let at_s = now_s();
-    let signed = authority.sign_agent(node, &key, at_s, HAND_LIFE_S)?;
-    let issue = Issue {
-        node: node.to_owned(),
-        serial: signed.serial,
-        key_sha256: sha256_hex(&key.subject_public_key_info()),
-        not_after_s: signed.not_after_s,
-        at_s,
-        grounds: Grounds::Operator,
-    };
-    Journal::open(dir)?.decide(|_| ((), vec![Event::Issued(issue)]))?;
-    make_dir(out)?;
-    write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
-    write(&cert_path, signed.pem.as_bytes(), 0o644)?;
-    replace(&out.join("ca.pem"), read_text(&files.ca)?.as_bytes(), 0o644)?;
-    replace(&out.join("model.pub"), model_key.public(), 0o644)
+    Issuer::open(dir, trust_domain)?.issue(node, out)
 }
 
 /// Whether `node` may name a host in a certificate: letters, digits, dots, dashes, underscores.
