@@ -25,8 +25,10 @@ mod kernel {
     mod sockets;
 }
 
+use std::time::{Duration, Instant};
+
 use headroom_abi::syscall::SyscallClass;
-use headroom_agent::observe::kernel::{KernelEvent, Topic};
+use headroom_agent::observe::kernel::{KernelEvent, Topic, clock};
 
 use kernel::{
     workload::{self, Accounted, Child},
@@ -109,12 +111,17 @@ fn programs_started_and_tasks_ended_are_counted_and_told() {
             workload::run_true();
         }
     });
+    // Whoever asks for the time twice may be interrupted in between.
+    let slack = Duration::from_millis(100);
+    let before = Instant::now() - slack;
     child.run_in(&cgroup);
+    let after = Instant::now() + slack;
     let id = world.task_id(&cgroup);
     let told = world.probes_mut().drain_events();
     let told = told.iter().filter(|event| {
-        matches!(event, KernelEvent::Exec { id: found, comm, pid }
-            if *found == id && comm == "true" && *pid > 0)
+        matches!(event, KernelEvent::Exec { id: found, comm, pid, at_ns }
+            if *found == id && comm == "true" && *pid > 0
+                && (before..=after).contains(&clock::instant_of(*at_ns)))
     });
     let n_told = told.count() as u64;
     let counters = world.counters(&cgroup);

@@ -8,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use headroom_agent::observe::{ObserveConfig, Sampler, Tick, kernel::Topic};
@@ -157,7 +157,7 @@ fn files_and_tasks_tell_a_known_load_without_kernel_programs() {
     let mut child = shell(script);
     place.cgroup.add(child.id()).unwrap();
     let mut sampler = files_only();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     sampler.sample(1.0);
     child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     let mut line = String::new();
@@ -298,6 +298,7 @@ fn a_program_that_starts_in_a_new_cgroup_is_told_before_the_next_tick() {
     while sampler.wait_for_start(Duration::ZERO) {
         sampler.take_starts();
     }
+    let before = Instant::now();
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     let mut started = Vec::new();
     while sampler.wait_for_start(Duration::from_secs(20)) {
@@ -313,6 +314,7 @@ fn a_program_that_starts_in_a_new_cgroup_is_told_before_the_next_tick() {
     let found = found.unwrap_or_else(|| panic!("{path} not among {started:?}"));
     // A busybox starts its applets from its own file.
     assert!(["sleep", "busybox", "exe"].contains(&found.comm.as_str()), "{}", found.comm);
+    assert!(found.at >= before && found.at <= Instant::now(), "{:?}", found.at - before);
     let limits = sampler.read_limits(&path).unwrap();
     assert_eq!(limits.cpu_quota, Some(headroom_allocate::Limit::At(0.25)));
     assert!(sampler.take_starts().is_empty(), "each start once");

@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, generated::bpf_probe_read_kernel_str},
+    helpers::{bpf_get_current_comm, bpf_ktime_get_ns, generated::bpf_probe_read_kernel_str},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
@@ -75,7 +75,9 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     let comm = bpf_get_current_comm().unwrap_or_default();
     match EXEC_EVENTS.reserve::<Exec>(0) {
         Some(mut record) => {
-            record.write(Exec { key, pid: task.pid(), reserved: 0, comm });
+            // SAFETY: the helper has no preconditions.
+            let at_ns = unsafe { bpf_ktime_get_ns() };
+            record.write(Exec { key, pid: task.pid(), reserved: 0, at_ns, comm });
             // Whoever provides for starts waits for these; nobody else waits, and then it is cheap.
             record.submit(0);
         }

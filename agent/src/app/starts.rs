@@ -1,7 +1,7 @@
 //! The fast path: a program that is known starts, and the workload gets what it needed before, at
 //! once and not at the next tick.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{actuator::Urgency, clock, nap, tick::Loop};
 
@@ -34,7 +34,6 @@ impl Loop {
     /// Takes in which programs started, and raises the limits of workloads that are known to need
     /// more after such a start.
     pub(super) fn provide_for_starts(&mut self) {
-        let told_at = Instant::now();
         for started in self.sampler.take_starts() {
             let now_s = clock::unix_s();
             if !self.planner.start(&started.workload, &started.comm, now_s) {
@@ -52,7 +51,7 @@ impl Loop {
             let Some(actuator) = self.actuator.as_ref().filter(|_| !decisions.is_empty()) else {
                 continue;
             };
-            for record in actuator.submit(decisions, told_at, Urgency::Now) {
+            for record in actuator.submit(decisions, started.at, Urgency::Now) {
                 self.note(&record);
             }
         }

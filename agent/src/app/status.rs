@@ -100,7 +100,7 @@ pub struct StartsStatus {
     pub programs: usize,
     /// Starts of such programs since the agent started.
     pub known: u64,
-    /// From the kernel's word of such a start to the end of the cgroup write, guard included.
+    /// From the start in the kernel to the end of the cgroup write, guard included.
     pub start_to_write: DurationSummary,
 }
 

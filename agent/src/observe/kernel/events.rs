@@ -28,6 +28,8 @@ pub enum KernelEvent {
         id: CgroupId,
         /// Process id, in the initial namespace.
         pid: u32,
+        /// When it did, nanoseconds of `CLOCK_MONOTONIC`.
+        at_ns: u64,
         /// Command name, at most 15 bytes.
         comm: String,
     },
@@ -82,7 +84,8 @@ pub(super) fn decode_exec(bytes: &[u8]) -> Option<KernelEvent> {
     let id = rest.cgroup_id()?;
     let pid = rest.word()?;
     let _reserved = rest.word()?;
-    Some(KernelEvent::Exec { id, pid, comm: rest.text(COMM_BYTES)? })
+    let at_ns = rest.long()?;
+    Some(KernelEvent::Exec { id, pid, at_ns, comm: rest.text(COMM_BYTES)? })
 }
 
 impl CgroupId {
@@ -169,11 +172,17 @@ mod tests {
     fn decodes_an_exec() {
         let mut bytes = 59_u64.to_ne_bytes().to_vec();
         bytes.extend([1_u32, 0, 4242, 0].map(u32::to_ne_bytes).concat());
+        bytes.extend(123_456_789_000_u64.to_ne_bytes());
         bytes.extend(*b"postgres\0xxxxxxx");
         let id = CgroupId { hierarchy: Hierarchy::Cpu, inode: 59 };
         assert_eq!(
             decode_exec(&bytes),
-            Some(KernelEvent::Exec { id, pid: 4242, comm: "postgres".to_owned() })
+            Some(KernelEvent::Exec {
+                id,
+                pid: 4242,
+                at_ns: 123_456_789_000,
+                comm: "postgres".to_owned()
+            })
         );
     }
 

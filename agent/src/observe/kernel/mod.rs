@@ -9,6 +9,7 @@ mod attach;
 mod btf;
 #[cfg(test)]
 mod btf_tests;
+pub mod clock;
 mod counters;
 mod detail;
 mod duty;

@@ -1,7 +1,7 @@
 //! Kernel counters by workload: probes speak of inode numbers, workloads are paths.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
@@ -194,8 +194,8 @@ impl KernelSource {
         self.probes.as_ref().is_some_and(|probes| probes.wait_for_exec(time))
     }
 
-    /// Programs started since the last call.
-    pub(super) fn take_execs(&mut self) -> BTreeSet<Exec> {
+    /// Programs started since the last call, with when, nanoseconds of the kernel's clock.
+    pub(super) fn take_execs(&mut self) -> BTreeMap<Exec, u64> {
         self.drain();
         self.starts.take_execs()
     }

@@ -1,8 +1,8 @@
 //! Programs that start, told between ticks: which workload it is, and what limits it has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
 };
 
 use headroom_telemetry::Workload;
@@ -10,7 +10,7 @@ use headroom_telemetry::Workload;
 use super::{LimitsInForce, Sampler, limits_of};
 use crate::observe::{
     cgroup::Moment,
-    kernel::{CgroupId, KernelEvent, Topic},
+    kernel::{CgroupId, KernelEvent, Topic, clock},
 };
 
 /// The most events kept until they are asked for; further ones are dropped.
@@ -36,13 +36,16 @@ pub struct Started {
     pub workload: Workload,
     /// Command name, at most 15 bytes; not safe to print.
     pub comm: String,
+    /// When, by the kernel; of several starts of a command the first.
+    pub at: Instant,
 }
 
 /// Sorts what the kernel tells into starts, which are wanted at once, and the rest, which waits for
 /// the next tick.
 #[derive(Debug, Default)]
 pub(super) struct StartBook {
-    execs: BTreeSet<Exec>,
+    /// With when, nanoseconds of the kernel's clock.
+    execs: BTreeMap<Exec, u64>,
     others: Vec<KernelEvent>,
     made: HashMap<CgroupId, (String, u64)>,
     is_short: bool,
@@ -52,10 +55,10 @@ impl StartBook {
     /// Takes in an event that was told at `tick`.
     pub(super) fn push(&mut self, event: KernelEvent, tick: u64) {
         match &event {
-            KernelEvent::Exec { id, comm, .. } => {
+            KernelEvent::Exec { id, comm, at_ns, .. } => {
                 let exec = Exec { id: *id, comm: comm.clone() };
                 if self.execs.len() < EXECS_MAX {
-                    self.execs.insert(exec);
+                    self.execs.entry(exec).or_insert(*at_ns);
                 }
                 return;
             }
@@ -79,8 +82,9 @@ impl StartBook {
         std::mem::take(&mut self.is_short)
     }
 
-    /// Starts since the last call, each command of a cgroup once.
-    pub(super) fn take_execs(&mut self) -> BTreeSet<Exec> {
+    /// Starts since the last call, each command of a cgroup once, with when it was first, nanoseconds
+    /// of the kernel's clock.
+    pub(super) fn take_execs(&mut self) -> BTreeMap<Exec, u64> {
         std::mem::take(&mut self.execs)
     }
 
@@ -126,12 +130,15 @@ impl Sampler {
             Some(path) => Some((*path).clone()),
             None => self.kernel.path_made(id).map(str::to_owned),
         };
-        let found: Vec<(String, String)> =
-            execs.into_iter().filter_map(|exec| Some((path_of(exec.id)?, exec.comm))).collect();
-        found
+        let found: Vec<(String, String, u64)> = execs
             .into_iter()
-            .filter_map(|(path, comm)| Some(Started { workload: self.at_start(&path)?, comm }))
-            .collect()
+            .filter_map(|(exec, at_ns)| Some((path_of(exec.id)?, exec.comm, at_ns)))
+            .collect();
+        let told = |(path, comm, at_ns): (String, String, u64)| {
+            let workload = self.at_start(&path)?;
+            Some(Started { workload, comm, at: clock::instant_of(at_ns) })
+        };
+        found.into_iter().filter_map(told).collect()
     }
 
     /// The workload at `path`, in which a program runs; `None` when it is not to be one.
@@ -161,7 +168,7 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use super::{EXECS_MAX, Exec, MADE_TICKS, StartBook};
     use crate::observe::kernel::{CgroupId, Hierarchy, KernelEvent};
@@ -170,21 +177,21 @@ mod tests {
         CgroupId { hierarchy: Hierarchy::Unified, inode }
     }
 
-    fn exec(inode: u64, comm: &str) -> KernelEvent {
-        KernelEvent::Exec { id: id(inode), pid: 7, comm: comm.to_owned() }
+    fn exec(inode: u64, comm: &str, at_ns: u64) -> KernelEvent {
+        KernelEvent::Exec { id: id(inode), pid: 7, at_ns, comm: comm.to_owned() }
     }
 
     #[test]
     fn a_command_that_forks_is_one_start_and_a_storm_is_bounded() {
         let mut book = StartBook::default();
-        for _ in 0..3 {
-            book.push(exec(5, "cc1"), 1);
+        for at_ns in 10..13 {
+            book.push(exec(5, "cc1", at_ns), 1);
         }
-        book.push(exec(6, "cc1"), 1);
+        book.push(exec(6, "cc1", 13), 1);
         let cc1 = |inode| Exec { id: id(inode), comm: "cc1".to_owned() };
-        assert_eq!(book.take_execs(), BTreeSet::from([cc1(5), cc1(6)]));
+        assert_eq!(book.take_execs(), BTreeMap::from([(cc1(5), 10), (cc1(6), 13)]));
         for inode in 0..2 * EXECS_MAX as u64 {
-            book.push(exec(inode, "x"), 1);
+            book.push(exec(inode, "x", inode), 1);
         }
         assert_eq!(book.take_execs().len(), EXECS_MAX);
         assert!(book.take_execs().is_empty());

@@ -48,6 +48,8 @@ pub struct Exec {
     pub pid: u32,
     /// Always zero.
     pub reserved: u32,
+    /// When it did, nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
     /// Command name, closed by a zero.
     pub comm: [u8; COMM_BYTES],
 }
@@ -71,6 +73,6 @@ const _: () = {
     assert!(size_of::<OomVictim>() == 2 * 4 + size_of::<CgroupKey>() + COMM_BYTES);
     assert!(size_of::<SlotTaken>() == 2 * 4 + size_of::<CgroupKey>());
     assert!(size_of::<CgroupChange>() == 2 * 4 + 8 + PATH_BYTES);
-    assert!(size_of::<Exec>() == size_of::<CgroupKey>() + 2 * 4 + COMM_BYTES);
+    assert!(size_of::<Exec>() == size_of::<CgroupKey>() + 2 * 4 + 8 + COMM_BYTES);
     assert!(align_of::<CgroupChange>() == 8 && align_of::<Exec>() == 8);
 };
