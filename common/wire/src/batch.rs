@@ -23,6 +23,9 @@ use crate::{
 
 /// The columnar form this program writes and reads.
 const CODEC: u8 = 2;
+/// Numbers that are compressed for themselves, at least. With fewer, what is told of a stretch costs more
+/// than it saves.
+const STRETCH_MIN: usize = 1 << 11;
 /// Numbers per forecast: the quantiles, then the confidence.
 const FORECAST_VALUES: usize = LEVELS * HORIZONS + 1;
 /// Times beyond this are nonsense (the year 5138), milliseconds.
@@ -308,7 +311,37 @@ fn encode_samples(samples: &[(u32, Sample)], t0_ms: i64) -> Result<Columns, Batc
             samples.iter().map(|(_, sample)| column::round(sample.values()[feature.index()])),
         );
     }
-    pack(rows(samples)?, &keys, &values)
+    let damaged = |column| move |source| BatchError::Column { column, source };
+    let stretches = stretches(&values, samples.len());
+    Ok(Columns {
+        n_rows: rows(samples)?,
+        keys: column::compress(&keys).map_err(damaged("keys"))?,
+        values: column::compress_stretches(&values, stretches).map_err(damaged("values"))?,
+    })
+}
+
+/// The lengths of the stretches of `values`, columns of `n_rows`, that are compressed each for itself: so
+/// many columns in turn that there are numbers enough to learn from, for one feature tells little of
+/// another, and those in turn that have no value at all.
+fn stretches(values: &[f32], n_rows: usize) -> Vec<usize> {
+    let is_missing: Vec<bool> = values
+        .chunks_exact(n_rows.max(1))
+        .map(|column| column.iter().all(|value| value.is_nan()))
+        .collect();
+    let mut stretches = vec![0];
+    let mut add = |length: usize| match stretches.last_mut() {
+        Some(last) if *last < STRETCH_MIN => *last += length,
+        _ => stretches.push(length),
+    };
+    for run in is_missing.chunk_by(|a, b| a == b) {
+        if run[0] {
+            add(run.len() * n_rows);
+        } else {
+            run.iter().for_each(|_| add(n_rows));
+        }
+    }
+    stretches.retain(|length| *length > 0);
+    stretches
 }
 
 fn decode_samples(columns: &Columns, t0_ms: i64) -> Result<Vec<(u32, Sample)>, BatchError> {
@@ -440,4 +473,31 @@ fn decode_limits(columns: &Columns) -> Result<Vec<(u32, Knob, Limit)>, BatchErro
         limits.push((index(key / knobs)?, knob, limit));
     }
     Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STRETCH_MIN, stretches};
+
+    /// Columns of `n_rows`, of which those that `is_measured` have a value in the middle.
+    fn columns(n_rows: usize, is_measured: &[bool]) -> Vec<f32> {
+        let column = |measured: &bool| {
+            let mut column = vec![f32::NAN; n_rows];
+            column[n_rows / 2] = if *measured { 1.0 } else { f32::NAN };
+            column
+        };
+        is_measured.iter().flat_map(column).collect()
+    }
+
+    #[test]
+    fn stretches_end_between_columns_and_are_long_enough() {
+        let n = STRETCH_MIN;
+        let some = [true, true, false, false, false, true, false];
+        assert_eq!(stretches(&columns(n, &some), n), [n, n, 3 * n, n, n]);
+        let n = STRETCH_MIN / 2;
+        assert_eq!(stretches(&columns(n, &some), n), [2 * n, 3 * n, 2 * n]);
+        assert_eq!(stretches(&columns(n, &[true; 5]), n), [2 * n, 2 * n, n]);
+        assert_eq!(stretches(&columns(1, &[true, false]), 1), [2]);
+        assert!(stretches(&[], 0).is_empty());
+    }
 }

@@ -1,6 +1,6 @@
 //! Columns of numbers: rounding, compression, and decompression into a buffer of known length.
 
-use pco::{ChunkConfig, data_types::Number, standalone};
+use pco::{ChunkConfig, PagingSpec, data_types::Number, standalone};
 
 /// Mantissa bits kept of a measured value; the rest is noise that costs bytes. The relative error
 /// is at most 2^-10.
@@ -54,6 +54,19 @@ pub(crate) fn compress<T: Number>(numbers: &[T]) -> Result<Vec<u8>, pco::errors:
     standalone::simple_compress(numbers, &ChunkConfig::default())
 }
 
+/// As [`compress`], each of the stretches of `lengths` for itself, which one after the other are the
+/// whole column. [`decompress`] reads either.
+pub(crate) fn compress_stretches<T: Number>(
+    numbers: &[T],
+    lengths: Vec<usize>,
+) -> Result<Vec<u8>, pco::errors::PcoError> {
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let config = ChunkConfig::default().with_paging_spec(PagingSpec::Exact(lengths));
+    standalone::simple_compress(numbers, &config)
+}
+
 /// Decompresses exactly `expected` numbers, or says how many there are instead.
 ///
 /// The caller bounds `expected`; the bytes cannot make this allocate more.
@@ -75,7 +88,9 @@ pub(crate) fn decompress<T: Number + Default>(
 
 #[cfg(test)]
 mod tests {
-    use super::{compress, decompress, from_half, round, to_half, unzigzag, zigzag};
+    use super::{
+        compress, compress_stretches, decompress, from_half, round, to_half, unzigzag, zigzag,
+    };
 
     #[test]
     fn rounding_keeps_a_thousandth() {
@@ -114,5 +129,21 @@ mod tests {
         for wrong in [0, 1, 256, 299, 301, 1_000] {
             assert!(!matches!(decompress::<f32>(&bytes, wrong), Ok(Ok(_))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn stretches_are_read_as_one_column_and_missing_ones_are_small() {
+        let number = |i: u16| if i < 30_000 { f32::NAN } else { f32::from(i % 977) };
+        let numbers: Vec<f32> = (0..32_000).map(number).collect();
+        let bytes = compress_stretches(&numbers, vec![30_000, 2_000]).unwrap();
+        let back = decompress::<f32>(&bytes, numbers.len()).unwrap().unwrap();
+        let bits = |numbers: &[f32]| numbers.iter().map(|n| n.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&back), bits(&numbers));
+        for wrong in [0, 29_999, 30_000, 30_001, 31_999, 32_001] {
+            assert!(!matches!(decompress::<f32>(&bytes, wrong), Ok(Ok(_))), "{wrong}");
+        }
+        let measured = compress(&numbers[30_000..]).unwrap().len();
+        assert!(bytes.len() < measured + 64, "{} bytes, {measured} of numbers", bytes.len());
+        assert!(bytes.len() < compress(&numbers).unwrap().len());
     }
 }
