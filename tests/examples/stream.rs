@@ -17,7 +17,7 @@ use flate2::{Compression, write::GzEncoder};
 use headroom_agent::uplink::{Identity, Uplink, UplinkConfig, UplinkHandle};
 use headroom_aggregator::{
     export::remote_write::{Label, Sample as Point, TimeSeries, request},
-    pki,
+    pki::Issuer,
 };
 use headroom_telemetry::{Feature, Sample, Sketches, Workload};
 use headroom_wire::{HostReport, TickReport, WorkloadReport};
@@ -100,10 +100,17 @@ fn recorded(trace: &Path) -> Result<Vec<Vec<(String, Sample)>>> {
     Ok(by_second.into_values().collect())
 }
 
-fn connect(quic: &str, pki: &Path, node: &str, batch_s: f64) -> Result<UplinkHandle> {
+/// Connects the agent of `node`, whose certificates lie below `pki` or are made there.
+fn connect(
+    quic: &str,
+    pki: &Path,
+    issuer: &Issuer,
+    node: &str,
+    batch_s: f64,
+) -> Result<UplinkHandle> {
     let out = pki.join("bench").join(node);
     if !out.join("agent.pem").exists() {
-        pki::issue(pki, "headroom", node, &out)?;
+        issuer.issue(node, &out)?;
     }
     let config = UplinkConfig {
         server: quic.to_owned(),
@@ -131,8 +138,9 @@ fn send(
     seconds: u64,
 ) -> Result<serde_json::Value> {
     let ticks = ticks(trace)?;
+    let issuer = Issuer::open(pki, "headroom")?;
     let uplinks: Vec<(u32, UplinkHandle)> = (0..hosts)
-        .map(|host| Ok((host, connect(quic, pki, &format!("sender-{host}"), 0.05)?)))
+        .map(|host| Ok((host, connect(quic, pki, &issuer, &format!("sender-{host}"), 0.05)?)))
         .collect::<Result<_>>()?;
     wait(&uplinks, 1)?;
     let begun = Instant::now();
@@ -243,8 +251,9 @@ fn raise_open_files(agents: u32) -> Result<()> {
 fn idle(quic: &str, pki: &Path, first: u32, agents: u32) -> Result<()> {
     raise_open_files(agents)?;
     headroom_agent::resident::return_large_blocks();
+    let issuer = Issuer::open(pki, "headroom")?;
     let uplinks: Vec<(u32, UplinkHandle)> = (first..first + agents)
-        .map(|agent| Ok((agent, connect(quic, pki, &format!("idle-{agent}"), 2.0)?)))
+        .map(|agent| Ok((agent, connect(quic, pki, &issuer, &format!("idle-{agent}"), 2.0)?)))
         .collect::<Result<_>>()?;
     let mut connections = 1;
     println!("{}", serde_json::json!({ "connected_s": wait(&uplinks, connections)? }));

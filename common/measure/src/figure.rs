@@ -97,7 +97,9 @@ impl fmt::Display for Figure {
             }
             Value::Absent(reason) => write!(f, "{}: absent, {reason}", self.name)?,
         }
-        write!(f, "\n    {}", self.compare)?;
+        if !self.compare.is_empty() {
+            write!(f, "\n    {}", self.compare)?;
+        }
         if let Some(Goal { at_most, is_met }) = self.goal {
             let verdict = match is_met {
                 Some(true) => "met",

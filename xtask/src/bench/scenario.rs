@@ -202,7 +202,7 @@ pub(super) fn durations(summary: &Json, name: &str, compare: &str) -> Figure {
 }
 
 /// The first in waves, so that their limits move, the others steady.
-fn members(workloads: u32) -> impl Iterator<Item = Member> {
+pub(super) fn members(workloads: u32) -> impl Iterator<Item = Member> {
     (0..workloads).map(|number| {
         let is_in_waves = number < WAVES;
         Member {

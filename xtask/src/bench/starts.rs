@@ -1,7 +1,8 @@
-//! The fast path: how long after a known program starts its limit is up, measured from outside. A
-//! program that needs a fifth of a core starts again and again in cgroups of one model key, each with
-//! a limit of half that; the audit trail tells when each limit was written. It needs that little so
-//! that the host has enough for all that run at a time: a raise it has no room for is not made.
+//! The fast path: how long after a known program starts its limit is up, by the agent, from the exec in
+//! the kernel, and as it looks from outside. A program that needs a fifth of a core starts again and
+//! again in cgroups of one model key, each with a limit of half that; the audit trail tells when each
+//! limit was written. It needs that little so that the host has enough for all that run at a time: a
+//! raise it has no room for is not made.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -30,6 +31,9 @@ const LIMIT_CORES: f64 = 0.1;
 /// What the 99th percentile has to reach, milliseconds.
 const GOAL_MS: f64 = 10.0;
 
+/// What the goal is about.
+const FROM_EXEC: &str = "exec of a known program to its raised limit";
+
 /// After these the program is known.
 const N_LEARNING: u32 = 2;
 
@@ -37,8 +41,7 @@ const N_LEARNING: u32 = 2;
 pub(super) fn run_if_possible(programs: &Programs, watch: Duration) -> Vec<Figure> {
     run(programs, watch).unwrap_or_else(|error| {
         let value = Value::Absent(format!("{error:#}"));
-        let name = "start of a known program to its raised limit";
-        vec![Figure::new(name, "ms", value, "the fast path").with_goal(GOAL_MS)]
+        vec![Figure::new(FROM_EXEC, "ms", value, "the fast path").with_goal(GOAL_MS)]
     })
 }
 
@@ -85,12 +88,14 @@ fn measure(programs: &Programs, hierarchies: &Hierarchies, watch: Duration) -> R
     let audit = rig.audit()?;
     let own = scenario::durations(
         &rig.status()?["starts"]["start_to_write"],
-        "of that, from the kernel's word to the written limit",
-        "guard and journal included",
-    );
+        FROM_EXEC,
+        "from the exec in the kernel to after the write, guard and journal included; the next tick \
+         comes after 500 ms in the middle",
+    )
+    .with_goal(GOAL_MS);
     drop(parent);
     let mut figures = figures(&started, &writes(&audit));
-    figures.insert(1, own);
+    figures.insert(0, own);
     Ok(figures)
 }
 
@@ -115,7 +120,7 @@ fn figures(started: &HashMap<String, f64>, writes: &HashMap<String, f64>) -> Vec
     let took = |(path, began_s): (&String, &f64)| Some((writes.get(path)? - began_s) * 1e3);
     let mut took_ms: Vec<f64> = started.iter().filter_map(took).collect();
     took_ms.sort_by(f64::total_cmp);
-    let name = "start of a known program to its raised limit";
+    let name = "the same from outside";
     let at = |share: f64| took_ms.get((share * (took_ms.len() as f64 - 1.0)).round() as usize);
     let value = match (at(0.5), at(0.99), took_ms.last()) {
         (Some(p50), Some(p99), Some(max)) => {
@@ -124,11 +129,10 @@ fn figures(started: &HashMap<String, f64>, writes: &HashMap<String, f64>) -> Vec
         }
         _ => Value::Absent("no limit was raised after a start".to_owned()),
     };
-    let compare = "from before the exec to after the write, guard and journal included; the next tick \
-                   comes after 500 ms in the middle";
+    let compare = "from before a shell is told to start it";
     let raised = took_ms.len() as f64 / (started.len() as f64).max(1.0) * 100.0;
     vec![
-        Figure::new(name, "ms", value, compare).with_goal(GOAL_MS),
+        Figure::new(name, "ms", value, compare),
         Figure::of("starts whose limit was raised", "%", &[raised], "of those of a known program"),
     ]
 }
