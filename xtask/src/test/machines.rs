@@ -26,6 +26,10 @@ const MACHINES_MAX: usize = 2;
 /// Lines shown of the console of a machine with a fault.
 const CONSOLE_LINES: usize = 80;
 
+/// Lines shown of each panic before that, and characters of each.
+const PANIC_LINES: usize = 6;
+const PANIC_CHARS: usize = 400;
+
 /// A step and what came of it.
 struct Outcome {
     name: String,
@@ -122,12 +126,23 @@ fn run_one(name: String, machine: &vm::Ready) -> Outcome {
     Outcome { name, verdict, took: begun.elapsed(), skips }
 }
 
-/// Shows where tests failed, and the end of the console.
+/// Shows where tests failed and with what words, and the end of the console.
 fn show_end(name: &str, said: &str) {
     let lines: Vec<&str> = said.lines().collect();
-    let is_fault = |line: &&&str| line.contains("panicked at") || line.ends_with("FAILED");
     eprintln!("   {name} FAILED; of its console:");
-    lines.iter().filter(is_fault).for_each(|line| eprintln!("     {line}"));
+    let mut n_words = 0;
+    for line in &lines {
+        let is_panic = line.contains("panicked at");
+        if is_panic {
+            n_words = PANIC_LINES;
+        }
+        // The words of a panic end where the hint at a backtrace begins.
+        n_words = if line.starts_with("note: ") { 0 } else { n_words };
+        if is_panic || n_words > 0 || line.ends_with("FAILED") {
+            eprintln!("     {}", line.chars().take(PANIC_CHARS).collect::<String>());
+        }
+        n_words = n_words.saturating_sub(1);
+    }
     let end = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
     end.iter().for_each(|line| eprintln!("     | {line}"));
 }
