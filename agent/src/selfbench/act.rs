@@ -102,8 +102,8 @@ pub(super) fn run(n_leases: u32) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// The way through systemd, on a connection that is open and a slice made for it; absent where there is
-/// no systemd, or CPU limits are not in a cgroup v2 tree.
+/// The way through systemd, on a connection that is open and a slice made for it; absent where it does
+/// not run this host.
 fn through_systemd() -> Figure {
     eprintln!("{N_TOLD} limits changed through systemd");
     let name = "decision to limit in force through systemd";

@@ -14,6 +14,7 @@ mod scale;
 mod scenario;
 mod starts;
 mod stream;
+mod systemd;
 mod traces;
 
 use std::path::{Path, PathBuf};
@@ -179,7 +180,8 @@ pub(crate) fn run(root: &Path, args: &BenchArgs) -> Result<ExitCode> {
         }
     }
     if subject.includes(Subject::Act) {
-        figures.extend(rig::act_bench(&programs, args.leases)?);
+        let acting = rig::act_bench(&programs, args.leases)?;
+        figures.extend(acting.into_iter().map(|one| systemd::measured_here(one, &programs)));
         if subject == Subject::Act {
             let watch = Duration::from_secs(args.watch_s);
             figures.extend(starts::run_if_possible(&programs, watch));

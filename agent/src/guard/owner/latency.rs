@@ -39,9 +39,9 @@ pub enum LatencyError {
     /// The cgroups of this host could not be found.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// CPU limits are not in a cgroup v2 tree.
-    #[error("CPU limits are not in a cgroup v2 tree here")]
-    NotUnified,
+    /// No hierarchy has the controller of CPU limits.
+    #[error("no cgroup hierarchy here has the cpu controller")]
+    NoCpu,
     /// A file of the slice could not be read or written.
     #[error("{}: {source}", path.display())]
     File {
@@ -65,11 +65,11 @@ pub enum LatencyError {
 /// Measures `writes` changes each way.
 ///
 /// # Errors
-/// When there is no systemd or no cgroup v2 here, or a change does not come into force.
+/// When there is no systemd or no cgroup with CPU limits here, or a change does not come into force.
 pub fn measure(systemd: &mut Systemd, writes: usize) -> Result<Latencies, LatencyError> {
     let layout = Layout::detect(Path::new("/"))?;
-    let home = layout.home("cpu").map(|index| &layout.hierarchies[index]);
-    let root = home.filter(|home| home.version == Version::V2).ok_or(LatencyError::NotUnified)?;
+    let home = layout.home("cpu").ok_or(LatencyError::NoCpu)?;
+    let home = &layout.hierarchies[home];
     let quota = ("CPUQuotaPerSecUSec".to_owned(), Value::U64(1_000_000));
     let start = [
         Value::Text(SLICE.to_owned()),
@@ -78,16 +78,22 @@ pub fn measure(systemd: &mut Systemd, writes: usize) -> Result<Latencies, Latenc
         Value::NoUnits,
     ];
     systemd.manager("StartTransientUnit", &start, Instant::now() + PATIENCE)?;
-    let file = root.dir.join(SLICE).join("cpu.max");
-    let measured = measure_on(systemd, &file, writes);
+    let (name, period) = match home.version {
+        Version::V1 => ("cpu.cfs_quota_us", ""),
+        Version::V2 => ("cpu.max", " 100000"),
+    };
+    let file = home.dir.join(SLICE).join(name);
+    let measured = measure_on(systemd, &file, period, writes);
     let stop = [Value::Text(SLICE.to_owned()), Value::Text("replace".to_owned())];
     systemd.manager("StopUnit", &stop, Instant::now() + PATIENCE)?;
     measured
 }
 
+/// `period` is what `file` says after each quota.
 fn measure_on(
     systemd: &mut Systemd,
     file: &Path,
+    period: &str,
     writes: usize,
 ) -> Result<Latencies, LatencyError> {
     let failed = |source| LatencyError::File { path: file.to_owned(), source };
@@ -102,7 +108,7 @@ fn measure_on(
     for write in 0..writes {
         let cores = 1.0 + (write % 50 + 1) as f64 / 100.0;
         let told = Limit::At(cores);
-        let text = format!("{} 100000", (cores * 1e5).round());
+        let text = format!("{}{period}", (cores * 1e5).round());
         let began = Instant::now();
         systemd.tell(SLICE, Knob::CpuQuota, told, began + PATIENCE)?;
         let found = fs::read_to_string(file).map_err(failed)?;
