@@ -274,6 +274,32 @@ fn a_workload_with_another_path_in_the_v2_tree_is_one_on_a_hybrid_host() {
 }
 
 #[test]
+fn a_limit_that_somebody_writes_is_told_at_the_next_tick() {
+    if let Some(reason) = headroom_tests::cannot_run_as_root() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let path = format!("/headroom-limit-{}", std::process::id());
+    let config = ObserveConfig {
+        include: vec![headroom_telemetry::Glob(path.clone())],
+        gpu: false,
+        ..ObserveConfig::default()
+    };
+    let place = Place::new(&path);
+    let mut sampler = Sampler::start(&config).unwrap();
+    // Long enough that what does not run is left alone, and not a multiple of any round of looks.
+    for tick in 0..11 {
+        sampler.sample(f64::from(tick));
+    }
+    for (tick, cores) in [0.25, 0.5, 0.75].into_iter().enumerate() {
+        place.cgroup.set_cpu_limit(Some(cores)).unwrap();
+        let seen = sampler.sample(11.0 + tick as f64);
+        let told = seen.limits[&path].cpu_quota;
+        assert_eq!(told, Some(headroom_allocate::Limit::At(cores)), "limit {tick}");
+    }
+}
+
+#[test]
 fn a_program_that_starts_in_a_new_cgroup_is_told_before_the_next_tick() {
     if let Some(reason) = headroom_tests::cannot_run_as_root() {
         println!("skipped: {reason}");

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`layout`] (mount points and controllers), [`tree`] (which cgroups are workloads),
 //! [`parse`] (pure readers of file contents), `places` (which file tells what), [`read`] (held-open
-//! files of one workload), [`above`] (limits of the cgroups above
+//! files of one workload), [`watch`] (who writes their limits), [`above`] (limits of the cgroups above
 //! workloads), [`weights`] (who obeys weights of block I/O). `join` finds workloads with two paths, by container id or by what
 //! `membership` tells of their tasks.
 
@@ -17,8 +17,10 @@ pub mod parse;
 mod places;
 pub mod read;
 mod skip;
+mod take;
 pub mod tree;
 mod walk;
+pub mod watch;
 pub mod weights;
 
 pub use layout::{Layout, LayoutError, Mode, Version};

@@ -95,6 +95,19 @@ impl Role {
         )
     }
 
+    /// Whether it is a limit, which changes when somebody writes it and at no other time.
+    pub(super) fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::CpuPeriodV1
+                | Self::CpuQuotaV1
+                | Self::CpuMaxV2
+                | Self::MemoryLimitV1
+                | Self::MemoryMaxV2
+                | Self::MemoryHighV2
+        )
+    }
+
     /// Which of the host's kinds of pressure the file tells, as a place in
     /// [`PRESSURE_KINDS`](crate::observe::pressure::PRESSURE_KINDS); it goes on while tasks wait,
     /// without one being put on a CPU.

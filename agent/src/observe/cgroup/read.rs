@@ -1,6 +1,6 @@
 //! The files of one workload, and what they say now.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use headroom_allocate::plan::Limit;
 
@@ -12,6 +12,7 @@ use super::{
     parse::{self, IoTotals},
     places::{PLACES, Place, Role},
     skip::{holds, keep, may_skip},
+    take::take,
     tree::Inodes,
 };
 use crate::observe::pressure::HostCalm;
@@ -92,6 +93,18 @@ pub struct WorkloadFiles {
     pressure_read_s: [Option<f64>; 3],
     /// Whether there is no cgroup below; `None` until it is looked at again.
     is_leaf: Option<bool>,
+    limits: LimitsKnown,
+}
+
+/// What is known of limits without reading them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum LimitsKnown {
+    /// Nothing: writes are not told.
+    Untold,
+    /// Somebody may have written one since they were read.
+    Written,
+    /// They are as they were read.
+    Held,
 }
 
 /// What is the same for all workloads that are read in one go.
@@ -155,6 +168,7 @@ impl WorkloadFiles {
             phase: inodes.iter().fold(0, |sum, ino| sum ^ *ino) as u32 % THOROUGH_EVERY_READS,
             pressure_read_s: [None; 3],
             is_leaf: None,
+            limits: LimitsKnown::Untold,
         };
         files.open_missing(layout, path, inodes, twin, budget);
         files
@@ -197,6 +211,39 @@ impl WorkloadFiles {
         }
     }
 
+    /// Directories of the workload that have limits, as [`WorkloadFiles::open`] finds them.
+    pub fn limit_dirs(
+        &self,
+        layout: &Layout,
+        path: &str,
+        inodes: &Inodes,
+        twin: Option<&Twin>,
+    ) -> Vec<PathBuf> {
+        let is_held = |place: &&Place| {
+            place.0.is_limit() && self.held.iter().any(|(held, _file)| *held == place.0)
+        };
+        let homes = PLACES.iter().filter(is_held).filter_map(|place| place.home(layout));
+        let homes: BTreeSet<usize> = homes.filter(|h| inodes[*h] != 0).collect();
+        let dir = |h: usize| {
+            let path = path_in(path, twin, h).trim_start_matches('/');
+            layout.hierarchies[h].dir.join(path)
+        };
+        homes.into_iter().map(dir).collect()
+    }
+
+    /// From now on [`WorkloadFiles::limits_written`] is called whenever somebody writes one; or, with
+    /// false, it is not.
+    pub fn limits_told(&mut self, is_told: bool) {
+        self.limits = if is_told { LimitsKnown::Written } else { LimitsKnown::Untold };
+    }
+
+    /// Somebody wrote a limit, or may have.
+    pub fn limits_written(&mut self) {
+        if self.limits == LimitsKnown::Held {
+            self.limits = LimitsKnown::Written;
+        }
+    }
+
     /// Number of files read per tick.
     pub fn len(&self) -> usize {
         self.held.len()
@@ -218,13 +265,20 @@ impl WorkloadFiles {
         let mut reading = Reading::default();
         let mut blkio = (None, None);
         let is_thorough = moment.is_thorough || self.is_every(SLOW_EVERY_READS);
+        let limits_hold = self.limits_hold(moment);
+        let was_written = self.limits == LimitsKnown::Written;
         let Self { held, task_list, reads, period, last, pressure_read_s, .. } = self;
         let devices: &StackedDevices = &moment.devices;
         *reads = reads.wrapping_add(1);
         let had_files = !held.is_empty();
         held.retain(|(role, file)| {
             let is_calm = holds(*role, pressure_read_s, moment);
-            if !is_thorough && (is_calm || may_skip(*role, &reading, last)) {
+            let is_skipped = match role.is_limit() {
+                true if limits_hold => true,
+                true if was_written => false,
+                _ => !is_thorough && (is_calm || may_skip(*role, &reading, last)),
+            };
+            if is_skipped {
                 keep(*role, last, &mut reading);
                 return true;
             }
@@ -257,18 +311,22 @@ impl WorkloadFiles {
             reading.tasks = std::fs::read(path).ok().map(|bytes| parse::line_count(&bytes));
         }
         self.is_still = false;
+        if self.limits == LimitsKnown::Written && reading.failed_reads == 0 {
+            self.limits = LimitsKnown::Held;
+        }
         last.clone_from(&reading);
         if had_files && held.is_empty() { Err(Gone) } else { Ok(reading) }
     }
 
     /// Whether the last reading still holds for a cgroup of which no task ran since.
     ///
-    /// Exact for what only its own tasks can change. What others change shows later: its limits and
-    /// what memory it has after at most [`SLOW_EVERY_READS`] periods, the parts of its memory after
-    /// at most [`THOROUGH_EVERY_READS`].
+    /// Exact for what only its own tasks can change. What others change shows later: its limits, where
+    /// writes are not told, and what memory it has after at most [`SLOW_EVERY_READS`] periods, the
+    /// parts of its memory after at most [`THOROUGH_EVERY_READS`].
     pub fn look(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Look {
         let counts_time = self.last.cpu_usage_ns.is_some();
-        if !counts_time || self.reads == 0 || self.is_every(THOROUGH_EVERY_READS) {
+        let is_written = self.limits == LimitsKnown::Written;
+        if !counts_time || is_written || self.reads == 0 || self.is_every(THOROUGH_EVERY_READS) {
             return Look::Stale;
         }
         if self.is_every(SLOW_EVERY_READS) && !self.is_left_alone(moment, buffer) {
@@ -319,8 +377,21 @@ impl WorkloadFiles {
     /// Whether what others than its tasks change is as it was.
     fn is_left_alone(&self, moment: &Moment, buffer: &mut Vec<u8>) -> bool {
         let told = |of: &Reading| (of.memory_bytes, of.cpu_quota, of.memory_max, of.memory_high);
-        let now = self.read_some(Role::is_of_others, moment, buffer);
-        now.is_some_and(|now| told(&now) == told(&self.last))
+        let limits_hold = self.limits_hold(moment);
+        let is_wanted = |role: Role| role.is_of_others() && !(limits_hold && role.is_limit());
+        let Some(mut now) = self.read_some(is_wanted, moment, buffer) else { return false };
+        if limits_hold {
+            let (quota, max, high) =
+                (self.last.cpu_quota, self.last.memory_max, self.last.memory_high);
+            (now.cpu_quota, now.memory_max, now.memory_high) = (quota, max, high);
+        }
+        told(&now) == told(&self.last)
+    }
+
+    /// Whether limits are as they were read; they are read now and then all the same.
+    fn limits_hold(&self, moment: &Moment) -> bool {
+        let is_due = moment.is_thorough || self.is_every(THOROUGH_EVERY_READS);
+        self.limits == LimitsKnown::Held && !is_due
     }
 
     /// Totals of stalls now; those that hold are not read again.
@@ -362,96 +433,6 @@ type Pressure = ([Option<u64>; 3], [Option<u64>; 3]);
 
 fn told_pressure(of: &Reading) -> Pressure {
     (of.pressure_some_us, of.pressure_full_us)
-}
-
-/// Puts what the file of `role` says into `reading`.
-fn take(role: Role, bytes: &[u8], devices: &StackedDevices, reading: &mut Reading) {
-    match role {
-        Role::CpuUsageV1 => reading.cpu_usage_ns = parse::number(bytes),
-        Role::CpuSystemV1 => reading.cpu_system_ns = parse::cpu_system_ns_v1(bytes),
-        Role::CpuStatV1 | Role::CpuStatV2 => take_cpu_stat(bytes, reading),
-        Role::CpuMaxV2 => reading.cpu_quota = parse::cpu_max(bytes),
-        Role::MemoryUsage => reading.memory_bytes = parse::number(bytes),
-        Role::MemoryLimitV1 => reading.memory_max = parse::limit_bytes_v1(bytes),
-        Role::MemoryMaxV2 => reading.memory_max = parse::limit_bytes_v2(bytes),
-        Role::MemoryHighV2 => reading.memory_high = parse::limit_bytes_v2(bytes),
-        Role::MemoryStatV1 => take_memory_stat_v1(bytes, reading),
-        Role::MemoryStatV2 => take_memory_stat_v2(bytes, reading),
-        Role::MemoryFailuresV1 => reading.memory_limit_hits = parse::number(bytes),
-        Role::MemoryOomV1 | Role::MemoryEventsV2 => {
-            parse::each_pair(bytes, |key, value| match key {
-                b"max" => reading.memory_limit_hits = Some(value),
-                b"oom_kill" => reading.oom_kills = Some(value),
-                _ => {}
-            });
-        }
-        Role::IoStatV2 => reading.io = Some(parse::io_stat(bytes, |d| devices.counts(d))),
-        Role::Tasks => reading.tasks = parse::number(bytes),
-        Role::CpuPressure => take_pressure(0, bytes, reading),
-        Role::MemoryPressure => take_pressure(1, bytes, reading),
-        Role::IoPressure => take_pressure(2, bytes, reading),
-        Role::CpuPeriodV1 | Role::CpuQuotaV1 | Role::BlkioBytesV1 | Role::BlkioOpsV1 => {}
-    }
-}
-
-/// Totals of what is number `kind` of [`Reading::pressure_some_us`].
-fn take_pressure(kind: usize, bytes: &[u8], reading: &mut Reading) {
-    let totals = parse::pressure(bytes);
-    reading.pressure_some_us[kind] = totals.map(|totals| totals.some_us);
-    reading.pressure_full_us[kind] = totals.and_then(|totals| totals.full_us);
-}
-
-/// `cpu.stat`: v1 tells throttled time in nanoseconds, v2 in microseconds under another key.
-fn take_cpu_stat(bytes: &[u8], reading: &mut Reading) {
-    parse::each_pair(bytes, |key, value| match key {
-        b"usage_usec" => reading.cpu_usage_ns = value.checked_mul(1_000),
-        b"system_usec" => reading.cpu_system_ns = value.checked_mul(1_000),
-        b"throttled_usec" => reading.throttled_ns = value.checked_mul(1_000),
-        b"throttled_time" => reading.throttled_ns = Some(value),
-        b"nr_throttled" => reading.throttled_periods = Some(value),
-        _ => {}
-    });
-}
-
-/// v1 `memory.stat`: the `total_` keys include child cgroups, as every other file here does.
-fn take_memory_stat_v1(bytes: &[u8], reading: &mut Reading) {
-    let mut refaults = None;
-    parse::each_pair(bytes, |key, value| match key {
-        b"total_rss" => reading.memory_anon_bytes = Some(value),
-        b"total_cache" => reading.memory_file_bytes = Some(value),
-        b"total_inactive_file" => reading.memory_inactive_file_bytes = Some(value),
-        b"total_dirty" => reading.memory_dirty_bytes = Some(value),
-        b"total_writeback" => reading.memory_writeback_bytes = Some(value),
-        b"total_pgfault" => reading.page_faults = Some(value),
-        b"total_pgmajfault" => reading.major_faults = Some(value),
-        b"total_workingset_refault" => refaults = Some(value),
-        b"total_workingset_refault_anon" | b"total_workingset_refault_file" => {
-            refaults = Some(refaults.unwrap_or(0_u64).saturating_add(value));
-        }
-        _ => {}
-    });
-    reading.memory_refaults = refaults;
-}
-
-/// v2 `memory.stat`, which includes child cgroups.
-fn take_memory_stat_v2(bytes: &[u8], reading: &mut Reading) {
-    let mut refaults = None;
-    parse::each_pair(bytes, |key, value| match key {
-        b"anon" => reading.memory_anon_bytes = Some(value),
-        b"file" => reading.memory_file_bytes = Some(value),
-        b"inactive_file" => reading.memory_inactive_file_bytes = Some(value),
-        b"file_dirty" => reading.memory_dirty_bytes = Some(value),
-        b"file_writeback" => reading.memory_writeback_bytes = Some(value),
-        b"pgsteal" => reading.memory_reclaims = Some(value),
-        b"pgfault" => reading.page_faults = Some(value),
-        b"pgmajfault" => reading.major_faults = Some(value),
-        b"workingset_refault" => refaults = Some(value),
-        b"workingset_refault_anon" | b"workingset_refault_file" => {
-            refaults = Some(refaults.unwrap_or(0_u64).saturating_add(value));
-        }
-        _ => {}
-    });
-    reading.memory_refaults = refaults;
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn kills_are_seen_at_once_although_there_is_no_limit() {
 }
 
 /// How often the last reading holds before the files are to be read again.
-fn n_held(files: &mut WorkloadFiles) -> usize {
+fn n_held_of(files: &mut WorkloadFiles) -> usize {
     let moment = Moment::default();
     std::iter::repeat_with(|| files.look(&moment, &mut Vec::new()))
         .take(100)
@@ -207,20 +207,20 @@ fn a_cgroup_that_does_not_run_is_read_again_when_others_change_it_or_after_a_whi
     );
     let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
     let mut files = open(&layout);
-    assert_eq!(n_held(&mut files), 0, "nothing was read yet");
+    assert_eq!(n_held_of(&mut files), 0, "nothing was read yet");
     read(&mut files);
     write(&dir, &[("memory.stat", &stat(2))]);
-    let n_quiet = n_held(&mut files);
+    let n_quiet = n_held_of(&mut files);
     assert!((1..64).contains(&n_quiet), "{n_quiet}");
     assert_eq!(files.last().memory_anon_bytes, Some(1));
-    assert_eq!(n_held(&mut files), 0, "it is due");
+    assert_eq!(n_held_of(&mut files), 0, "it is due");
     assert_eq!(read(&mut files).memory_anon_bytes, Some(2));
 
     for (file, text) in [("memory.current", "8192\n"), ("memory.max", "16384\n")] {
         let look = files.look(&Moment::default(), &mut Vec::new());
         assert_eq!(look, Look::Same, "{file}");
         write(&dir, &[(file, text)]);
-        let n_late = n_held(&mut files);
+        let n_late = n_held_of(&mut files);
         assert!(n_late < 8, "{file}: {n_late}");
         read(&mut files);
     }
@@ -245,6 +245,43 @@ fn limits_of_what_hardly_runs_are_read_every_so_often_and_of_what_runs_at_once()
     write(&dir, &[("cpu.max", "50000 100000\n")]);
     let moment = Moment { is_thorough: true, ..Moment::default() };
     assert_eq!(files.read(&moment, &mut Vec::new()).unwrap().cpu_quota, half);
+}
+
+#[test]
+fn limits_are_not_read_while_nobody_writes_them() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("u/w");
+    let usage = |us: u32| format!("usage_usec {us}\n");
+    let said = |quota: &str, us: u32| {
+        write(&dir, &[("cpu.stat", &usage(us)), ("cpu.max", quota), ("memory.max", "max\n")]);
+    };
+    said("max 100000\n", 1);
+    let layout = layout(root.path(), &[(Version::V2, "u", &["cpu", "memory"])]);
+    let mut files = open(&layout);
+    let mut inodes = [0; HIERARCHIES_MAX];
+    inodes[0] = 1;
+    assert_eq!(files.limit_dirs(&layout, "/w", &inodes, None), std::slice::from_ref(&dir));
+    files.limits_told(true);
+    read(&mut files);
+    let half = Some(headroom_allocate::plan::Limit::At(0.5));
+    // Nobody can write one so; it shows what is read.
+    said("50000 100000\n", 1_000_000);
+    let n_held = (2..100).take_while(|second| {
+        write(&dir, &[("cpu.stat", &usage(second * 1_000_000))]);
+        read(&mut files).cpu_quota != half
+    });
+    let n_held = n_held.count();
+    assert!((8..64).contains(&n_held), "{n_held}: now and then they are read all the same");
+
+    said("max 100000\n", 99_000_000);
+    files.limits_written();
+    assert_eq!(files.look(&Moment::default(), &mut Vec::new()), Look::Stale);
+    let free = Some(headroom_allocate::plan::Limit::Unlimited);
+    assert_eq!(read(&mut files).cpu_quota, free, "it was told");
+    said("50000 100000\n", 100_000_001);
+    assert!(n_held_of(&mut files) > 8, "one that does not run is not asked either");
+    files.limits_told(false);
+    assert!(n_held_of(&mut files) < 8, "nobody tells any more");
 }
 
 /// What `io.pressure` says after `total` microseconds.
@@ -289,12 +326,12 @@ fn a_stall_without_running_and_children_are_not_passed_over() {
     write(&dir, &[("io.pressure", &stalled(9))]);
     let look = files.look(&Moment::default(), &mut Vec::new());
     assert_eq!((look, files.last().pressure_some_us[2]), (Look::Stalled, Some(9)));
-    assert!(n_held(&mut files) > 0);
+    assert!(n_held_of(&mut files) > 0);
 
     read(&mut files);
     fs::create_dir(dir.join("child")).unwrap();
     files.disturb();
-    assert_eq!(n_held(&mut files), 0, "children may run on its account");
+    assert_eq!(n_held_of(&mut files), 0, "children may run on its account");
 }
 
 #[test]

@@ -46,8 +46,12 @@ pub use self::{
 };
 use super::{
     cgroup::{
-        Layout, Moment, Reading, Tree, TreeConfig, Version, WorkloadFiles, devices::StackedDevices,
-        held::DescriptorBudget, join::Twin, tree::Inodes,
+        Layout, Moment, Reading, Tree, TreeConfig, Version, WorkloadFiles,
+        devices::StackedDevices,
+        held::DescriptorBudget,
+        join::Twin,
+        tree::Inodes,
+        watch::{LimitWatch, Written},
     },
     containers::ContainerFiles,
     gpu::{GpuMonitor, GpuSnapshot, ProcessCgroups},
@@ -162,6 +166,7 @@ pub struct Sampler {
     facts: HostFacts,
     tree: Tree,
     tracked: BTreeMap<String, Tracked>,
+    limit_watch: LimitWatch,
     kernel: KernelSource,
     gpu: Option<GpuMonitor>,
     host: HostSampler,
@@ -211,6 +216,7 @@ impl Sampler {
         Ok(Self {
             tree: Tree::new(&config.root, &layout, tree_config),
             tracked: BTreeMap::new(),
+            limit_watch: LimitWatch::new(),
             kernel: KernelSource::load(config),
             gpu,
             host: HostSampler::open(&config.root, &budget),
@@ -251,6 +257,7 @@ impl Sampler {
         let mut limits = Vec::with_capacity(self.tracked.len());
         let mut sketches = Vec::with_capacity(self.tracked.len());
         let oom_victims = self.oom_victims();
+        self.note_written_limits();
         let mut vanished = Vec::new();
         let moment = self.moment(clock());
         let round = Round::new(&self.kernel, &self.facts.layout, moment, now_s);
@@ -338,6 +345,7 @@ impl Sampler {
                 tracked.quiet = None;
                 let layout = &self.facts.layout;
                 tracked.files.open_missing(layout, &path, &inodes, twin.as_ref(), &self.budget);
+                watch_limits(&mut self.limit_watch, layout, &path, tracked);
                 continue;
             }
             self.track(path, inodes);
@@ -346,9 +354,12 @@ impl Sampler {
         for (path, tracked) in &mut self.tracked {
             let age = self.ticks - tracked.born_tick;
             if age == 1 || (age > 0 && age.is_multiple_of(SLOW_EVERY_TICKS)) {
-                let inodes = tracked.inodes;
+                let (inodes, n_files) = (tracked.inodes, tracked.files.len());
                 let twin = tracked.twin.as_ref();
                 tracked.files.open_missing(layout, path, &inodes, twin, &self.budget);
+                if tracked.files.len() != n_files {
+                    watch_limits(&mut self.limit_watch, layout, path, tracked);
+                }
             }
             let is_nameless = tracked.workload.kind == WorkloadKind::Container
                 && tracked.workload.names.is_none();
@@ -365,7 +376,7 @@ impl Sampler {
         let wants_io = !self.kernel.has(Topic::BlockIo);
         let layout = &self.facts.layout;
         let twin = self.tree.twin(&path);
-        let tracked = Tracked {
+        let mut tracked = Tracked {
             workload: identify(&path, &mut self.containers, self.ticks),
             inodes,
             files: WorkloadFiles::open(
@@ -381,13 +392,31 @@ impl Sampler {
             quiet: None,
             born_tick: self.ticks,
         };
+        watch_limits(&mut self.limit_watch, layout, &path, &mut tracked);
         self.disturb_above(&path);
         self.tracked.insert(path, tracked);
+    }
+
+    /// Has limits read that somebody wrote since the last tick.
+    fn note_written_limits(&mut self) {
+        match self.limit_watch.take() {
+            Written::Of(paths) => {
+                for path in paths {
+                    if let Some(tracked) = self.tracked.get_mut(&path) {
+                        tracked.files.limits_written();
+                    }
+                }
+            }
+            Written::Anybodys => {
+                self.tracked.values_mut().for_each(|tracked| tracked.files.limits_written());
+            }
+        }
     }
 
     /// Forgets a workload; false when it was not known.
     fn end(&mut self, path: &str) -> bool {
         let Some(tracked) = self.tracked.remove(path) else { return false };
+        self.limit_watch.forget(path);
         self.kernel.retire(&self.facts.layout, &tracked.inodes);
         true
     }
@@ -435,6 +464,14 @@ impl Sampler {
         let layout = &self.facts.layout;
         layout.home("cpu").map(|index| layout.hierarchies[index].version)
     }
+}
+
+/// Has writes of limits told of the workload at `path`, where the kernel can.
+fn watch_limits(watch: &mut LimitWatch, layout: &Layout, path: &str, tracked: &mut Tracked) {
+    let twin = tracked.twin.as_ref();
+    let dirs = tracked.files.limit_dirs(layout, path, &tracked.inodes, twin);
+    let is_told = watch.watch(path, &dirs);
+    tracked.files.limits_told(is_told);
 }
 
 fn limits_of(reading: &Reading) -> LimitsInForce {
