@@ -29,7 +29,7 @@ const WANTED: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "name=sy
 const LEAVE: &str = r#"
 set -e
 for folder in $CGROUPS; do echo $$ > "$folder/cgroup.procs"; done
-exec unshare --mount --pid --fork --cgroup --uts --ipc --net --propagation private \
+exec unshare --mount --pid --fork --kill-child --cgroup --uts --ipc --net --propagation private \
     --mount-proc sh -c "$ENTER"
 "#;
 
