@@ -1,6 +1,9 @@
 //! `headroom-agent policy check`: what a policy file says, before an agent acts by it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use headroom_allocate::{KnobKind, Mode, Policy, WorkloadPolicy};
 use headroom_telemetry::{Glob, Workload, printable};
@@ -98,7 +101,7 @@ pub fn read(path: &Path) -> Result<Policy, ConfigError> {
 fn of_this_host() -> anyhow::Result<Vec<Workload>> {
     let config = ObserveConfig { probes: false, ..ObserveConfig::default() };
     let tick = Sampler::start(&config)?.sample(unix_s());
-    Ok(tick.workloads.into_iter().map(|(workload, _sample)| workload).collect())
+    Ok(tick.workloads.into_iter().map(|(workload, _sample)| Arc::unwrap_or_clone(workload)).collect())
 }
 
 /// `root` is where the host's files start, for what workloads say of themselves.

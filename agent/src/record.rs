@@ -151,7 +151,8 @@ fn write_tick<W: std::io::Write>(
     recorded: &mut Recorded,
 ) -> anyhow::Result<()> {
     for (workload, sample) in &tick.workloads {
-        writer.write_with(&workload.path, sample, tick.sketches.get(&workload.path))?;
+        let sketches = tick.sketches.get(workload.path.as_str());
+        writer.write_with(&workload.path, sample, sketches.map(AsRef::as_ref))?;
         if !recorded.workloads.contains(&workload.path) {
             recorded.workloads.insert(workload.path.clone());
         }

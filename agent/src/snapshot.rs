@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -101,7 +102,7 @@ pub(crate) fn unix_s() -> f64 {
 fn everything<'a>(sampler: &'a Sampler, tick: &'a Tick, seconds: f64) -> Snapshot<'a> {
     let mut devices = sampler.block_devices();
     let workloads = tick.workloads.iter().map(|(workload, sample)| {
-        let limits = tick.limits.get(&workload.path).map(LimitsInForce::list);
+        let limits = tick.limits.get(workload.path.as_str()).map(LimitsInForce::list);
         let reasons = sampler.missing_reasons(&workload.path, sample);
         WorkloadEntry {
             workload,
@@ -128,8 +129,8 @@ fn everything<'a>(sampler: &'a Sampler, tick: &'a Tick, seconds: f64) -> Snapsho
 
 /// A line per workload, busiest first. A dash is a missing value.
 fn table(tick: &Tick) -> String {
-    let mut rows: Vec<&(Workload, Sample)> = tick.workloads.iter().collect();
-    let cpu = |row: &(Workload, Sample)| row.1.get(Feature::CpuCores).unwrap_or(-1.0);
+    let mut rows: Vec<&(Arc<Workload>, Sample)> = tick.workloads.iter().collect();
+    let cpu = |row: &(Arc<Workload>, Sample)| row.1.get(Feature::CpuCores).unwrap_or(-1.0);
     rows.sort_by(|a, b| cpu(b).total_cmp(&cpu(a)).then_with(|| a.0.path.cmp(&b.0.path)));
     let mut text = host_line(&tick.host);
     let titles = [
@@ -226,6 +227,8 @@ fn shortened(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use headroom_telemetry::{Feature, Sample, Workload};
 
     use super::{duration, scaled, shortened, table};
@@ -245,7 +248,7 @@ mod tests {
         let workload = |path: &str, cores: Option<f64>| {
             let mut sample = Sample::empty(0.0);
             sample.set_some(Feature::CpuCores, cores);
-            (Workload::from_path(path), sample)
+            (Arc::new(Workload::from_path(path)), sample)
         };
         let tick = Tick {
             t_s: 0.0,

@@ -76,12 +76,15 @@ fn waits_for_a_cpu_are_those_the_scheduler_accounts() {
         let timed = counters.runq_hist.iter().sum::<u64>();
         let counted = (counters.switches, timed, counters.runq_wait_ns);
         let expected = (accounted.switches, accounted.switches, accounted.wait_ns);
-        if counted == expected {
+        // The scheduler takes interrupts, and time that a host of this machine took, out of what a task
+        // ran; the clock that is read does not, and its last turn ends after it was accounted.
+        let (least_ns, most_ns) = (accounted.ran_ns - accounted.ran_ns / 50, accounted.ran_ns * 2);
+        if counted == expected && (least_ns..=most_ns).contains(&counters.ran_ns) {
             return;
         }
-        differences.push((counted, expected));
+        differences.push((counted, expected, counters.ran_ns, accounted.ran_ns));
     }
-    panic!("(switches, timed, ns) counted and accounted: {differences:?}");
+    panic!("(switches, timed, ns) counted and accounted, ns run: {differences:?}");
 }
 
 /// A child that often waits for a CPU; says what the scheduler accounted to it.

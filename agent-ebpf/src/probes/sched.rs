@@ -1,5 +1,5 @@
-//! How long runnable tasks wait for a CPU, without state of our own; why they leave it; and where
-//! they move.
+//! How long runnable tasks wait for a CPU, how long they have it, why they leave it, and where they
+//! move.
 //!
 //! The scheduler itself notes when a task began to wait. The wait is charged to the cgroup of the
 //! task that gets the CPU; `current` at that moment is the one that leaves it.
@@ -23,15 +23,23 @@ pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
     let Some(cpu) = identity::this_cpu() else { return 0 };
     cpu.switches = cpu.switches.wrapping_add(1);
     keep_pace(gate::SWITCHES, open, &mut cpu.pace[gate::SWITCHES as usize], cpu.switches);
+    // One of the two is no idle task, and leads to the clock of this CPU's run queue.
+    let has_next = next.pid() != 0;
+    let clock_ns = if has_next { next.run_queue_clock_ns() } else { prev.run_queue_clock_ns() };
+    // The switch before was not seen if the hook was off meanwhile.
+    let is_seen_since = cpu.switched_epoch == u64::from(open.epoch);
+    let ran_ns = if is_seen_since { clock_ns.saturating_sub(cpu.switched_ns) } else { 0 };
+    (cpu.switched_ns, cpu.switched_epoch) = (clock_ns, u64::from(open.epoch));
     // First the one that leaves: this CPU most likely remembers its cgroup.
     if prev.pid() != 0 {
+        let is_voluntary = is_preempted & 1 == 0 && prev.is_blocked();
         #[cfg(not(feature = "mutant-switch"))]
-        count_leaving(cpu, prev, is_preempted & 1 == 0 && prev.is_blocked(), weight);
+        count_leaving(cpu, prev, is_voluntary, ran_ns, weight);
         #[cfg(feature = "mutant-switch")]
-        count_leaving(cpu, next, is_preempted & 1 == 0 && prev.is_blocked(), weight);
+        count_leaving(cpu, next, is_voluntary, ran_ns, weight);
     }
-    if next.pid() != 0 {
-        count_entering(cpu, next, weight);
+    if has_next {
+        count_entering(cpu, next, clock_ns, weight);
     }
     0
 }
@@ -40,12 +48,19 @@ pub fn time_run_queue(ctx: BtfTracePointContext) -> i32 {
 /// state is younger than the kernels supported; the scheduler still holds the run queue, so the
 /// field says the same.
 #[inline(always)]
-fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool, weight: u64) {
+fn count_leaving(
+    cpu: &mut SlotCache,
+    prev: Task,
+    is_voluntary: bool,
+    ran_ns: u64,
+    weight: u64,
+) {
     let slot = identity::task_slot_on(cpu, prev.cgroup_inode());
     mark(marks::TASKS, slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
+        add(&raw mut (*counters).ran_ns, ran_ns.wrapping_mul(weight));
         if is_voluntary {
             add(&raw mut (*counters).voluntary_switches, weight);
         } else {
@@ -55,10 +70,10 @@ fn count_leaving(cpu: &mut SlotCache, prev: Task, is_voluntary: bool, weight: u6
 }
 
 #[inline(always)]
-fn count_entering(cpu: &mut SlotCache, next: Task, weight: u64) {
+fn count_entering(cpu: &mut SlotCache, next: Task, clock_ns: u64, weight: u64) {
     let queued_ns = next.last_queued_ns();
     // Another CPU's clock may have been ahead when the wait began there.
-    let wait_ns = next.run_queue_clock_ns().saturating_sub(queued_ns);
+    let wait_ns = clock_ns.saturating_sub(queued_ns);
     let slot = identity::task_slot_on(cpu, next.cgroup_inode());
     mark(marks::TASKS, slot);
     let Some(counters) = TASKS.get_ptr_mut(slot) else { return };

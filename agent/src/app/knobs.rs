@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use headroom_allocate::{
@@ -90,7 +91,7 @@ impl Knobs {
     pub(super) fn above(
         &mut self,
         path: &str,
-        read: Option<&BTreeMap<String, LimitsInForce>>,
+        read: Option<&BTreeMap<Arc<str>, LimitsInForce>>,
     ) -> Above {
         let known = |path: &str| {
             let limits = read?.get(path)?;
@@ -109,7 +110,7 @@ impl Knobs {
     /// what the host has.
     pub(super) fn arrange(
         &mut self,
-        workloads: &[(Workload, Sample)],
+        workloads: &[(Arc<Workload>, Sample)],
         planned: &mut BTreeMap<String, Planned>,
         policy: &mut PolicyFile,
         planner: &Planner,
@@ -140,7 +141,7 @@ impl Knobs {
 
     fn ask_peers(
         &mut self,
-        workloads: &[(Workload, Sample)],
+        workloads: &[(Arc<Workload>, Sample)],
         planned: &BTreeMap<String, Planned>,
         policies: &[WorkloadPolicy],
         (host, of_host): (&HostCapacity, &HostPolicy),
@@ -196,7 +197,7 @@ impl Knobs {
 
 /// Cuts the raises in `planned` to what the host has for all of them.
 fn fit_budget(
-    workloads: &[(Workload, Sample)],
+    workloads: &[(Arc<Workload>, Sample)],
     planned: &mut BTreeMap<String, Planned>,
     policies: &[WorkloadPolicy],
     planner: &Planner,
@@ -275,7 +276,7 @@ mod tests {
         HostCapacity { cores: 8.0, memory_bytes: 8e9, memory_spare_bytes: 4e9 };
 
     /// A workload that uses `cores` and is to be raised from 1 core to 4.
-    fn asks(path: &str, cores: f32, above: &Above) -> ((Workload, Sample), Planned) {
+    fn asks(path: &str, cores: f32, above: &Above) -> ((Arc<Workload>, Sample), Planned) {
         let mut sample = Sample::empty(0.0);
         sample.set(Feature::CpuCores, f64::from(cores));
         let reason = Reason {
@@ -298,7 +299,7 @@ mod tests {
         };
         let planned =
             Planned { decisions: vec![decision], above: above.clone(), ..Planned::default() };
-        ((Workload::from_path(path), sample), planned)
+        ((Arc::new(Workload::from_path(path)), sample), planned)
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{PoisonError, mpsc::Sender},
+    sync::{Arc, PoisonError, mpsc::Sender},
     time::{Duration, Instant},
 };
 
@@ -180,7 +180,7 @@ impl Loop {
         self.knobs.begin(self.sampler.gpu().as_ref(), tick.t_s);
         for (workload, sample) in &tick.workloads {
             let began = Instant::now();
-            let limits = tick.limits.get(&workload.path).copied().unwrap_or_default();
+            let limits = tick.limits.get(workload.path.as_str()).copied().unwrap_or_default();
             let policy = self.policy.for_workload(workload);
             let (gpus, further) = self.knobs.further(&workload.path, policy);
             let above = self.knobs.above(&workload.path, Some(&tick.limits));
@@ -420,11 +420,14 @@ impl Loop {
                     actions: actions.remove(&workload.path).unwrap_or_default(),
                     limits: tick
                         .limits
-                        .get(&workload.path)
+                        .get(workload.path.as_str())
                         .map_or_else(Vec::new, LimitsInForce::list),
                     forecasts: plan.forecasts,
-                    sketches: sketches.remove(&workload.path).unwrap_or_default(),
-                    workload,
+                    sketches: sketches
+                        .remove(workload.path.as_str())
+                        .map(Arc::unwrap_or_clone)
+                        .unwrap_or_default(),
+                    workload: Arc::unwrap_or_clone(workload),
                     sample,
                 }
             })
@@ -460,7 +463,7 @@ fn workload_status(
     workload: &Workload,
     sample: &Sample,
     plan: Option<&Planned>,
-    limits: &BTreeMap<String, LimitsInForce>,
+    limits: &BTreeMap<Arc<str>, LimitsInForce>,
 ) -> WorkloadStatus {
     let cpu = plan
         .and_then(|plan| plan.forecasts.iter().find(|forecast| forecast.resource == Resource::Cpu));
@@ -470,7 +473,7 @@ fn workload_status(
         memory_bytes: sample.get(Feature::MemoryBytes).map(f64::from),
         cpu_p99_cores: cpu.map(|forecast| forecast.peak(0.99, f64::INFINITY)),
         source: cpu.map(|forecast| forecast.source.clone()),
-        limits: limits.get(&workload.path).map_or_else(Vec::new, LimitsInForce::list),
+        limits: limits.get(workload.path.as_str()).map_or_else(Vec::new, LimitsInForce::list),
         regret: plan.map(|plan| plan.regret).unwrap_or_default(),
         rests_until_s: plan.and_then(|plan| plan.rests_until_s),
     }

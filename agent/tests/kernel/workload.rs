@@ -37,6 +37,8 @@ pub(crate) struct Child {
 pub(crate) struct Accounted {
     /// Times it was put on a CPU.
     pub(crate) switches: u64,
+    /// How long it had one in total, nanoseconds.
+    pub(crate) ran_ns: u64,
     /// How long it waited for that in total, nanoseconds.
     pub(crate) wait_ns: u64,
     /// Times it gave up a CPU to wait, its very end perhaps not included.
@@ -84,6 +86,7 @@ impl Child {
         let (before, after) = (before?, after?);
         Some(Accounted {
             switches: after.switches - before.switches,
+            ran_ns: after.ran_ns - before.ran_ns,
             wait_ns: after.wait_ns - before.wait_ns,
             voluntary: after.voluntary - before.voluntary,
             involuntary: after.involuntary - before.involuntary,
@@ -138,7 +141,7 @@ impl Child {
     fn accounted(&self) -> Option<Accounted> {
         let text = fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok()?;
         let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
-        let (_ran, wait_ns, switches) = (fields.next()??, fields.next()??, fields.next()??);
+        let (ran_ns, wait_ns, switches) = (fields.next()??, fields.next()??, fields.next()??);
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let count = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -146,7 +149,7 @@ impl Child {
         };
         let voluntary = count("voluntary_ctxt_switches:")?;
         let involuntary = count("nonvoluntary_ctxt_switches:")?;
-        (switches > 0).then_some(Accounted { switches, wait_ns, voluntary, involuntary })
+        (switches > 0).then_some(Accounted { switches, ran_ns, wait_ns, voluntary, involuntary })
     }
 
     /// Returns once it sleeps.

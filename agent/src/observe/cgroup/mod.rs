@@ -24,5 +24,5 @@ pub mod watch;
 pub mod weights;
 
 pub use layout::{Layout, LayoutError, Mode, Version};
-pub use read::{Look, Moment, Reading, WorkloadFiles};
+pub use read::{Look, Moment, Reading, Since, WorkloadFiles};
 pub use tree::{Tree, TreeConfig};

@@ -108,6 +108,11 @@ impl Role {
         )
     }
 
+    /// Whether it tells CPU time used.
+    pub(super) fn is_cpu_usage(self) -> bool {
+        matches!(self, Self::CpuUsageV1 | Self::CpuStatV2)
+    }
+
     /// Which of the host's kinds of pressure the file tells, as a place in
     /// [`PRESSURE_KINDS`](crate::observe::pressure::PRESSURE_KINDS); it goes on while tasks wait,
     /// without one being put on a CPU.

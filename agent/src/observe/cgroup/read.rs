@@ -85,8 +85,10 @@ pub struct WorkloadFiles {
     reads: u32,
     period: Vec<u8>,
     last: Reading,
-    /// Since the last reading no task of the cgroup ran, and none is stalled.
+    /// Since the last reading no task of the cgroup was stalled, and none is.
     is_still: bool,
+    /// CPU time in `last` that no file has told yet, nanoseconds.
+    ahead_ns: u64,
     /// Added to `reads`, so that cgroups made together are not read thoroughly together.
     phase: u32,
     /// When each kind of pressure was read last.
@@ -127,19 +129,36 @@ pub struct Moment {
 const SLOW_EVERY_READS: u32 = 8;
 
 /// Periods after which every file of a cgroup that does not run is read all the same.
-const THOROUGH_EVERY_READS: u32 = 64;
+const THOROUGH_EVERY_READS: u32 = 256;
+
+/// The same for one with page cache that waits to be written, which the kernel does by itself.
+const THOROUGH_EVERY_READS_DIRTY: u32 = 64;
 
 /// The cgroup is gone; not an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Gone;
+
+/// What ran of a cgroup since its files were read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Since {
+    /// Nothing.
+    Nothing,
+    /// So little that no file needs reading for it.
+    RanLittle {
+        /// For how long since the last look, nanoseconds.
+        ran_ns: u64,
+        /// Whether tasks waited for a CPU, or may be waiting.
+        has_waited: bool,
+    },
+}
 
 /// Whether a reading still holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
     /// Nothing has changed.
     Same,
-    /// Only time that tasks were stalled has, which [`WorkloadFiles::last`] has now.
-    Stalled,
+    /// Only times have, of tasks that ran or were stalled, which [`WorkloadFiles::last`] has now.
+    Times,
     /// The files have to be read; it may also not be known.
     Stale,
 }
@@ -165,7 +184,8 @@ impl WorkloadFiles {
             period: Vec::new(),
             last: Reading::default(),
             is_still: false,
-            phase: inodes.iter().fold(0, |sum, ino| sum ^ *ino) as u32 % THOROUGH_EVERY_READS,
+            ahead_ns: 0,
+            phase: phase(inodes),
             pressure_read_s: [None; 3],
             is_leaf: None,
             limits: LimitsKnown::Untold,
@@ -267,7 +287,7 @@ impl WorkloadFiles {
         let is_thorough = moment.is_thorough || self.is_every(SLOW_EVERY_READS);
         let limits_hold = self.limits_hold(moment);
         let was_written = self.limits == LimitsKnown::Written;
-        let Self { held, task_list, reads, period, last, pressure_read_s, .. } = self;
+        let Self { held, task_list, reads, period, last, pressure_read_s, ahead_ns, .. } = self;
         let devices: &StackedDevices = &moment.devices;
         *reads = reads.wrapping_add(1);
         let had_files = !held.is_empty();
@@ -294,6 +314,9 @@ impl WorkloadFiles {
                         Role::BlkioOpsV1 => blkio.1 = parse::blkio(bytes, |d| devices.counts(d)),
                         role => take(*role, bytes, devices, &mut reading),
                     }
+                    if role.is_cpu_usage() {
+                        *ahead_ns = hold_usage(&mut reading, last, *ahead_ns);
+                    }
                     true
                 }
                 Err(error) if is_gone(&error) => false,
@@ -318,37 +341,40 @@ impl WorkloadFiles {
         if had_files && held.is_empty() { Err(Gone) } else { Ok(reading) }
     }
 
-    /// Whether the last reading still holds for a cgroup of which no task ran since.
+    /// Whether the last reading still holds for a cgroup of which nothing or next to nothing ran since.
     ///
-    /// Exact for what only its own tasks can change. What others change shows later: its limits, where
-    /// writes are not told, and what memory it has after at most [`SLOW_EVERY_READS`] periods, the
-    /// parts of its memory after at most [`THOROUGH_EVERY_READS`].
-    pub fn look(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Look {
+    /// Exact for what only its own tasks can change, if none ran. What others change shows later: its
+    /// limits, where writes are not told, and what memory it has after at most [`SLOW_EVERY_READS`]
+    /// periods, the parts of its memory after at most [`THOROUGH_EVERY_READS`]. What tasks changed that
+    /// ran for a moment shows as late as that.
+    pub fn look(&mut self, since: Since, moment: &Moment, buffer: &mut Vec<u8>) -> Look {
         let counts_time = self.last.cpu_usage_ns.is_some();
         let is_written = self.limits == LimitsKnown::Written;
-        if !counts_time || is_written || self.reads == 0 || self.is_every(THOROUGH_EVERY_READS) {
+        if !counts_time || is_written || self.reads == 0 || self.is_every(self.thorough_every()) {
             return Look::Stale;
         }
         if self.is_every(SLOW_EVERY_READS) && !self.is_left_alone(moment, buffer) {
             return Look::Stale;
         }
-        if !self.is_still {
-            if !self.is_of_leaf(moment.tells_children) {
-                return Look::Stale;
-            }
-            match self.pressure(moment, buffer) {
-                Some(pressure) if pressure == told_pressure(&self.last) => self.is_still = true,
-                // The kernel adds stalls up two seconds late.
-                Some((some, full)) => {
-                    (self.last.pressure_some_us, self.last.pressure_full_us) = (some, full);
-                    self.reads = self.reads.wrapping_add(1);
-                    return Look::Stalled;
-                }
-                None => return Look::Stale,
-            }
+        let has_run = since != Since::Nothing;
+        let has_waited = matches!(since, Since::RanLittle { has_waited: true, .. });
+        // A child may run on its account.
+        if (!self.is_still || has_run) && !self.is_of_leaf(moment.tells_children) {
+            return Look::Stale;
+        }
+        // The kernel adds stalls up two seconds late: they are asked for until they stand still.
+        let asks = if has_run { self.is_every(SLOW_EVERY_READS) } else { !self.is_still };
+        if has_waited || asks {
+            let Some(pressure) = self.pressure(moment, buffer) else { return Look::Stale };
+            self.is_still = !has_waited && pressure == told_pressure(&self.last);
+            (self.last.pressure_some_us, self.last.pressure_full_us) = pressure;
+        }
+        if let Since::RanLittle { ran_ns, .. } = since {
+            self.last.cpu_usage_ns = self.last.cpu_usage_ns.map(|ns| ns.saturating_add(ran_ns));
+            self.ahead_ns = self.ahead_ns.saturating_add(ran_ns);
         }
         self.reads = self.reads.wrapping_add(1);
-        Look::Same
+        if has_run || !self.is_still { Look::Times } else { Look::Same }
     }
 
     /// The cgroup got a child, whose tasks count for it: the last reading no longer holds.
@@ -364,6 +390,14 @@ impl WorkloadFiles {
 
     fn is_every(&self, reads: u32) -> bool {
         self.reads == 0 || self.reads.wrapping_add(self.phase).is_multiple_of(reads)
+    }
+
+    fn thorough_every(&self) -> u32 {
+        let is_any = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes > 0);
+        match is_any(self.last.memory_dirty_bytes) || is_any(self.last.memory_writeback_bytes) {
+            true => THOROUGH_EVERY_READS_DIRTY,
+            false => THOROUGH_EVERY_READS,
+        }
     }
 
     /// Whether there is no cgroup below. One that had a child may have lost it since.
@@ -390,7 +424,7 @@ impl WorkloadFiles {
 
     /// Whether limits are as they were read; they are read now and then all the same.
     fn limits_hold(&self, moment: &Moment) -> bool {
-        let is_due = moment.is_thorough || self.is_every(THOROUGH_EVERY_READS);
+        let is_due = moment.is_thorough || self.is_every(self.thorough_every());
         self.limits == LimitsKnown::Held && !is_due
     }
 
@@ -430,6 +464,23 @@ impl WorkloadFiles {
 
 /// Stalls of some and of all tasks, as a [`Reading`] has them.
 type Pressure = ([Option<u64>; 3], [Option<u64>; 3]);
+
+/// Where in a round of thorough readings a cgroup begins: those made together have inodes in a row,
+/// which the multiplier (2^64 over the golden ratio) spreads.
+fn phase(inodes: &Inodes) -> u32 {
+    let all = inodes.iter().fold(0, |sum: u64, ino| sum ^ *ino);
+    (all.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 % THOROUGH_EVERY_READS
+}
+
+/// Holds the CPU time that a file tells at what `last` has, of which `ahead_ns` were told by another
+/// clock; returns by how much that is ahead of the file.
+fn hold_usage(reading: &mut Reading, last: &Reading, ahead_ns: u64) -> u64 {
+    let told = last.cpu_usage_ns.zip(reading.cpu_usage_ns);
+    let ahead = told.and_then(|(told, now)| told.checked_sub(now));
+    let Some(ahead) = ahead.filter(|ahead| *ahead <= ahead_ns) else { return 0 };
+    reading.cpu_usage_ns = last.cpu_usage_ns;
+    ahead
+}
 
 fn told_pressure(of: &Reading) -> Pressure {
     (of.pressure_some_us, of.pressure_full_us)

@@ -22,7 +22,8 @@ pub(super) fn holds(role: Role, read_s: &[Option<f64>; 3], moment: &Moment) -> b
 /// Whether the file of `role` says what it said `last`, judged from what is in `now` already.
 ///
 /// The period of a quota hardly ever changes, and nothing is throttled or refused without a limit;
-/// but tasks are killed without a limit of their own too, when the host is short of memory.
+/// but tasks are killed without a limit of their own too, when the host is short of memory. Who is
+/// killed has less memory then.
 /// The costliest file is that of memory's parts: they stay as they are while next to nothing of the
 /// cgroup runs and its memory as a whole stays the same. A counter there that moved all the same is
 /// told later, and loses nothing. What next to nothing ran of is told its limits by others and its time
@@ -31,7 +32,8 @@ pub(super) fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
     let ran_ns = now.cpu_usage_ns.zip(last.cpu_usage_ns);
     let ran_ns = ran_ns.and_then(|(now, last)| now.checked_sub(last));
     let ran_little = ran_ns.is_some_and(|ran_ns| ran_ns <= RAN_LITTLE_NS);
-    let is_idle = ran_little && now.memory_bytes.is_some() && now.memory_bytes == last.memory_bytes;
+    let is_same = now.memory_bytes.is_some() && now.memory_bytes == last.memory_bytes;
+    let is_idle = ran_little && is_same;
     let is_free = |now, last| now == Some(Limit::Unlimited) && last == Some(Limit::Unlimited);
     match role {
         Role::CpuPeriodV1 => true,
@@ -43,11 +45,9 @@ pub(super) fn may_skip(role: Role, now: &Reading, last: &Reading) -> bool {
         | Role::MemoryMaxV2
         | Role::MemoryHighV2 => ran_little,
         Role::MemoryFailuresV1 => is_free(now.memory_max, last.memory_max),
-        Role::MemoryOomV1
-        | Role::MemoryEventsV2
-        | Role::MemoryStatV1
-        | Role::MemoryStatV2
-        | Role::Tasks => is_idle,
+        Role::MemoryOomV1 => is_same,
+        Role::MemoryEventsV2 => is_idle || (is_same && is_free(now.memory_max, last.memory_max)),
+        Role::MemoryStatV1 | Role::MemoryStatV2 | Role::Tasks => is_idle,
         _ => false,
     }
 }

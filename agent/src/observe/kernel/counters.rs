@@ -46,6 +46,9 @@ pub struct KernelCounters {
     pub oom_victims: u64,
     /// Total time runnable tasks waited for a CPU, nanoseconds, by the scheduler's own clock.
     pub runq_wait_ns: u64,
+    /// Total time tasks were on a CPU, nanoseconds, by the scheduler's own clock; of a task that has
+    /// not left its CPU yet, without its last turn.
+    pub ran_ns: u64,
     /// Those waits by [`headroom_abi::histogram::bucket`].
     pub runq_hist: [u64; BUCKETS],
     /// What the CPU's own counters counted while its tasks ran, by
@@ -97,6 +100,7 @@ impl Default for KernelCounters {
             migrations: 0,
             oom_victims: 0,
             runq_wait_ns: 0,
+            ran_ns: 0,
             runq_hist: [0; BUCKETS],
             events: [EventCount::default(); hardware::COUNT],
             block: BlockCounters::ZERO,
@@ -138,6 +142,7 @@ impl KernelCounters {
         add(&mut self.migrations, other.migrations);
         add(&mut self.oom_victims, other.oom_victims);
         add(&mut self.runq_wait_ns, other.runq_wait_ns);
+        add(&mut self.ran_ns, other.ran_ns);
         add_all(&mut self.runq_hist, &other.runq_hist);
         add(&mut self.execs, other.execs);
         add(&mut self.exits, other.exits);
@@ -187,6 +192,7 @@ impl KernelCounters {
         add(&mut self.migrations, record.migrations);
         add(&mut self.oom_victims, record.oom_victims);
         add(&mut self.runq_wait_ns, record.runq_wait_ns);
+        add(&mut self.ran_ns, record.ran_ns);
         add_all(&mut self.runq_hist, &record.runq_hist);
         add(&mut self.execs, record.execs);
         add(&mut self.exits, record.exits);
@@ -313,6 +319,7 @@ mod tests {
         task.syscalls = [2; SYSCALL_ROOM];
         task.runq_hist[5] = 3;
         (task.voluntary_switches, task.involuntary_switches, task.migrations) = (2, 1, 9);
+        (task.runq_wait_ns, task.ran_ns) = (5, 7);
         task.order[63] = u32::MAX;
         let mut sampled = SampledCounters { timed: 5, failed: 4, ..SampledCounters::ZERO };
         (sampled.latency_hist[1], sampled.code[7]) = (8, 6);
@@ -331,6 +338,7 @@ mod tests {
         assert_eq!((both.switches, both.execs, both.runq_hist[5]), (6, 2, 6));
         let switches = (both.voluntary_switches, both.involuntary_switches, both.migrations);
         assert_eq!(switches, (4, 2, 18));
+        assert_eq!((both.runq_wait_ns, both.ran_ns), (10, 14));
         assert_eq!((both.timed_syscalls, both.failed_syscalls), (10, 8));
         assert_eq!((both.syscall_hist[1], both.code[7]), (16, 12));
         assert_eq!(both.order[63], u32::MAX - 1, "the counters of a sketch wrap");

@@ -1,7 +1,7 @@
 //! Workloads that came and went between two ticks: named by the kernel's events, counted by its
 //! programs, and gone before their files could be read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use headroom_telemetry::{Sample, Workload};
 
@@ -76,12 +76,12 @@ impl Sampler {
         brief: BTreeMap<String, Brief>,
         now_s: f64,
         at_s: f64,
-    ) -> Vec<(Workload, Sample)> {
+    ) -> Vec<(Arc<Workload>, Sample)> {
         self.counts.brief_left_out = self.kernel.brief_left_out();
         let last_tick_s = self.last_tick_s.replace(at_s);
         let mut sampled = Vec::new();
         for (path, brief) in brief {
-            let is_known = self.tracked.contains_key(&path);
+            let is_known = self.tracked.contains_key(path.as_str());
             if is_known || !self.tree.would_be_workload(&path, self.kernel.knows(&brief)) {
                 continue;
             }
@@ -94,7 +94,8 @@ impl Sampler {
             let now = Observed { at_s, reading: Reading::default(), kernel };
             let mut sample = Sample::empty(now_s);
             rates::fill(&mut sample, before.as_ref(), &now);
-            sampled.push((identify(&path, &mut self.containers, self.ticks), sample));
+            let workload = identify(&path, &mut self.containers, self.ticks);
+            sampled.push((Arc::new(workload), sample));
             self.counts.brief += 1;
             self.brief.push(path);
         }

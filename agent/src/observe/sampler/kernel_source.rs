@@ -44,6 +44,17 @@ pub(super) struct KernelSource {
     ticks: u64,
 }
 
+/// What is known to have happened in a workload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Activity {
+    /// Not all of it.
+    Unknown,
+    /// Nothing of any kind.
+    Nothing,
+    /// What the counters tell, of every kind.
+    Counted,
+}
+
 /// Ids of one workload: of its tasks, its block I/O and its sockets.
 type Ids = [Option<CgroupId>; 3];
 
@@ -299,17 +310,18 @@ impl KernelSource {
         })
     }
 
-    /// Whether nothing happened in the workload with `inodes` between the last two reads of the
-    /// counters, and that is known of every kind of event.
-    pub(super) fn is_quiet(&self, homes: &Homes, inodes: &Inodes) -> bool {
+    /// What is known to have happened in the workload with `inodes` between the last two reads of the
+    /// counters.
+    pub(super) fn activity(&self, homes: &Homes, inodes: &Inodes) -> Activity {
         let Some(probes) = self.probes.as_ref().filter(|_probes| self.read_error.is_none()) else {
-            return false;
+            return Activity::Unknown;
         };
         let ids = ids_at(homes, inodes);
-        probes.sees_all_tasks()
-            && !self.is_short_of_slots
-            && ids[0].is_some()
-            && !ids.iter().flatten().any(|id| probes.grew(*id))
+        if !probes.sees_all_tasks() || self.is_short_of_slots || ids[0].is_none() {
+            return Activity::Unknown;
+        }
+        let has_grown = ids.iter().flatten().any(|id| probes.grew(*id));
+        if has_grown { Activity::Counted } else { Activity::Nothing }
     }
 
     /// How long each hook has counted by the last read.

@@ -17,6 +17,7 @@ mod starts;
 mod states;
 mod task_source;
 mod tasks;
+mod turns;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use self::{
     quiet::Round,
     rates::Observed,
     task_source::TaskSource,
+    turns::Turns,
 };
 pub use self::{
     config::{ObserveConfig, ObserveError},
@@ -68,21 +70,23 @@ const SLOW_EVERY_TICKS: u64 = 30;
 const QUICK_EVERY_TICKS: u64 = 15;
 
 /// Everything seen in one period.
-#[derive(Clone, Debug, Default, Serialize)]
+///
+/// What does not change from one to the next is shared between them: most workloads rest.
+#[derive(Clone, Debug, Default)]
 pub struct Tick {
     /// End of the period, seconds since the Unix epoch, as given by the caller.
     pub t_s: f64,
     /// The host as a whole.
     pub host: HostSample,
     /// Every workload with its sample, by path.
-    pub workloads: Vec<(Workload, Sample)>,
+    pub workloads: Vec<(Arc<Workload>, Sample)>,
     /// Paths of workloads that ended since the last tick.
     pub gone: Vec<String>,
     /// Limits in force by path.
-    pub limits: BTreeMap<String, LimitsInForce>,
+    pub limits: BTreeMap<Arc<str>, LimitsInForce>,
     /// What the kernel programs sketched of each workload in this period, by path; none for one
     /// that is seen for the first time.
-    pub sketches: BTreeMap<String, Sketches>,
+    pub sketches: BTreeMap<Arc<str>, Arc<Sketches>>,
     /// Tasks chosen to die for want of memory. Their workload's memory use is a lower bound on its
     /// demand.
     pub oom_victims: Vec<OomVictim>,
@@ -149,14 +153,16 @@ pub struct ObserveCounts {
 }
 
 struct Tracked {
-    workload: Workload,
+    workload: Arc<Workload>,
     inodes: Inodes,
     /// Where else it is.
     twin: Option<Twin>,
     files: WorkloadFiles,
     before: Option<Observed>,
+    /// What had run when its files were read last.
+    read_at: Turns,
     /// What it tells while nothing happens in it, made when nothing did.
-    quiet: Option<(Sample, Sketches)>,
+    quiet: Option<(Sample, Arc<Sketches>)>,
     /// Spreads slow work over ticks.
     born_tick: u64,
 }
@@ -165,7 +171,7 @@ struct Tracked {
 pub struct Sampler {
     facts: HostFacts,
     tree: Tree,
-    tracked: BTreeMap<String, Tracked>,
+    tracked: BTreeMap<Arc<str>, Tracked>,
     limit_watch: LimitWatch,
     kernel: KernelSource,
     gpu: Option<GpuMonitor>,
@@ -265,15 +271,15 @@ impl Sampler {
             let Some((mut sample, sketched)) =
                 round.sample(tracked, &mut self.counts, clock(), &mut self.buffer)
             else {
-                vanished.push(path.clone());
+                vanished.push(path.to_string());
                 continue;
             };
             if let Some(sketched) = sketched {
-                sketches.push((path.clone(), sketched));
+                sketches.push((Arc::clone(path), sketched));
             }
             fill_gpu(&mut sample, gpu.as_ref(), path);
-            limits.push((path.clone(), limits_of(tracked.files.last())));
-            workloads.push((tracked.workload.clone(), sample));
+            limits.push((Arc::clone(path), limits_of(tracked.files.last())));
+            workloads.push((Arc::clone(&tracked.workload), sample));
         }
         for path in vanished {
             self.tree.look_at(&path);
@@ -307,7 +313,7 @@ impl Sampler {
         let path_of = |id| {
             let mut all = self.tracked.iter();
             let is_it = |inodes| self.kernel.task_id(&self.facts.layout, inodes) == Some(id);
-            all.find(|(_, tracked)| is_it(&tracked.inodes)).map(|(path, _)| path.clone())
+            all.find(|(_, tracked)| is_it(&tracked.inodes)).map(|(path, _)| path.to_string())
         };
         told.into_iter()
             .map(|(id, pid, comm)| OomVictim { path: id.and_then(path_of), pid, comm })
@@ -324,7 +330,7 @@ impl Sampler {
     /// and went since the last tick are returned.
     fn follow_tree(&mut self, at_s: f64, gone: &mut Vec<String>) -> BTreeMap<String, Brief> {
         let mut brief = self.kernel.feed(&mut self.tree);
-        brief.retain(|path, _ids| !self.tracked.contains_key(path));
+        brief.retain(|path, _ids| !self.tracked.contains_key(path.as_str()));
         let is_told = self.kernel.has(Topic::CgroupEvents);
         let quick = !is_told || self.ticks.is_multiple_of(QUICK_EVERY_TICKS);
         let changes = self.tree.refresh(at_s, quick, is_told);
@@ -333,7 +339,7 @@ impl Sampler {
         gone.extend(changes.gone.into_iter().filter(|path| self.end(path)));
         for path in changes.made.into_iter().chain(changes.moved) {
             let Some(inodes) = self.tree.inodes(&path) else { continue };
-            if let Some(tracked) = self.tracked.get_mut(&path) {
+            if let Some(tracked) = self.tracked.get_mut(path.as_str()) {
                 let twin = self.tree.twin(&path);
                 if tracked.twin != twin {
                     // Files of the other path are another's, or gone, now.
@@ -364,7 +370,7 @@ impl Sampler {
             let is_nameless = tracked.workload.kind == WorkloadKind::Container
                 && tracked.workload.names.is_none();
             if is_nameless && has_names(path, &mut self.containers, self.ticks) {
-                tracked.workload = identify(path, &mut self.containers, self.ticks);
+                tracked.workload = Arc::new(identify(path, &mut self.containers, self.ticks));
             }
         }
         brief
@@ -377,7 +383,7 @@ impl Sampler {
         let layout = &self.facts.layout;
         let twin = self.tree.twin(&path);
         let mut tracked = Tracked {
-            workload: identify(&path, &mut self.containers, self.ticks),
+            workload: Arc::new(identify(&path, &mut self.containers, self.ticks)),
             inodes,
             files: WorkloadFiles::open(
                 layout,
@@ -389,12 +395,13 @@ impl Sampler {
             ),
             twin,
             before: None,
+            read_at: Turns::default(),
             quiet: None,
             born_tick: self.ticks,
         };
         watch_limits(&mut self.limit_watch, layout, &path, &mut tracked);
         self.disturb_above(&path);
-        self.tracked.insert(path, tracked);
+        self.tracked.insert(path.into(), tracked);
     }
 
     /// Has limits read that somebody wrote since the last tick.
@@ -402,7 +409,7 @@ impl Sampler {
         match self.limit_watch.take() {
             Written::Of(paths) => {
                 for path in paths {
-                    if let Some(tracked) = self.tracked.get_mut(&path) {
+                    if let Some(tracked) = self.tracked.get_mut(path.as_str()) {
                         tracked.files.limits_written();
                     }
                 }
@@ -453,7 +460,7 @@ impl Sampler {
         for (path, tracked) in &self.tracked {
             let id = self.kernel.block_id(&self.facts.layout, &tracked.inodes);
             if let Some(devices) = id.and_then(|id| by_cgroup.remove(&id)) {
-                by_path.insert(path.clone(), devices);
+                by_path.insert(path.to_string(), devices);
             }
         }
         by_path

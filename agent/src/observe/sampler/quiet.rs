@@ -2,18 +2,22 @@
 //!
 //! Of most workloads of a host nothing is to be told from one second to the next. Where the kernel's
 //! counters prove that, what was told before is told again: levels as they were, and rates of zero,
-//! which are known to be zero.
+//! which are known to be zero. Of one that ran for a moment the counters are told, and levels as they
+//! were.
+
+use std::sync::Arc;
 
 use headroom_telemetry::{Sample, Sketches};
 
 use super::{
     ObserveCounts, Sampler, Tracked,
-    kernel_source::{Homes, KernelSource},
-    rates::{self, Observed},
+    kernel_source::{Activity, Homes, KernelSource},
+    rates::{self, KernelView, Observed},
     tasks,
+    turns::Turns,
 };
 use crate::observe::{
-    cgroup::{Layout, Look, Moment, Reading},
+    cgroup::{Layout, Look, Moment, Reading, Since},
     kernel::Watched,
 };
 
@@ -47,10 +51,11 @@ impl<'a> Round<'a> {
         counts: &mut ObserveCounts,
         at_s: f64,
         buffer: &mut Vec<u8>,
-    ) -> Option<(Sample, Option<Sketches>)> {
-        let is_resting =
-            tracked.before.is_some() && self.kernel.is_quiet(&self.homes, &tracked.inodes);
-        let look = if is_resting { tracked.files.look(&self.moment, buffer) } else { Look::Stale };
+    ) -> Option<(Sample, Option<Arc<Sketches>>)> {
+        let (since, counted) = self.since(tracked);
+        let look = since.map_or(Look::Stale, |since| {
+            tracked.files.look(since, &self.moment, buffer)
+        });
         if look == Look::Same
             && let Some(before) = &mut tracked.before
             // The files may have been read in between for another's sake.
@@ -61,22 +66,27 @@ impl<'a> Round<'a> {
             let (quiet, sketches) =
                 tracked.quiet.get_or_insert_with(|| nothing_since(before, self.now_s));
             let sample = Sample::from_values(self.now_s, *quiet.values());
-            return Some((sample, Some(sketches.clone())));
+            return Some((sample, Some(Arc::clone(sketches))));
         }
-        let reading = match look {
-            Look::Same | Look::Stalled => {
-                Reading { failed_reads: 0, ..tracked.files.last().clone() }
-            }
-            Look::Stale => tracked.files.read(&self.moment, buffer).ok()?,
-        };
-        let kernel = match &tracked.before {
-            // Nothing was counted since.
-            Some(before) if is_resting => {
+        let kernel = match (&tracked.before, since) {
+            (Some(before), Some(Since::Nothing)) => {
                 let mut kernel = before.kernel.clone();
                 kernel.watched = self.watched;
                 kernel
             }
-            _ => self.kernel.view(self.layout, &tracked.inodes),
+            _ => counted.unwrap_or_else(|| self.kernel.view(self.layout, &tracked.inodes)),
+        };
+        let reading = match look {
+            Look::Same | Look::Times => {
+                if matches!(since, Some(Since::RanLittle { has_waited: true, .. })) {
+                    tracked.read_at.pressure_read(&Turns::of(&kernel.counters));
+                }
+                Reading { failed_reads: 0, ..tracked.files.last().clone() }
+            }
+            Look::Stale => {
+                tracked.read_at = Turns::of(&kernel.counters);
+                tracked.files.read(&self.moment, buffer).ok()?
+            }
         };
         let now = Observed { at_s, reading, kernel };
         let mut sample = Sample::empty(self.now_s);
@@ -84,20 +94,38 @@ impl<'a> Round<'a> {
         counts.backward_counters += u64::from(backward);
         counts.failed_reads += u64::from(now.reading.failed_reads);
         let before = tracked.before.as_ref();
-        let sketches = before.map(|before| tasks::sketches(&before.kernel, &now.kernel));
+        let sketches = before.map(|before| Arc::new(tasks::sketches(&before.kernel, &now.kernel)));
         tracked.quiet = None;
         tracked.before = Some(now);
         Some((sample, sketches))
     }
 }
 
+impl Round<'_> {
+    /// What ran since the files were read, if it was so little that they may hold, and the counters
+    /// that tell it.
+    fn since(&self, tracked: &Tracked) -> (Option<Since>, Option<KernelView>) {
+        let Some(before) = &tracked.before else { return (None, None) };
+        match self.kernel.activity(&self.homes, &tracked.inodes) {
+            Activity::Unknown => (None, None),
+            Activity::Nothing => (Some(Since::Nothing), None),
+            Activity::Counted => {
+                let view = self.kernel.view(self.layout, &tracked.inodes);
+                let told = Turns::of(&before.kernel.counters);
+                let since = Turns::of(&view.counters).little_since(&tracked.read_at, &told);
+                (since, Some(view))
+            }
+        }
+    }
+}
+
 /// What is told of a workload in which nothing has happened since `now`.
-fn nothing_since(now: &Observed, now_s: f64) -> (Sample, Sketches) {
+fn nothing_since(now: &Observed, now_s: f64) -> (Sample, Arc<Sketches>) {
     // The length of the period plays no part where nothing grew.
     let before = Observed { at_s: now.at_s - 1.0, ..now.clone() };
     let mut sample = Sample::empty(now_s);
     rates::fill(&mut sample, Some(&before), now);
-    (sample, tasks::sketches(&before.kernel, &now.kernel))
+    (sample, Arc::new(tasks::sketches(&before.kernel, &now.kernel)))
 }
 
 impl Sampler {
@@ -158,7 +186,7 @@ mod tests {
         assert_eq!(sample.get(Feature::PsiIoSome), None, "not measured");
         assert_eq!(sample.get(Feature::NetRxBps), None, "not attached");
         assert_eq!(sample.get(Feature::RunqWaitP99), None, "a quantile of nothing");
-        assert!(sketches.order.is_some_and(|order| order.is_zero()), "counted, and nothing came");
+        assert!(sketches.order.as_ref().is_some_and(|order| order.is_zero()), "counted, and nothing came");
         assert_eq!(sketches.code, None, "not attached");
     }
 }

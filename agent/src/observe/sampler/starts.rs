@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -121,13 +122,13 @@ impl Sampler {
         }
         let layout = &self.facts.layout;
         let of_task = |inodes| self.kernel.task_id(layout, inodes);
-        let known: BTreeMap<CgroupId, &String> = self
+        let known: BTreeMap<CgroupId, &Arc<str>> = self
             .tracked
             .iter()
             .filter_map(|(path, tracked)| Some((of_task(&tracked.inodes)?, path)))
             .collect();
         let path_of = |id| match known.get(&id) {
-            Some(path) => Some((*path).clone()),
+            Some(path) => Some(path.to_string()),
             None => self.kernel.path_made(id).map(str::to_owned),
         };
         let found: Vec<(String, String, u64)> = execs
@@ -152,7 +153,7 @@ impl Sampler {
             let inodes = self.tree.inodes(path)?;
             self.track(path.to_owned(), inodes);
         }
-        self.tracked.get(path).map(|tracked| tracked.workload.clone())
+        self.tracked.get(path).map(|tracked| Workload::clone(&tracked.workload))
     }
 
     /// Limits in force of the workload at `path`, read now; `None` when it is unknown or gone.

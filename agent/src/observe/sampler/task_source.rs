@@ -1,6 +1,6 @@
 //! Features from tasks in `/proc`, where the kernel programs that would count them are absent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use headroom_telemetry::{Fact, Feature, Sample, Workload};
 
@@ -87,7 +87,7 @@ impl TaskSource {
     /// hierarchies a workload is; `at_s` is a clock that does not go back.
     pub(super) fn fill(
         &mut self,
-        workloads: &mut [(Workload, Sample)],
+        workloads: &mut [(Arc<Workload>, Sample)],
         layout: &Layout,
         kernel: &KernelSource,
         at_s: f64,

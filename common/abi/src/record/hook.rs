@@ -13,6 +13,10 @@ pub struct SlotCache {
     pub calls: u64,
     /// Task switches counted on this CPU. Cumulative.
     pub switches: u64,
+    /// When the last of those switches was, by the run queue's clock.
+    pub switched_ns: u64,
+    /// [`Gate::epoch`] of the window it was counted in.
+    pub switched_epoch: u64,
     /// System calls to let pass before the next one is timed.
     pub calls_until_timed: u64,
     /// State of the generator that draws that number.
@@ -99,7 +103,7 @@ pub struct Marks {
 }
 
 const _: () = {
-    assert!(size_of::<SlotCache>() == (6 + 2 * gate::COUNT as usize) * 8);
+    assert!(size_of::<SlotCache>() == (8 + 2 * gate::COUNT as usize) * 8);
     assert!(size_of::<Gate>() == 2 * 8 && EVENTS_PER_LOOK.is_power_of_two());
     assert!(size_of::<Marks>() == marks::COUNT * crate::MARKS_PER_PAGE * 4);
     assert!(crate::MARKS_PER_PAGE.is_power_of_two());

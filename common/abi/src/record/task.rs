@@ -41,6 +41,9 @@ pub struct TaskCounters {
     pub switches: u64,
     /// Total wait of runnable tasks for the CPU, in nanoseconds.
     pub runq_wait_ns: u64,
+    /// Total time its tasks were on the CPU, in nanoseconds; of a task that has not left it yet,
+    /// without its last turn.
+    pub ran_ns: u64,
     /// Programs started.
     pub execs: u64,
     /// Tasks ended.
@@ -65,6 +68,7 @@ impl TaskCounters {
         syscalls: [0; SYSCALL_ROOM],
         switches: 0,
         runq_wait_ns: 0,
+        ran_ns: 0,
         execs: 0,
         exits: 0,
         voluntary_switches: 0,
@@ -135,7 +139,7 @@ impl CallNumbers {
 const _: () = {
     assert!(SyscallClass::COUNT <= SYSCALL_ROOM && SYSCALL_ROOM.is_power_of_two());
     assert!(size_of::<RecentTask>() == 64);
-    assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 8 + BUCKETS) * 8 + SKETCH_BINS * 4);
+    assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 9 + BUCKETS) * 8 + SKETCH_BINS * 4);
     assert!(size_of::<SampledCounters>() == 2 * 8 + (BUCKETS + SKETCH_BINS) * 4);
     assert!(size_of::<ClassLatency>() == SYSCALL_ROOM * CLASS_BUCKETS * 4);
     assert!(class_bucket(BUCKETS - 1) < CLASS_BUCKETS);
