@@ -294,7 +294,7 @@ fn a_limit_that_somebody_writes_is_told_at_the_next_tick() {
     for (tick, cores) in [0.25, 0.5, 0.75].into_iter().enumerate() {
         place.cgroup.set_cpu_limit(Some(cores)).unwrap();
         let seen = sampler.sample(11.0 + tick as f64);
-        let told = seen.limits[&path].cpu_quota;
+        let told = seen.limits[path.as_str()].cpu_quota;
         assert_eq!(told, Some(headroom_allocate::Limit::At(cores)), "limit {tick}");
     }
 }

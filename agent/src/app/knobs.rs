@@ -261,7 +261,7 @@ fn fit_budget(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use headroom_allocate::{
         Above, Action, AncestorLimit, Bound, Decision, HostCapacity, HostPolicy, Knob, Limit, Rail,

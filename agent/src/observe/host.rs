@@ -119,6 +119,8 @@ pub struct HostSampler {
     system: Option<System>,
     pressure: HostPressure,
     calm: HostCalm,
+    cpus: u32,
+    n_samples: u32,
     previous: Option<Previous>,
 }
 
@@ -127,6 +129,9 @@ struct Previous {
     at_s: f64,
     pressure_some_us: [Option<u64>; 3],
 }
+
+/// Samples between two counts of CPUs, which hardly ever come and go.
+const CPUS_EVERY_SAMPLES: u32 = 16;
 
 /// Below this time between two looks a rate says nothing, seconds.
 const ELAPSED_MIN_S: f64 = 0.001;
@@ -139,7 +144,8 @@ impl HostSampler {
             system.refresh_cpu_usage();
         }
         let pressure = HostPressure::open(root, budget);
-        Self { system, pressure, calm: HostCalm::default(), previous: None }
+        let calm = HostCalm::default();
+        Self { system, pressure, calm, cpus: cpus_online(), n_samples: 0, previous: None }
     }
 
     /// Since when nothing was stalled, as the last [`HostSampler::sample`] found it.
@@ -150,7 +156,11 @@ impl HostSampler {
     /// The host now. `at_s` is a clock that does not go back; rates are over the time since the
     /// last call and missing at the first.
     pub fn sample(&mut self, at_s: f64, buffer: &mut Vec<u8>) -> HostSample {
-        let mut sample = HostSample { cpus: cpus_online(), ..HostSample::default() };
+        self.n_samples = self.n_samples.wrapping_add(1);
+        if self.n_samples.is_multiple_of(CPUS_EVERY_SAMPLES) {
+            self.cpus = cpus_online();
+        }
+        let mut sample = HostSample { cpus: self.cpus, ..HostSample::default() };
         if let Some(system) = &mut self.system {
             system.refresh_memory();
             system.refresh_cpu_usage();

@@ -124,9 +124,13 @@ pub struct Moment {
     pub is_thorough: bool,
 }
 
-/// Reads between two of a file that hardly ever changes, and between two looks at what others
-/// change in a cgroup that does not run.
+/// Reads between two of a file that hardly ever changes, and between two looks at limits that others
+/// change, if nobody tells of their writes.
 const SLOW_EVERY_READS: u32 = 8;
+
+/// Periods between two looks at the memory of a cgroup in which next to nothing runs, and at its limits
+/// where writes are told: others reclaim it, or remove files that it has cached.
+const REST_EVERY_READS: u32 = 16;
 
 /// Periods after which every file of a cgroup that does not run is read all the same.
 const THOROUGH_EVERY_READS: u32 = 256;
@@ -276,12 +280,20 @@ impl WorkloadFiles {
 
     /// Reads every file. `buffer` is scratch space kept between calls.
     ///
+    /// With `has_waited` false, no task waited for a CPU for long since the file that tells it was read,
+    /// which is left for a while then.
+    ///
     /// A file of a removed cgroup is dropped; other failures leave their values missing and are
     /// counted.
     ///
     /// # Errors
     /// [`Gone`] when every file there was belonged to a removed cgroup.
-    pub fn read(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Result<Reading, Gone> {
+    pub fn read(
+        &mut self,
+        has_waited: bool,
+        moment: &Moment,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Reading, Gone> {
         let mut reading = Reading::default();
         let mut blkio = (None, None);
         let is_thorough = moment.is_thorough || self.is_every(SLOW_EVERY_READS);
@@ -292,7 +304,8 @@ impl WorkloadFiles {
         *reads = reads.wrapping_add(1);
         let had_files = !held.is_empty();
         held.retain(|(role, file)| {
-            let is_calm = holds(*role, pressure_read_s, moment);
+            let is_calm = holds(*role, pressure_read_s, moment)
+                || (*role == Role::CpuPressure && !has_waited);
             let is_skipped = match role.is_limit() {
                 true if limits_hold => true,
                 true if was_written => false,
@@ -344,8 +357,8 @@ impl WorkloadFiles {
     /// Whether the last reading still holds for a cgroup of which nothing or next to nothing ran since.
     ///
     /// Exact for what only its own tasks can change, if none ran. What others change shows later: its
-    /// limits, where writes are not told, and what memory it has after at most [`SLOW_EVERY_READS`]
-    /// periods, the parts of its memory after at most [`THOROUGH_EVERY_READS`]. What tasks changed that
+    /// limits, where writes are not told, after at most [`SLOW_EVERY_READS`] periods, what memory it has
+    /// after at most [`REST_EVERY_READS`], the parts of its memory after at most [`THOROUGH_EVERY_READS`]. What tasks changed that
     /// ran for a moment shows as late as that.
     pub fn look(&mut self, since: Since, moment: &Moment, buffer: &mut Vec<u8>) -> Look {
         let counts_time = self.last.cpu_usage_ns.is_some();
@@ -353,7 +366,7 @@ impl WorkloadFiles {
         if !counts_time || is_written || self.reads == 0 || self.is_every(self.thorough_every()) {
             return Look::Stale;
         }
-        if self.is_every(SLOW_EVERY_READS) && !self.is_left_alone(moment, buffer) {
+        if self.is_every(self.rest_every()) && !self.is_left_alone(moment, buffer) {
             return Look::Stale;
         }
         let has_run = since != Since::Nothing;
@@ -363,7 +376,7 @@ impl WorkloadFiles {
             return Look::Stale;
         }
         // The kernel adds stalls up two seconds late: they are asked for until they stand still.
-        let asks = if has_run { self.is_every(SLOW_EVERY_READS) } else { !self.is_still };
+        let asks = if has_run { self.is_every(self.rest_every()) } else { !self.is_still };
         if has_waited || asks {
             let Some(pressure) = self.pressure(moment, buffer) else { return Look::Stale };
             self.is_still = !has_waited && pressure == told_pressure(&self.last);
@@ -390,6 +403,10 @@ impl WorkloadFiles {
 
     fn is_every(&self, reads: u32) -> bool {
         self.reads == 0 || self.reads.wrapping_add(self.phase).is_multiple_of(reads)
+    }
+
+    fn rest_every(&self) -> u32 {
+        if self.limits == LimitsKnown::Untold { SLOW_EVERY_READS } else { REST_EVERY_READS }
     }
 
     fn thorough_every(&self) -> u32 {

@@ -89,7 +89,7 @@ fn open(layout: &Layout) -> WorkloadFiles {
 }
 
 fn read(files: &mut WorkloadFiles) -> Reading {
-    files.read(&Moment::default(), &mut Vec::new()).unwrap()
+    files.read(true, &Moment::default(), &mut Vec::new()).unwrap()
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn limits_of_what_hardly_runs_are_read_every_so_often_and_of_what_runs_at_once()
     assert!((1..8).contains(&n_late), "{n_late}");
     write(&dir, &[("cpu.max", "50000 100000\n")]);
     let moment = Moment { is_thorough: true, ..Moment::default() };
-    assert_eq!(files.read(&moment, &mut Vec::new()).unwrap().cpu_quota, half);
+    assert_eq!(files.read(true, &moment, &mut Vec::new()).unwrap().cpu_quota, half);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn pressure_is_not_read_while_nobody_on_the_host_feels_any() {
     calm.note([None, None, Some(50)], 1.0);
     let mut at = |at_s: f64, calm: HostCalm| {
         let moment = Moment { at_s, calm, ..Moment::default() };
-        files.read(&moment, &mut Vec::new()).unwrap().pressure_some_us[2]
+        files.read(true, &moment, &mut Vec::new()).unwrap().pressure_some_us[2]
     };
     at(2.0, calm);
     // Nothing real changes so; it shows what is read.

@@ -28,6 +28,9 @@ const LEAF_EVERY_LOOKS: u64 = 10;
 /// Quick looks after which a cgroup without tasks is asked about them only every so often.
 const EAGER_LOOKS: u32 = 10;
 
+/// Links of a directory without children.
+const CHILDLESS_LINKS: u64 = 2;
+
 /// Inode of the cgroup's directory per hierarchy, in [`Layout::hierarchies`] order; 0 is absent.
 pub type Inodes = [u64; HIERARCHIES_MAX];
 
@@ -210,8 +213,26 @@ impl Tree {
                     set(node, h, 0);
                 }
             }
-            for (path, ino) in found {
-                self.note(&path, h, ino);
+            for (path, ino) in &found {
+                self.note(path, h, *ino);
+            }
+            self.note_links(h, found.keys());
+        }
+    }
+
+    /// Notes how many links directories of hierarchy `h` have whose children are all in `paths`, so
+    /// that quick looks need not list them to know.
+    fn note_links<'p>(&mut self, h: usize, paths: impl Iterator<Item = &'p String>) {
+        let mut links: BTreeMap<&str, u64> = BTreeMap::new();
+        for path in paths {
+            links.entry(path).or_insert(CHILDLESS_LINKS);
+            let parent = path.rsplit_once('/').map_or("", |(parent, _name)| parent);
+            *links.entry(parent).or_insert(CHILDLESS_LINKS) += 1;
+        }
+        self.root_links[h] = links.remove("").unwrap_or(CHILDLESS_LINKS);
+        for (path, links) in links {
+            if let Some(node) = self.nodes.get_mut(path) {
+                node.links[h] = links;
             }
         }
     }
@@ -335,7 +356,6 @@ impl Tree {
 /// Whether a quick look includes `node`: a cgroup without children changes seldom, and when it is
 /// removed, reading its files tells. Its inode spreads those over the quick looks.
 fn is_due(node: &Node, h: usize, quick_looks: u64) -> bool {
-    const CHILDLESS_LINKS: u64 = 2;
     node.links[h] != CHILDLESS_LINKS
         || node.looks < EAGER_LOOKS
         || node.inodes[h].wrapping_add(quick_looks).is_multiple_of(LEAF_EVERY_LOOKS)

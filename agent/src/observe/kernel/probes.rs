@@ -277,13 +277,13 @@ impl KernelProbes {
         self.grown.clear();
         let wanted = self.wanted();
         let mut read = Vec::new();
-        for (id, slot) in self.book.taken() {
+        for (id, slot, is_read) in self.book.taken_and_read() {
             let mut due = marked.due(slot);
             due[marks::TASKS] |= !tasks_mark && id.hierarchy == self.layout.task;
-            let before = self.latest.get(&id);
-            if before.is_some() && due == [false; marks::COUNT] {
+            if is_read && due == [false; marks::COUNT] {
                 continue;
             }
+            let before = self.latest.get(&id);
             let counters = self.read_slot(id, slot, wanted, due, before)?;
             if before != Some(&counters) {
                 read.push((id, counters));
@@ -292,6 +292,7 @@ impl KernelProbes {
         drop(quiet);
         self.watched = watched;
         self.grown.extend(read.iter().map(|(id, _counters)| *id));
+        self.book.note_read(read.iter().map(|(id, _counters)| *id));
         self.latest.extend(read);
         if self.latest.len() > self.book.n_taken() {
             let taken: HashSet<CgroupId> = self.book.taken().map(|(id, _)| id).collect();

@@ -17,10 +17,17 @@ const GONE_MAX: usize = 4096;
 /// The book of slots. Follows what the kernel programs tell; changes nothing itself.
 #[derive(Debug, Default)]
 pub(super) struct SlotBook {
-    taken: BTreeMap<CgroupId, u32>,
+    taken: BTreeMap<CgroupId, Taken>,
     resting: Vec<(u32, Instant)>,
     gone: HashSet<CgroupId>,
     gone_in_order: VecDeque<CgroupId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    slot: u32,
+    /// Whether its counters were read since it was taken.
+    is_read: bool,
 }
 
 impl SlotBook {
@@ -28,13 +35,27 @@ impl SlotBook {
     /// is to be taken back.
     #[must_use]
     pub(super) fn take(&mut self, id: CgroupId, slot: u32) -> bool {
-        self.taken.insert(id, slot);
+        self.taken.insert(id, Taken { slot, is_read: false });
         self.gone.contains(&id)
     }
 
     /// Cgroups with a slot.
     pub(super) fn taken(&self) -> impl Iterator<Item = (CgroupId, u32)> + '_ {
-        self.taken.iter().map(|(id, slot)| (*id, *slot))
+        self.taken.iter().map(|(id, taken)| (*id, taken.slot))
+    }
+
+    /// The same with whether their counters were read since they have their slots.
+    pub(super) fn taken_and_read(&self) -> impl Iterator<Item = (CgroupId, u32, bool)> + '_ {
+        self.taken.iter().map(|(id, taken)| (*id, taken.slot, taken.is_read))
+    }
+
+    /// The counters of `ids` were read.
+    pub(super) fn note_read(&mut self, ids: impl Iterator<Item = CgroupId>) {
+        for id in ids {
+            if let Some(taken) = self.taken.get_mut(&id) {
+                taken.is_read = true;
+            }
+        }
     }
 
     pub(super) fn n_taken(&self) -> usize {
@@ -51,8 +72,8 @@ impl SlotBook {
                 self.gone.remove(&oldest);
             }
         }
-        let Some(slot) = self.taken.remove(&id) else { return false };
-        self.resting.push((slot, now));
+        let Some(taken) = self.taken.remove(&id) else { return false };
+        self.resting.push((taken.slot, now));
         true
     }
 
@@ -98,6 +119,19 @@ mod tests {
         assert!(book.rested(later, &HashSet::from([1])).is_empty(), "a CPU remembers it");
         assert_eq!(book.rested(later, &HashSet::new()), [1]);
         assert!(!book.is_any_resting());
+    }
+
+    #[test]
+    fn a_slot_taken_anew_was_not_read() {
+        let mut book = SlotBook::default();
+        let is_read = |book: &SlotBook| book.taken_and_read().map(|(.., is_read)| is_read).next();
+        assert!(!book.take(id(5), 1));
+        assert_eq!(is_read(&book), Some(false));
+        book.note_read([id(5), id(6)].into_iter());
+        assert_eq!(is_read(&book), Some(true));
+        book.retire(id(5), Instant::now());
+        let _late = book.take(id(5), 2);
+        assert_eq!(is_read(&book), Some(false));
     }
 
     #[test]

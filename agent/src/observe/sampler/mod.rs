@@ -36,7 +36,7 @@ use self::{
     gpu_features::fill_gpu,
     kernel_source::KernelSource,
     naming::{has_names, identify},
-    quiet::Round,
+    quiet::{Resting, Round},
     rates::Observed,
     task_source::TaskSource,
     turns::Turns,
@@ -158,11 +158,12 @@ struct Tracked {
     /// Where else it is.
     twin: Option<Twin>,
     files: WorkloadFiles,
-    before: Option<Observed>,
+    /// When it was told last, or before it came to rest. Apart: most workloads rest.
+    before: Option<Box<Observed>>,
     /// What had run when its files were read last.
     read_at: Turns,
-    /// What it tells while nothing happens in it, made when nothing did.
-    quiet: Option<(Sample, Arc<Sketches>)>,
+    /// While nothing happens in it.
+    resting: Option<Resting>,
     /// Spreads slow work over ticks.
     born_tick: u64,
 }
@@ -348,7 +349,7 @@ impl Sampler {
                     continue;
                 }
                 tracked.inodes = inodes;
-                tracked.quiet = None;
+                tracked.disturb();
                 let layout = &self.facts.layout;
                 tracked.files.open_missing(layout, &path, &inodes, twin.as_ref(), &self.budget);
                 watch_limits(&mut self.limit_watch, layout, &path, tracked);
@@ -396,7 +397,7 @@ impl Sampler {
             twin,
             before: None,
             read_at: Turns::default(),
-            quiet: None,
+            resting: None,
             born_tick: self.ticks,
         };
         watch_limits(&mut self.limit_watch, layout, &path, &mut tracked);

@@ -53,21 +53,16 @@ impl<'a> Round<'a> {
         buffer: &mut Vec<u8>,
     ) -> Option<(Sample, Option<Arc<Sketches>>)> {
         let (since, counted) = self.since(tracked);
-        let look = since.map_or(Look::Stale, |since| {
-            tracked.files.look(since, &self.moment, buffer)
-        });
+        let look =
+            since.map_or(Look::Stale, |since| tracked.files.look(since, &self.moment, buffer));
         if look == Look::Same
-            && let Some(before) = &mut tracked.before
-            // The files may have been read in between for another's sake.
-            && (tracked.quiet.is_some() || before.reading == *tracked.files.last())
+            && let Some(resting) = tracked.rest()
         {
-            before.at_s = at_s;
-            before.kernel.watched = self.watched;
-            let (quiet, sketches) =
-                tracked.quiet.get_or_insert_with(|| nothing_since(before, self.now_s));
-            let sample = Sample::from_values(self.now_s, *quiet.values());
-            return Some((sample, Some(Arc::clone(sketches))));
+            (resting.at_s, resting.watched) = (at_s, self.watched);
+            let sample = Sample::from_values(self.now_s, *resting.sample.values());
+            return Some((sample, Some(Arc::clone(&resting.sketches))));
         }
+        tracked.disturb();
         let kernel = match (&tracked.before, since) {
             (Some(before), Some(Since::Nothing)) => {
                 let mut kernel = before.kernel.clone();
@@ -76,42 +71,55 @@ impl<'a> Round<'a> {
             }
             _ => counted.unwrap_or_else(|| self.kernel.view(self.layout, &tracked.inodes)),
         };
-        let reading = match look {
-            Look::Same | Look::Times => {
-                if matches!(since, Some(Since::RanLittle { has_waited: true, .. })) {
-                    tracked.read_at.pressure_read(&Turns::of(&kernel.counters));
-                }
-                Reading { failed_reads: 0, ..tracked.files.last().clone() }
-            }
-            Look::Stale => {
-                tracked.read_at = Turns::of(&kernel.counters);
-                tracked.files.read(&self.moment, buffer).ok()?
-            }
-        };
-        let now = Observed { at_s, reading, kernel };
+        let reading = self.read(tracked, look, since, &kernel, buffer)?;
+        let now = Box::new(Observed { at_s, reading, kernel });
         let mut sample = Sample::empty(self.now_s);
-        let backward = rates::fill(&mut sample, tracked.before.as_ref(), &now);
+        let before = tracked.before.as_deref();
+        let backward = rates::fill(&mut sample, before, &now);
         counts.backward_counters += u64::from(backward);
         counts.failed_reads += u64::from(now.reading.failed_reads);
-        let before = tracked.before.as_ref();
         let sketches = before.map(|before| Arc::new(tasks::sketches(&before.kernel, &now.kernel)));
-        tracked.quiet = None;
         tracked.before = Some(now);
         Some((sample, sketches))
     }
-}
 
-impl Round<'_> {
+    /// What the files say, of which those are read that `look` found stale; `None` when they are gone.
+    fn read(
+        &self,
+        tracked: &mut Tracked,
+        look: Look,
+        since: Option<Since>,
+        kernel: &KernelView,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Reading> {
+        let turns = Turns::of(&kernel.counters);
+        if look != Look::Stale {
+            if matches!(since, Some(Since::RanLittle { has_waited: true, .. })) {
+                tracked.read_at.pressure_read(&turns);
+            }
+            return Some(Reading { failed_reads: 0, ..tracked.files.last().clone() });
+        }
+        let is_told = self.kernel.activity(&self.homes, &tracked.inodes) != Activity::Unknown;
+        let told = tracked.before.as_ref().map(|before| Turns::of(&before.kernel.counters));
+        let has_waited = !is_told
+            || told.is_none_or(|told| turns.has_waited_since(&tracked.read_at, &told));
+        tracked.read_at.files_read(&turns, has_waited);
+        tracked.files.read(has_waited, &self.moment, buffer).ok()
+    }
+
     /// What ran since the files were read, if it was so little that they may hold, and the counters
     /// that tell it.
     fn since(&self, tracked: &Tracked) -> (Option<Since>, Option<KernelView>) {
-        let Some(before) = &tracked.before else { return (None, None) };
+        if tracked.before.is_none() {
+            return (None, None);
+        }
         match self.kernel.activity(&self.homes, &tracked.inodes) {
             Activity::Unknown => (None, None),
             Activity::Nothing => (Some(Since::Nothing), None),
             Activity::Counted => {
                 let view = self.kernel.view(self.layout, &tracked.inodes);
-                let told = Turns::of(&before.kernel.counters);
+                let told = tracked.before.as_ref().map(|before| &before.kernel.counters);
+                let told = told.map(Turns::of).unwrap_or_default();
                 let since = Turns::of(&view.counters).little_since(&tracked.read_at, &told);
                 (since, Some(view))
             }
@@ -119,13 +127,46 @@ impl Round<'_> {
     }
 }
 
+/// A workload in which nothing happens.
+pub(super) struct Resting {
+    /// What it tells meanwhile.
+    sample: Sample,
+    sketches: Arc<Sketches>,
+    /// Up to when.
+    at_s: f64,
+    watched: Watched,
+}
+
+impl Tracked {
+    /// The workload at rest, as nothing has happened in it; `None` when its files say something else
+    /// than it told last: they may have been read in between for another's sake.
+    fn rest(&mut self) -> Option<&mut Resting> {
+        if self.resting.is_none() {
+            let before = self.before.as_deref();
+            let before = before.filter(|before| before.reading == *self.files.last())?;
+            let (sample, sketches) = nothing_since(before, 0.0);
+            let (at_s, watched) = (before.at_s, before.kernel.watched);
+            self.resting = Some(Resting { sample, sketches: Arc::new(sketches), at_s, watched });
+        }
+        self.resting.as_mut()
+    }
+
+    /// It may tell something else from now on than while it rested.
+    pub(super) fn disturb(&mut self) {
+        if let (Some(resting), Some(before)) = (self.resting.take(), &mut self.before) {
+            before.at_s = resting.at_s;
+            before.kernel.watched = resting.watched;
+        }
+    }
+}
+
 /// What is told of a workload in which nothing has happened since `now`.
-fn nothing_since(now: &Observed, now_s: f64) -> (Sample, Arc<Sketches>) {
+fn nothing_since(now: &Observed, now_s: f64) -> (Sample, Sketches) {
     // The length of the period plays no part where nothing grew.
     let before = Observed { at_s: now.at_s - 1.0, ..now.clone() };
     let mut sample = Sample::empty(now_s);
     rates::fill(&mut sample, Some(&before), now);
-    (sample, Arc::new(tasks::sketches(&before.kernel, &now.kernel)))
+    (sample, tasks::sketches(&before.kernel, &now.kernel))
 }
 
 impl Sampler {
@@ -135,7 +176,7 @@ impl Sampler {
         while let Some((parent, _name)) = above.rsplit_once('/').filter(|(up, _)| !up.is_empty()) {
             if let Some(tracked) = self.tracked.get_mut(parent) {
                 tracked.files.disturb();
-                tracked.quiet = None;
+                tracked.disturb();
             }
             above = parent;
         }
@@ -186,7 +227,7 @@ mod tests {
         assert_eq!(sample.get(Feature::PsiIoSome), None, "not measured");
         assert_eq!(sample.get(Feature::NetRxBps), None, "not attached");
         assert_eq!(sample.get(Feature::RunqWaitP99), None, "a quantile of nothing");
-        assert!(sketches.order.as_ref().is_some_and(|order| order.is_zero()), "counted, and nothing came");
+        assert!(sketches.order.is_some_and(|order| order.is_zero()), "counted, and nothing came");
         assert_eq!(sketches.code, None, "not attached");
     }
 }

@@ -161,8 +161,8 @@ impl Sampler {
         let at_s = self.started.elapsed().as_secs_f64();
         let moment = Moment { is_thorough: true, ..self.moment(at_s) };
         let tracked = self.tracked.get_mut(path)?;
-        let reading = tracked.files.read(&moment, &mut self.buffer).ok()?;
-        tracked.quiet = None;
+        let reading = tracked.files.read(true, &moment, &mut self.buffer).ok()?;
+        tracked.disturb();
         Some(limits_of(&reading))
     }
 }

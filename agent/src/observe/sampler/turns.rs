@@ -52,9 +52,23 @@ impl Turns {
         }
     }
 
-    /// Pressure was read when `now` had run.
+    /// The files were read when `now` had run, that of waits for a CPU only if tasks had waited.
+    pub(super) fn files_read(&mut self, now: &Self, has_waited: bool) {
+        let waited_ns = if has_waited { now.waited_ns } else { self.waited_ns };
+        *self = Self { waited_ns, ..*now };
+    }
+
+    /// Only pressure was read when `now` had run.
     pub(super) fn pressure_read(&mut self, now: &Self) {
         self.waited_ns = now.waited_ns;
+    }
+
+    /// Whether tasks waited for a CPU since pressure was read at `read`, or may be waiting; `told` is up
+    /// to when the workload was told last.
+    pub(super) fn has_waited_since(&self, read: &Self, told: &Self) -> bool {
+        let waited_ns = self.waited_ns.wrapping_sub(read.waited_ns);
+        // One that had to leave may be waiting still, which is counted when it no longer does.
+        waited_ns > WAITED_LITTLE_NS || self.preempted != told.preempted
     }
 
     /// What ran up to now when files that were read at `read` need no reading for it; `told` is up to
@@ -67,11 +81,9 @@ impl Turns {
             && self.on_cpu == read.on_cpu
             && self.sampled == read.sampled
             && self.events == read.events;
-        let waited_ns = self.waited_ns.wrapping_sub(read.waited_ns);
         is_little.then(|| Since::RanLittle {
             ran_ns: self.ran_ns.wrapping_sub(told.ran_ns),
-            // One that had to leave may be waiting still, which is counted when it no longer does.
-            has_waited: waited_ns > WAITED_LITTLE_NS || self.preempted != told.preempted,
+            has_waited: self.has_waited_since(read, told),
         })
     }
 }
