@@ -5,8 +5,9 @@
 use core::{cell::UnsafeCell, ffi::c_void};
 
 use aya_ebpf::{
-    bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY},
-    helpers::bpf_ktime_get_ns,
+    bindings::{BPF_F_MMAPABLE, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY},
+    Global,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
@@ -35,14 +36,15 @@ pub(crate) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(DEFAULT_SLOTS
 #[map]
 pub(crate) static TASK_CACHE: PerCpuArray<SlotCache> = PerCpuArray::with_max_entries(1, 0);
 
-/// Task counters by slot.
+/// Task counters by slot and CPU, see [`task_counters`]. Not a map by CPU, as user space could not
+/// map that into its memory.
 #[map]
-pub(crate) static TASKS: PerCpuArray<TaskCounters> =
-    PerCpuArray::with_max_entries(DEFAULT_SLOTS, 0);
+static TASKS: Array<TaskCounters> = Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 
 /// What was sampled, by slot. Shared by the CPUs: samples are rare, and one copy is read.
 #[map]
-pub(crate) static SAMPLED: Array<SampledCounters> = Array::with_max_entries(DEFAULT_SLOTS, 0);
+pub(crate) static SAMPLED: Array<SampledCounters> =
+    Array::with_max_entries(DEFAULT_SLOTS, BPF_F_MMAPABLE);
 
 /// Durations of calls by class, by slot; one entry where there is no room for it.
 #[map]
@@ -66,7 +68,11 @@ static ROUND: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The round in which each slot was counted for last, in pages of slots.
 #[map]
-static MARKS: Array<Marks> = Array::with_max_entries(1, 0);
+static MARKS: Array<Marks> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// CPUs that each slot has counters for in [`TASKS`].
+#[unsafe(no_mangle)]
+static CPUS_PER_SLOT: Global<u32> = Global::new(1);
 
 /// Hardware counters by slot; one entry where there are none.
 #[map]
@@ -248,6 +254,14 @@ pub(crate) unsafe fn count_atomically(counter: *mut u32, amount: u32) {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
     // SAFETY: the caller vouches for the pointer; the counters are four-byte aligned.
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, amount) };
+}
+
+/// Task counters of a slot on this CPU.
+#[inline(always)]
+pub(crate) fn task_counters(slot: u32) -> Option<*mut TaskCounters> {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    TASKS.get_ptr_mut(slot * CPUS_PER_SLOT.load() + cpu)
 }
 
 /// Notes that a slot is counted for, in the map of `kind` ([`headroom_abi::record::marks`]), so that

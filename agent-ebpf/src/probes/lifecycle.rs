@@ -12,7 +12,9 @@ use headroom_abi::record::{CgroupChange, CgroupKey, Exec, PATH_BYTES, event, mar
 use crate::{
     identity,
     kernel::{Cgroup, Task, is_told, task_hierarchy},
-    maps::{CGROUP_EVENTS, CHANGE, EXEC_EVENTS, NO_WAKEUP, TASKS, add, lose, mark},
+    maps::{
+        CGROUP_EVENTS, CHANGE, EXEC_EVENTS, NO_WAKEUP, add, lose, mark, task_counters,
+    },
 };
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
@@ -66,7 +68,7 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     let inode = task.cgroup_inode();
     let slot = identity::task_slot(inode);
     mark(marks::TASKS, slot);
-    if let Some(counters) = TASKS.get_ptr_mut(slot) {
+    if let Some(counters) = task_counters(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).execs, 1) };
     }
@@ -93,7 +95,7 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
 pub fn task_exit(ctx: BtfTracePointContext) -> i32 {
     let slot = identity::task_slot(Task(ctx.arg(0)).cgroup_inode());
     mark(marks::TASKS, slot);
-    if let Some(counters) = TASKS.get_ptr_mut(slot) {
+    if let Some(counters) = task_counters(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).exits, 1) };
     }

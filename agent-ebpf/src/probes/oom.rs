@@ -12,7 +12,7 @@ use headroom_abi::record::{COMM_BYTES, CgroupKey, OomVictim, event, marks};
 use crate::{
     identity,
     kernel::{Task, task_hierarchy},
-    maps::{CGROUP_EVENTS, NO_WAKEUP, TASKS, add_atomically, lose, mark},
+    maps::{CGROUP_EVENTS, NO_WAKEUP, add_atomically, lose, mark, task_counters},
 };
 
 /// `mark_victim(struct task_struct *task, uid_t uid)`
@@ -22,7 +22,7 @@ pub fn oom_victim_task(ctx: BtfTracePointContext) -> i32 {
     let key = CgroupKey { inode: task.cgroup_inode(), hierarchy: task_hierarchy(), reserved: 0 };
     let slot = identity::slot(key.inode, key.hierarchy);
     mark(marks::TASKS, slot);
-    if let Some(counters) = TASKS.get_ptr_mut(slot) {
+    if let Some(counters) = task_counters(slot) {
         // SAFETY: a map value.
         unsafe { add_atomically(&raw mut (*counters).oom_victims, 1) };
     }

@@ -10,7 +10,7 @@ use headroom_abi::record::{SlotCache, gate, marks};
 use crate::{
     identity,
     kernel::{Task, task_hierarchy},
-    maps::{TASKS, add, keep_pace, mark, observe, open_gate},
+    maps::{add, keep_pace, mark, observe, open_gate, task_counters},
 };
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
@@ -57,7 +57,7 @@ fn count_leaving(
 ) {
     let slot = identity::task_slot_on(cpu, prev.cgroup_inode());
     mark(marks::TASKS, slot);
-    let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
+    let Some(counters) = task_counters(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
         add(&raw mut (*counters).ran_ns, ran_ns.wrapping_mul(weight));
@@ -76,7 +76,7 @@ fn count_entering(cpu: &mut SlotCache, next: Task, clock_ns: u64, weight: u64) {
     let wait_ns = clock_ns.saturating_sub(queued_ns);
     let slot = identity::task_slot_on(cpu, next.cgroup_inode());
     mark(marks::TASKS, slot);
-    let Some(counters) = TASKS.get_ptr_mut(slot) else { return };
+    let Some(counters) = task_counters(slot) else { return };
     // SAFETY: a map value of this CPU.
     unsafe {
         add(&raw mut (*counters).switches, weight);
@@ -102,7 +102,7 @@ pub fn count_migration(ctx: BtfTracePointContext) -> i32 {
     };
     let slot = identity::slot(task.cgroup_inode(), task_hierarchy());
     mark(marks::TASKS, slot);
-    if let Some(counters) = TASKS.get_ptr_mut(slot) {
+    if let Some(counters) = task_counters(slot) {
         // SAFETY: a map value of this CPU.
         unsafe { add(&raw mut (*counters).migrations, 1) };
     }

@@ -20,8 +20,8 @@ use crate::{
     identity,
     kernel::{Task, call_entry, has_call_numbers, task_hierarchy},
     maps::{
-        CALL_NUMBERS, CLASS_LATENCY, RECENT, SAMPLED, TASKS, add, add_atomically, count_atomically,
-        keep_pace, mark, open_gate,
+        CALL_NUMBERS, CLASS_LATENCY, RECENT, SAMPLED, add, add_atomically, count_atomically,
+        keep_pace, mark, open_gate, task_counters,
     },
 };
 
@@ -43,7 +43,7 @@ pub fn count_syscall(ctx: RawTracePointContext) -> i32 {
     let slot = identity::task_slot_on(cpu, task.cgroup_inode());
     cpu.calls = cpu.calls.wrapping_add(1);
     keep_pace(gate::SYSCALLS, open, &mut cpu.pace[gate::SYSCALLS as usize], cpu.calls);
-    let Some(counters) = TASKS.get_ptr_mut(slot) else { return 0 };
+    let Some(counters) = task_counters(slot) else { return 0 };
     let class = call & u64::from(CALL_CLASS);
     #[cfg(feature = "mutant-syscall")]
     let class = class + 1;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Btf as LoaderBtf, Ebpf, EbpfLoader,
+    Btf as LoaderBtf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
     util::nr_cpus,
 };
@@ -26,12 +26,16 @@ use super::{
     fields::{self, Offsets},
     hardware::{self, Opened, PerfEvent},
     log::ToTracing,
+    mapped::Mapped,
     marks::MarkMaps,
     object,
 };
 use crate::resident;
 
 const TYPE_INFO: &str = "/sys/kernel/btf/vmlinux";
+
+/// Ranges of numbers, ascending: `0-3,8`.
+const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// Set in `thread_info.status` of x86 during a call through the 32-bit interface.
 const TS_COMPAT: u32 = 2;
@@ -76,8 +80,9 @@ pub(super) struct Maps {
     pub(super) free_slots: Queue<MapData, u32>,
     pub(super) shared: SharedMaps,
     pub(super) marks: MarkMaps,
-    pub(super) tasks: PerCpuArray<MapData, Task>,
-    pub(super) sampled: Array<MapData, Sampled>,
+    /// By slot, then by CPU.
+    pub(super) tasks: Mapped<Task>,
+    pub(super) sampled: Mapped<Sampled>,
     pub(super) class_latency: Array<MapData, Latency>,
     pub(super) call_numbers: PerCpuArray<MapData, Numbers>,
     pub(super) blocks: PerCpuArray<MapData, Block>,
@@ -103,6 +108,7 @@ pub(super) struct Loaded {
     pub(super) layout: Layout,
     pub(super) states: Vec<(Topic, Fact<String>)>,
     pub(super) taps: Taps,
+    pub(super) cpus_per_slot: u32,
     pub(super) hardware: hardware::States,
 }
 
@@ -139,10 +145,13 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     let loader_btf = LoaderBtf::from_sys_fs()?;
 
     let has_detail = detail::fits(config, nr_cpus().unwrap_or(1) as u64);
-    let has_room = has_detail.is_known();
     let hardware = open_hardware(config);
-    let room = Room { has_detail: has_room, has_hardware: hardware.is_any() };
-    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf, room)?;
+    let sizes = Sizes {
+        has_detail: has_detail.is_known(),
+        has_hardware: hardware.is_any(),
+        cpus_per_slot: n_cpu_ids(Path::new(POSSIBLE_CPUS))?,
+    };
+    let mut ebpf = load_object(&object, config, &layout, &offsets, &loader_btf, sizes)?;
     let mut maps = Maps::take(&mut ebpf, &object.origin)?;
     let hardware = hardware.hand_to(&maps.hardware_events).unwrap_or_else(|error| {
         Opened::none(&format!("hardware counters cannot be handed to programs: {error}")).states
@@ -167,14 +176,27 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     let logger = EbpfLogger::init_with_logger(&mut ebpf, ToTracing)
         .inspect_err(|error| tracing::warn!(%error, "messages of kernel programs are not read"))
         .ok();
-    Ok(Loaded { ebpf, maps, logger, layout, states, taps, hardware })
+    Ok(Loaded { ebpf, maps, logger, layout, states, taps, cpus_per_slot: sizes.cpus_per_slot, hardware })
 }
 
-/// Which maps have an entry for every slot, beside those that always have.
+/// What sizes of maps follow from beside the number of slots.
 #[derive(Clone, Copy)]
-struct Room {
+struct Sizes {
+    /// Whether maps of details have an entry for every slot.
     has_detail: bool,
+    /// Whether the map of hardware counters has one.
     has_hardware: bool,
+    /// Entries of each slot in maps that are mapped into memory and count by CPU.
+    cpus_per_slot: u32,
+}
+
+/// As many numbers as CPUs of this host can have, those among them that no CPU has included; `path` is
+/// [`POSSIBLE_CPUS`].
+fn n_cpu_ids(path: &Path) -> Result<u32, KernelError> {
+    let found = fs::read_to_string(path).unwrap_or_default();
+    let last = found.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u32>().ok());
+    let n_ids = last.and_then(|last| last.checked_add(1));
+    n_ids.ok_or_else(|| KernelError::Cpus { path: path.to_owned(), found })
 }
 
 fn open_hardware(config: &KernelConfig) -> Opened {
@@ -190,15 +212,15 @@ fn load_object(
     layout: &Layout,
     offsets: &Offsets,
     btf: &LoaderBtf,
-    room: Room,
+    sizes: Sizes,
 ) -> Result<Ebpf, KernelError> {
     // Without a table the topic is not attached, and the table's content does not matter.
     let calls = Architecture::current().map_or([0; TABLE_LEN], call_table);
     let is_x86 = Architecture::current() == Some(Architecture::X86_64);
     let tells_compat = is_x86 && offsets.missing(&fields::TASK_STATUS).is_none();
     let compat_status = if tells_compat { TS_COMPAT } else { 0 };
-    let has_call_numbers = u32::from(room.has_detail);
-    let has_hardware = u32::from(room.has_hardware);
+    let has_call_numbers = u32::from(sizes.has_detail);
+    let has_hardware = u32::from(sizes.has_hardware);
     let (task_hierarchy, block_hierarchy) = (layout.task.code(), layout.block.code());
     let hierarchies_told = layout.numbers_told();
     let mut loader = EbpfLoader::new();
@@ -217,15 +239,17 @@ fn load_object(
     let page_shift = page_shift();
     loader.override_global("PAGE_SHIFT", &page_shift, true);
     let by_slot =
-        ["SLOTS", "FREE_SLOTS", "TASKS", "SAMPLED", "BLOCKS", "BLOCK_STREAMS", "CACHES", "NETS"];
+        ["SLOTS", "FREE_SLOTS", "SAMPLED", "BLOCKS", "BLOCK_STREAMS", "CACHES", "NETS"];
     for map in by_slot {
         loader.map_max_entries(map, config.slots);
     }
+    loader.map_max_entries("TASKS", config.slots.saturating_mul(sizes.cpus_per_slot));
+    loader.override_global("CPUS_PER_SLOT", &sizes.cpus_per_slot, true);
     loader.map_max_entries("MARKS", config.slots.div_ceil(MARKS_PER_PAGE as u32));
-    for map in ["CLASS_LATENCY", "CALL_NUMBERS"].into_iter().filter(|_map| room.has_detail) {
+    for map in ["CLASS_LATENCY", "CALL_NUMBERS"].into_iter().filter(|_map| sizes.has_detail) {
         loader.map_max_entries(map, config.slots);
     }
-    if room.has_hardware {
+    if sizes.has_hardware {
         loader.map_max_entries("EVENT_COUNTS", config.slots);
     }
     loader.load(&object.bytes).map_err(|source| KernelError::Load {
@@ -241,10 +265,14 @@ impl Maps {
             origin: &str,
             map: &'static str,
         ) -> Result<M, KernelError> {
-            let found = ebpf
-                .take_map(map)
-                .ok_or_else(|| KernelError::NoMap { origin: origin.to_owned(), map })?;
-            found.try_into().map_err(in_map(map))
+            take_map(ebpf, origin, map)?.try_into().map_err(in_map(map))
+        }
+        fn mapped<V: Pod>(
+            ebpf: &mut Ebpf,
+            origin: &str,
+            map: &'static str,
+        ) -> Result<Mapped<V>, KernelError> {
+            Mapped::new(take_map(ebpf, origin, map)?, map)
         }
         Ok(Self {
             slots: take(ebpf, origin, "SLOTS")?,
@@ -255,10 +283,10 @@ impl Maps {
             },
             marks: MarkMaps {
                 round: take(ebpf, origin, "ROUND")?,
-                pages: take(ebpf, origin, "MARKS")?,
+                pages: mapped(ebpf, origin, "MARKS")?,
             },
-            tasks: take(ebpf, origin, "TASKS")?,
-            sampled: take(ebpf, origin, "SAMPLED")?,
+            tasks: mapped(ebpf, origin, "TASKS")?,
+            sampled: mapped(ebpf, origin, "SAMPLED")?,
             class_latency: take(ebpf, origin, "CLASS_LATENCY")?,
             call_numbers: take(ebpf, origin, "CALL_NUMBERS")?,
             blocks: take(ebpf, origin, "BLOCKS")?,
@@ -279,6 +307,10 @@ impl Maps {
             pace_events: Some(take(ebpf, origin, "PACE_EVENTS")?),
         })
     }
+}
+
+fn take_map(ebpf: &mut Ebpf, origin: &str, map: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(map).ok_or_else(|| KernelError::NoMap { origin: origin.to_owned(), map })
 }
 
 /// A map of opened counters. The library has a type for such maps only as buffers of records.

@@ -10,6 +10,7 @@ use headroom_abi::{MARKS_PER_PAGE, record::marks};
 use super::{
     KernelError,
     load::{Page, in_map},
+    mapped::Mapped,
 };
 
 /// Rounds in which a slot is read after its last mark. A program may have looked up the round before
@@ -19,7 +20,7 @@ const ROUNDS_AFTER: u32 = 2;
 /// The maps of marks.
 pub(super) struct MarkMaps {
     pub(super) round: Array<MapData, u32>,
-    pub(super) pages: Array<MapData, Page>,
+    pub(super) pages: Mapped<Page>,
 }
 
 /// Slots that were counted for since the round before last, or so, by map.
@@ -36,14 +37,13 @@ impl MarkMaps {
     /// before any slot is read.
     ///
     /// # Errors
-    /// When a kernel map cannot be read or written.
+    /// When a kernel map cannot be written.
     pub(super) fn turn(&mut self, round: u32, n_slots: u32) -> Result<Marked, KernelError> {
         let round = round.wrapping_add(1);
         self.round.set(0, round, 0).map_err(in_map("ROUND"))?;
         let n_pages = n_slots.div_ceil(MARKS_PER_PAGE as u32);
         let mut rounds: [Vec<u32>; marks::COUNT] = Default::default();
-        for page in 0..n_pages {
-            let Page(read) = self.pages.get(&page, 0).map_err(in_map("MARKS"))?;
+        for Page(read) in (0..n_pages as usize).map_while(|page| self.pages.get(page)) {
             for (rounds, read) in rounds.iter_mut().zip(&read.rounds) {
                 rounds.extend(read);
             }

@@ -19,6 +19,7 @@ mod hardware;
 mod hierarchy;
 mod load;
 mod log;
+mod mapped;
 mod marks;
 mod object;
 mod pace;
@@ -172,5 +173,21 @@ pub enum KernelError {
         map: &'static str,
         /// What went wrong.
         source: MapError,
+    },
+    /// A map could not be made memory of this process.
+    #[error("mapping kernel map {map} into memory: {source}")]
+    MapMemory {
+        /// The map.
+        map: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Which CPUs the host can have could not be told.
+    #[error("telling the possible CPUs from {}: {found:?} is no list of CPUs", path.display())]
+    Cpus {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
     },
 }

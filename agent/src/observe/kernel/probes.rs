@@ -67,6 +67,8 @@ pub struct KernelProbes {
     n_undecodable: u64,
     n_slots: u32,
     pub(super) n_cpus: usize,
+    /// Entries of a slot in maps that are mapped into memory and count by CPU.
+    pub(super) cpus_per_slot: u32,
     /// Lost cgroup events up to which the map of slots was read whole.
     pub(super) n_lost_resynced: u64,
     /// Keeps the kernel measuring run times.
@@ -149,6 +151,7 @@ impl KernelProbes {
             n_undecodable: 0,
             n_slots: config.slots,
             n_cpus: nr_cpus().unwrap_or(1),
+            cpus_per_slot: loaded.cpus_per_slot,
             n_lost_resynced: 0,
             _run_stats: run_stats,
         })

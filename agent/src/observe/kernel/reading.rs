@@ -79,8 +79,8 @@ impl KernelProbes {
         due: Due,
     ) -> Result<(), KernelError> {
         if wanted.tasks && due[marks::TASKS] {
-            for Task(record) in per_cpu(&self.maps.tasks, slot, "TASKS")?.iter() {
-                counters.add_task(record);
+            for Task(record) in self.tasks_by_cpu(slot) {
+                counters.add_task(&record);
             }
         }
         if wanted.hardware && due[marks::TASKS] {
@@ -89,8 +89,9 @@ impl KernelProbes {
             }
         }
         if wanted.samples && due[marks::SAMPLED] {
-            let Sampled(record) = self.maps.sampled.get(&slot, 0).map_err(in_map("SAMPLED"))?;
-            counters.add_sampled(&record);
+            if let Some(Sampled(record)) = self.maps.sampled.get(slot as usize) {
+                counters.add_sampled(&record);
+            }
         }
         if wanted.caches && due[marks::CACHE] {
             for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
@@ -98,6 +99,12 @@ impl KernelProbes {
             }
         }
         Ok(())
+    }
+
+    fn tasks_by_cpu(&self, slot: u32) -> impl Iterator<Item = Task> + '_ {
+        let n_cpus = self.cpus_per_slot as usize;
+        let first = slot as usize * n_cpus;
+        (first..first + n_cpus).map_while(|index| self.maps.tasks.get(index))
     }
 }
 

@@ -83,7 +83,10 @@ impl KernelProbes {
 
     fn clear_slot(&mut self, slot: u32) -> Result<(), KernelError> {
         let n_cpus = self.n_cpus;
-        clear(&mut self.maps.tasks, slot, Task(record::TaskCounters::ZERO), n_cpus, "TASKS")?;
+        let first = slot * self.cpus_per_slot;
+        for index in first..first + self.cpus_per_slot {
+            self.maps.tasks.set(index, Task(record::TaskCounters::ZERO))?;
+        }
         self.clear_samples(slot)?;
         clear(&mut self.maps.blocks, slot, Block(record::BlockCounters::ZERO), n_cpus, "BLOCKS")?;
         let cache = PageCache(record::CacheCounters::default());
@@ -122,7 +125,7 @@ impl KernelProbes {
         let has_detail = self.has(Topic::SyscallDetail);
         let maps = &mut self.maps;
         let zero = Sampled(record::SampledCounters::ZERO);
-        maps.sampled.set(slot, zero, 0).map_err(in_map("SAMPLED"))?;
+        maps.sampled.set(slot, zero)?;
         if has_detail {
             let zero = Latency(record::ClassLatency::ZERO);
             maps.class_latency.set(slot, zero, 0).map_err(in_map("CLASS_LATENCY"))?;

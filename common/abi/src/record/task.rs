@@ -60,6 +60,8 @@ pub struct TaskCounters {
     pub runq_hist: [u64; BUCKETS],
     /// Syscalls by a hash of the call and the two before it in the same task. Wraps.
     pub order: [u32; SKETCH_BINS],
+    /// Always zero. To whole cache lines, so that CPUs side by side in an array do not share one.
+    pub reserved: [u64; 7],
 }
 
 impl TaskCounters {
@@ -77,6 +79,7 @@ impl TaskCounters {
         oom_victims: 0,
         runq_hist: [0; BUCKETS],
         order: [0; SKETCH_BINS],
+        reserved: [0; 7],
     };
 }
 
@@ -139,7 +142,8 @@ impl CallNumbers {
 const _: () = {
     assert!(SyscallClass::COUNT <= SYSCALL_ROOM && SYSCALL_ROOM.is_power_of_two());
     assert!(size_of::<RecentTask>() == 64);
-    assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 9 + BUCKETS) * 8 + SKETCH_BINS * 4);
+    assert!(size_of::<TaskCounters>() == (SYSCALL_ROOM + 16 + BUCKETS) * 8 + SKETCH_BINS * 4);
+    assert!(size_of::<TaskCounters>().is_multiple_of(64));
     assert!(size_of::<SampledCounters>() == 2 * 8 + (BUCKETS + SKETCH_BINS) * 4);
     assert!(size_of::<ClassLatency>() == SYSCALL_ROOM * CLASS_BUCKETS * 4);
     assert!(class_bucket(BUCKETS - 1) < CLASS_BUCKETS);
