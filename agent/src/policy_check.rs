@@ -101,7 +101,11 @@ pub fn read(path: &Path) -> Result<Policy, ConfigError> {
 fn of_this_host() -> anyhow::Result<Vec<Workload>> {
     let config = ObserveConfig { probes: false, ..ObserveConfig::default() };
     let tick = Sampler::start(&config)?.sample(unix_s());
-    Ok(tick.workloads.into_iter().map(|(workload, _sample)| Arc::unwrap_or_clone(workload)).collect())
+    Ok(tick
+        .workloads
+        .into_iter()
+        .map(|(workload, _sample)| Arc::unwrap_or_clone(workload))
+        .collect())
 }
 
 /// `root` is where the host's files start, for what workloads say of themselves.

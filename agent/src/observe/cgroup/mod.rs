@@ -2,9 +2,9 @@
 //!
 //! Reading order: [`layout`] (mount points and controllers), [`tree`] (which cgroups are workloads),
 //! [`parse`] (pure readers of file contents), `places` (which file tells what), [`read`] (held-open
-//! files of one workload), [`watch`] (who writes their limits), [`above`] (limits of the cgroups above
-//! workloads), [`weights`] (who obeys weights of block I/O). `join` finds workloads with two paths, by container id or by what
-//! `membership` tells of their tasks.
+//! files of one workload), [`look`] (which need no reading), [`watch`] (who writes their limits),
+//! [`above`] (limits of the cgroups above workloads), [`weights`] (who obeys weights of block I/O).
+//! `join` finds workloads with two paths, by container id or by what `membership` tells of their tasks.
 
 pub mod above;
 pub mod devices;
@@ -12,6 +12,7 @@ pub mod held;
 pub mod join;
 pub mod knobs;
 pub mod layout;
+pub mod look;
 mod membership;
 pub mod parse;
 mod places;
@@ -24,5 +25,6 @@ pub mod watch;
 pub mod weights;
 
 pub use layout::{Layout, LayoutError, Mode, Version};
-pub use read::{Look, Moment, Reading, Since, WorkloadFiles};
+pub use look::{Look, Since};
+pub use read::{Moment, Reading, WorkloadFiles};
 pub use tree::{Tree, TreeConfig};

@@ -2,10 +2,10 @@
 
 use std::{fs, path::Path};
 
-use super::{Look, Moment, Reading, Since, WorkloadFiles};
+use super::{Moment, Reading, WorkloadFiles};
 use crate::observe::{
     cgroup::{
-        Layout, Mode, Version,
+        Layout, Look, Mode, Since, Version,
         held::DescriptorBudget,
         layout::{HIERARCHIES_MAX, Hierarchy},
     },

@@ -176,7 +176,16 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, KernelError> {
     let logger = EbpfLogger::init_with_logger(&mut ebpf, ToTracing)
         .inspect_err(|error| tracing::warn!(%error, "messages of kernel programs are not read"))
         .ok();
-    Ok(Loaded { ebpf, maps, logger, layout, states, taps, cpus_per_slot: sizes.cpus_per_slot, hardware })
+    Ok(Loaded {
+        ebpf,
+        maps,
+        logger,
+        layout,
+        states,
+        taps,
+        cpus_per_slot: sizes.cpus_per_slot,
+        hardware,
+    })
 }
 
 /// What sizes of maps follow from beside the number of slots.
@@ -238,8 +247,7 @@ fn load_object(
     }
     let page_shift = page_shift();
     loader.override_global("PAGE_SHIFT", &page_shift, true);
-    let by_slot =
-        ["SLOTS", "FREE_SLOTS", "SAMPLED", "BLOCKS", "BLOCK_STREAMS", "CACHES", "NETS"];
+    let by_slot = ["SLOTS", "FREE_SLOTS", "SAMPLED", "BLOCKS", "BLOCK_STREAMS", "CACHES", "NETS"];
     for map in by_slot {
         loader.map_max_entries(map, config.slots);
     }

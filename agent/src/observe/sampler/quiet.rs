@@ -10,7 +10,7 @@ use std::sync::Arc;
 use headroom_telemetry::{Sample, Sketches};
 
 use super::{
-    ObserveCounts, Sampler, Tracked,
+    ObserveCounts, Tracked,
     kernel_source::{Activity, Homes, KernelSource},
     rates::{self, KernelView, Observed},
     tasks,
@@ -101,8 +101,8 @@ impl<'a> Round<'a> {
         }
         let is_told = self.kernel.activity(&self.homes, &tracked.inodes) != Activity::Unknown;
         let told = tracked.before.as_ref().map(|before| Turns::of(&before.kernel.counters));
-        let has_waited = !is_told
-            || told.is_none_or(|told| turns.has_waited_since(&tracked.read_at, &told));
+        let has_waited =
+            !is_told || told.is_none_or(|told| turns.has_waited_since(&tracked.read_at, &told));
         tracked.read_at.files_read(&turns, has_waited);
         tracked.files.read(has_waited, &self.moment, buffer).ok()
     }
@@ -167,20 +167,6 @@ fn nothing_since(now: &Observed, now_s: f64) -> (Sample, Sketches) {
     let mut sample = Sample::empty(now_s);
     rates::fill(&mut sample, Some(&before), now);
     (sample, tasks::sketches(&before.kernel, &now.kernel))
-}
-
-impl Sampler {
-    /// What is above `path` has it as a child from now on, whose tasks count for it.
-    pub(super) fn disturb_above(&mut self, path: &str) {
-        let mut above = path;
-        while let Some((parent, _name)) = above.rsplit_once('/').filter(|(up, _)| !up.is_empty()) {
-            if let Some(tracked) = self.tracked.get_mut(parent) {
-                tracked.files.disturb();
-                tracked.disturb();
-            }
-            above = parent;
-        }
-    }
 }
 
 #[cfg(test)]

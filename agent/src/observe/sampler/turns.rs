@@ -138,8 +138,7 @@ mod tests {
     #[test]
     fn waits_have_pressure_read() {
         let waited = KernelCounters { runq_wait_ns: WAITED_LITTLE_NS + 1, ..turn() };
-        let preempted =
-            KernelCounters { voluntary_switches: 0, involuntary_switches: 1, ..turn() };
+        let preempted = KernelCounters { voluntary_switches: 0, involuntary_switches: 1, ..turn() };
         for case in [waited, preempted] {
             let since = Since::RanLittle { ran_ns: 20_000, has_waited: true };
             assert_eq!(little(&case), Some(since));
