@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    mem,
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -25,6 +26,7 @@ use super::{
     hardware,
     load::{self, DeviceId, Maps, in_map},
     log::ToTracing,
+    marks::Marked,
     reading::per_cpu,
     slots::SlotBook,
 };
@@ -277,31 +279,48 @@ impl KernelProbes {
         let is_always = watched.factor_since(&self.watched, DutyHook::Switches) == Some(1.0);
         let tasks_mark = is_always && self.has(Topic::RunQueue) && self.has(Topic::CodeSamples);
         self.sees_all_tasks = tasks_mark;
-        self.grown.clear();
+        // Taken, and given back whatever happens: what is read goes where it stays.
+        let mut latest = mem::take(&mut self.latest);
+        let read = self.read_due(&marked, tasks_mark, &mut latest);
+        self.latest = latest;
+        self.grown = read?;
+        drop(quiet);
+        self.watched = watched;
+        self.book.note_read(self.grown.iter().copied());
+        if self.latest.len() > self.book.n_taken() {
+            let taken: HashSet<CgroupId> = self.book.taken().map(|(id, _)| id).collect();
+            self.latest.retain(|id, _| taken.contains(id));
+        }
+        Ok(())
+    }
+
+    /// Brings `latest` up to date for every cgroup that had an event; returns those that grew.
+    fn read_due(
+        &self,
+        marked: &Marked,
+        tasks_mark: bool,
+        latest: &mut HashMap<CgroupId, KernelCounters>,
+    ) -> Result<HashSet<CgroupId>, KernelError> {
         let wanted = self.wanted();
-        let mut read = Vec::new();
+        let mut grown = HashSet::new();
         for (id, slot, is_read) in self.book.taken_and_read() {
             let mut due = marked.due(slot);
             due[marks::TASKS] |= !tasks_mark && id.hierarchy == self.layout.task;
             if is_read && due == [false; marks::COUNT] {
                 continue;
             }
-            let before = self.latest.get(&id);
-            let counters = self.read_slot(id, slot, wanted, due, before)?;
-            if before != Some(&counters) {
-                read.push((id, counters));
+            let before = latest.get_mut(&id);
+            let counters = self.read_slot(id, slot, wanted, due, before.as_deref())?;
+            match before {
+                Some(before) if *before == counters => continue,
+                Some(before) => *before = counters,
+                None => {
+                    latest.insert(id, counters);
+                }
             }
+            grown.insert(id);
         }
-        drop(quiet);
-        self.watched = watched;
-        self.grown.extend(read.iter().map(|(id, _counters)| *id));
-        self.book.note_read(read.iter().map(|(id, _counters)| *id));
-        self.latest.extend(read);
-        if self.latest.len() > self.book.n_taken() {
-            let taken: HashSet<CgroupId> = self.book.taken().map(|(id, _)| id).collect();
-            self.latest.retain(|id, _| taken.contains(id));
-        }
-        Ok(())
+        Ok(grown)
     }
 
     /// Block I/O by cgroup and device since the programs were attached, in no order. For looking at
