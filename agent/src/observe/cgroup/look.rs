@@ -12,6 +12,12 @@ use super::{
 /// where writes are told: others reclaim it, or remove files that it has cached.
 const REST_EVERY_READS: u32 = 16;
 
+/// Periods after which every file of a cgroup that does not run is read all the same.
+pub(super) const THOROUGH_EVERY_READS: u32 = 256;
+
+/// The same for one with page cache that waits to be written, which the kernel does by itself.
+const THOROUGH_EVERY_READS_DIRTY: u32 = 64;
+
 /// What ran of a cgroup since its files were read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Since {
@@ -44,9 +50,9 @@ impl WorkloadFiles {
     /// Whether the last reading still holds for a cgroup of which nothing or next to nothing ran since.
     ///
     /// Exact for what only its own tasks can change, if none ran. What others change shows later: its
-    /// limits, where writes are not told, after at most [`SLOW_EVERY_READS`] periods, what memory it has
-    /// after at most [`REST_EVERY_READS`], the parts of its memory after at most some hundreds. What tasks changed that
-    /// ran for a moment shows as late as that.
+    /// limits, where writes are not told, after at most [`SLOW_EVERY_READS`] periods, what memory it
+    /// has after at most [`REST_EVERY_READS`], the parts of its memory after at most
+    /// [`THOROUGH_EVERY_READS`]. What tasks changed that ran for a moment shows as late as that.
     pub fn look(&mut self, since: Since, moment: &Moment, buffer: &mut Vec<u8>) -> Look {
         let counts_time = self.last.cpu_usage_ns.is_some();
         let is_written = self.limits == LimitsKnown::Written;
@@ -65,7 +71,10 @@ impl WorkloadFiles {
         // The kernel adds stalls up two seconds late: they are asked for until they stand still.
         let asks = if has_run { self.is_every(self.rest_every()) } else { !self.is_still };
         if has_waited || asks {
-            let Some(pressure) = self.pressure(moment, buffer) else { return Look::Stale };
+            // A wait for a CPU tells of no other kind.
+            let is_asked = |role| asks || role == Role::CpuPressure;
+            let pressure = self.pressure(is_asked, moment, buffer);
+            let Some(pressure) = pressure else { return Look::Stale };
             self.is_still = !has_waited && pressure == told_pressure(&self.last);
             (self.last.pressure_some_us, self.last.pressure_full_us) = pressure;
         }
@@ -85,6 +94,14 @@ impl WorkloadFiles {
 
     fn rest_every(&self) -> u32 {
         if self.limits == LimitsKnown::Untold { SLOW_EVERY_READS } else { REST_EVERY_READS }
+    }
+
+    pub(super) fn thorough_every(&self) -> u32 {
+        let is_any = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes > 0);
+        match is_any(self.last.memory_dirty_bytes) || is_any(self.last.memory_writeback_bytes) {
+            true => THOROUGH_EVERY_READS_DIRTY,
+            false => THOROUGH_EVERY_READS,
+        }
     }
 
     /// Whether there is no cgroup below. One that had a child may have lost it since.
@@ -109,10 +126,17 @@ impl WorkloadFiles {
         told(&now) == told(&self.last)
     }
 
-    /// Totals of stalls now; those that hold are not read again.
-    fn pressure(&mut self, moment: &Moment, buffer: &mut Vec<u8>) -> Option<Pressure> {
+    /// Totals of stalls now, of those kinds that are asked for; those that hold are not read again.
+    fn pressure(
+        &mut self,
+        is_asked: impl Fn(Role) -> bool,
+        moment: &Moment,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Pressure> {
         let read_s = self.pressure_read_s;
-        let is_due = |role: Role| role.pressure_kind().is_some() && !holds(role, &read_s, moment);
+        let is_due = |role: Role| {
+            role.pressure_kind().is_some() && is_asked(role) && !holds(role, &read_s, moment)
+        };
         let now = self.read_some(is_due, moment, buffer)?;
         let (mut some, mut full) = told_pressure(&self.last);
         for (role, _file) in self.held.iter().filter(|(role, _file)| is_due(*role)) {

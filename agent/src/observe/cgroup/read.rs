@@ -9,6 +9,7 @@ use super::{
     held::{DescriptorBudget, HeldFile, is_gone},
     join::{Twin, path_in},
     layout::Layout,
+    look::THOROUGH_EVERY_READS,
     parse::{self, IoTotals},
     places::{PLACES, Place, Role},
     skip::{holds, keep, may_skip},
@@ -127,12 +128,6 @@ pub struct Moment {
 /// Reads between two of a file that hardly ever changes, and between two looks at limits that others
 /// change, if nobody tells of their writes.
 pub(super) const SLOW_EVERY_READS: u32 = 8;
-
-/// Periods after which every file of a cgroup that does not run is read all the same.
-const THOROUGH_EVERY_READS: u32 = 256;
-
-/// The same for one with page cache that waits to be written, which the kernel does by itself.
-const THOROUGH_EVERY_READS_DIRTY: u32 = 64;
 
 /// The cgroup is gone; not an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -332,14 +327,6 @@ impl WorkloadFiles {
 
     pub(super) fn is_every(&self, reads: u32) -> bool {
         self.reads == 0 || self.reads.wrapping_add(self.phase).is_multiple_of(reads)
-    }
-
-    pub(super) fn thorough_every(&self) -> u32 {
-        let is_any = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes > 0);
-        match is_any(self.last.memory_dirty_bytes) || is_any(self.last.memory_writeback_bytes) {
-            true => THOROUGH_EVERY_READS_DIRTY,
-            false => THOROUGH_EVERY_READS,
-        }
     }
 
     /// Whether limits are as they were read; they are read now and then all the same.
