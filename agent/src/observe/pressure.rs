@@ -18,6 +18,9 @@ use super::cgroup::{
 /// What can be short, in the order of every list here.
 pub const PRESSURE_KINDS: [&str; 3] = ["cpu", "memory", "io"];
 
+/// The place of CPUs among [`PRESSURE_KINDS`].
+pub const PRESSURE_CPU: usize = 0;
+
 /// Whether the host tells pressure: where from, or why not.
 pub fn host_pressure(root: &Path) -> Fact<String> {
     probe(
@@ -77,7 +80,11 @@ impl HostPressure {
 /// young as this (`PSI_FREQ` of `kernel/sched/psi.c`, and some to spare).
 const TOTALS_LATE_S: f64 = 2.1;
 
-/// Since when nothing on the whole host was stalled, for CPU, memory and I/O.
+/// Share of the time from which on one task may have been stalled all along: less than all of it, as
+/// the kernel brings totals up to date and they are read by different clocks.
+const ALL_ALONG_SHARE: f64 = 0.5;
+
+/// Since when nothing on the whole host was stalled, for CPU, memory and I/O, and how much it was.
 ///
 /// A stall of a cgroup is one of the host as well, so that its totals need no reading while the
 /// host's stand still.
@@ -85,18 +92,31 @@ const TOTALS_LATE_S: f64 = 2.1;
 pub struct HostCalm {
     totals: [Option<u64>; 3],
     changed_s: [f64; 3],
+    /// Part of the time before that in which some task was stalled; `None` where not told.
+    shares: [Option<f64>; 3],
 }
 
 impl HostCalm {
     /// Takes note of what the host's totals are at `at_s` of a clock that does not go back,
     /// microseconds in which some task was stalled; `None` where not told.
     pub fn note(&mut self, totals: [Option<u64>; 3], at_s: f64) {
-        let told = self.totals.iter_mut().zip(&mut self.changed_s);
-        for ((before, changed_s), now) in told.zip(totals) {
+        let told = self.totals.iter_mut().zip(&mut self.changed_s).zip(&mut self.shares);
+        for (((before, changed_s), share), now) in told.zip(totals) {
             if now.is_none() || now != *before {
+                let grown_us = before.zip(now).and_then(|(before, now)| now.checked_sub(before));
+                *share = grown_us.map(|us| us as f64 / 1e6 / (at_s - *changed_s));
                 (*before, *changed_s) = (now, at_s);
             }
         }
+    }
+
+    /// Whether a task may have been stalled for seconds now, for number `kind` of [`PRESSURE_KINDS`]:
+    /// one that waits all along is no event, so that programs in the kernel do not count it, but the
+    /// whole host is stalled with it. True where the host tells nothing.
+    pub fn may_go_on(&self, kind: usize, at_s: f64) -> bool {
+        let is_late = at_s >= self.changed_s[kind] + TOTALS_LATE_S;
+        !is_late && self.shares[kind].is_none_or(|share| share >= ALL_ALONG_SHARE)
+            || self.totals[kind].is_none()
     }
 
     /// Whether totals of a cgroup that were read at `read_s` still hold, for number `kind` of
@@ -145,6 +165,19 @@ mod tests {
         assert!(!calm.holds(2, 100.0), "not told");
         calm.note([Some(5), None, Some(1)], 20.0);
         assert!(!calm.holds(1, 19.0), "told no longer");
+    }
+
+    #[test]
+    fn a_wait_that_goes_on_shows_in_the_share_of_the_host() {
+        let mut calm = HostCalm::default();
+        assert!(calm.may_go_on(0, 1.0), "nothing was read yet");
+        calm.note([Some(0), None, None], 10.0);
+        calm.note([Some(150_000), None, None], 12.0);
+        assert!(!calm.may_go_on(0, 12.0));
+        assert!(calm.may_go_on(2, 12.0), "not told");
+        calm.note([Some(2_100_000), None, None], 14.0);
+        assert!(calm.may_go_on(0, 14.0) && calm.may_go_on(0, 15.0));
+        assert!(!calm.may_go_on(0, 17.0), "the totals stand still");
     }
 
     #[test]

@@ -116,6 +116,13 @@ impl Child {
         self.wait(libc::WEXITED)
     }
 
+    /// Ends it, whatever it does.
+    pub(crate) fn kill(self) {
+        // SAFETY: takes no pointer; the child is not reaped yet, so that the id is still its own.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        self.wait(libc::WEXITED);
+    }
+
     /// Two CPUs it may run on, that where it is first; `None` when there is only one.
     pub(crate) fn two_cpus(&self) -> Option<[usize; 2]> {
         /// Position of the CPU among the fields after the command name.
@@ -138,7 +145,8 @@ impl Child {
         }
     }
 
-    fn accounted(&self) -> Option<Accounted> {
+    /// What the scheduler accounted to it so far; `None` when this kernel does not account.
+    pub(crate) fn accounted(&self) -> Option<Accounted> {
         let text = fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok()?;
         let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
         let (ran_ns, wait_ns, switches) = (fields.next()??, fields.next()??, fields.next()??);

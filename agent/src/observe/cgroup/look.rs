@@ -32,6 +32,18 @@ pub enum Since {
     },
 }
 
+impl Since {
+    /// The same where tasks may be waiting for a CPU that nothing has counted yet.
+    pub fn or_waited(self, may_wait: bool) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            Self::RanLittle { ran_ns, has_waited } => {
+                Self::RanLittle { ran_ns, has_waited: has_waited || may_wait }
+            }
+        }
+    }
+}
+
 /// Whether a reading still holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
@@ -105,7 +117,7 @@ impl WorkloadFiles {
     }
 
     /// Whether there is no cgroup below. One that had a child may have lost it since.
-    fn is_of_leaf(&mut self, tells_children: bool) -> bool {
+    pub(super) fn is_of_leaf(&mut self, tells_children: bool) -> bool {
         if !tells_children || self.is_leaf != Some(true) {
             self.is_leaf = self.held.first().map(|(_role, file)| file.is_of_leaf());
         }

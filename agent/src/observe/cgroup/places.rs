@@ -1,6 +1,7 @@
 //! Which file tells what, in v1 and in v2, and who can change it.
 
 use super::layout::{Layout, Version};
+use crate::observe::pressure::PRESSURE_CPU;
 
 use Version::{V1, V2};
 
@@ -118,7 +119,7 @@ impl Role {
     /// without one being put on a CPU.
     pub(super) fn pressure_kind(self) -> Option<usize> {
         match self {
-            Self::CpuPressure => Some(0),
+            Self::CpuPressure => Some(PRESSURE_CPU),
             Self::MemoryPressure => Some(1),
             Self::IoPressure => Some(2),
             _ => None,

@@ -265,13 +265,15 @@ impl WorkloadFiles {
         let is_thorough = moment.is_thorough || self.is_every(SLOW_EVERY_READS);
         let limits_hold = self.limits_hold(moment);
         let was_written = self.limits == LimitsKnown::Written;
+        // Of tasks in cgroups below nothing is known here.
+        let waits_for_cpu = has_waited || !self.is_of_leaf(moment.tells_children);
         let Self { held, task_list, reads, period, last, pressure_read_s, ahead_ns, .. } = self;
         let devices: &StackedDevices = &moment.devices;
         *reads = reads.wrapping_add(1);
         let had_files = !held.is_empty();
         held.retain(|(role, file)| {
             let is_calm = holds(*role, pressure_read_s, moment)
-                || (*role == Role::CpuPressure && !has_waited);
+                || (*role == Role::CpuPressure && !waits_for_cpu);
             let is_skipped = match role.is_limit() {
                 true if limits_hold => true,
                 true if was_written => false,

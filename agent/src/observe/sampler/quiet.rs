@@ -19,6 +19,7 @@ use super::{
 use crate::observe::{
     cgroup::{Layout, Look, Moment, Reading, Since},
     kernel::Watched,
+    pressure::PRESSURE_CPU,
 };
 
 /// What is the same for all workloads of a tick.
@@ -28,6 +29,8 @@ pub(super) struct Round<'a> {
     moment: Moment,
     homes: Homes,
     watched: Watched,
+    /// Whether a task of the host may have waited for a CPU all along, which nothing has counted.
+    waits_may_go_on: bool,
     now_s: f64,
 }
 
@@ -40,7 +43,8 @@ impl<'a> Round<'a> {
         now_s: f64,
     ) -> Self {
         let (homes, watched) = (kernel.homes(layout), kernel.watched());
-        Self { kernel, layout, moment, homes, watched, now_s }
+        let waits_may_go_on = moment.calm.may_go_on(PRESSURE_CPU, moment.at_s);
+        Self { kernel, layout, moment, homes, watched, waits_may_go_on, now_s }
     }
 
     /// What the workload tells at `at_s` of the clock that rates are measured by, and what was
@@ -101,8 +105,9 @@ impl<'a> Round<'a> {
         }
         let is_told = self.kernel.activity(&self.homes, &tracked.inodes) != Activity::Unknown;
         let told = tracked.before.as_ref().map(|before| Turns::of(&before.kernel.counters));
-        let has_waited =
-            !is_told || told.is_none_or(|told| turns.has_waited_since(&tracked.read_at, &told));
+        let has_waited = !is_told
+            || self.waits_may_go_on
+            || told.is_none_or(|told| turns.has_waited_since(&tracked.read_at, &told));
         tracked.read_at.files_read(&turns, has_waited);
         tracked.files.read(has_waited, &self.moment, buffer).ok()
     }
@@ -121,6 +126,7 @@ impl<'a> Round<'a> {
                 let told = tracked.before.as_ref().map(|before| &before.kernel.counters);
                 let told = told.map(Turns::of).unwrap_or_default();
                 let since = Turns::of(&view.counters).little_since(&tracked.read_at, &told);
+                let since = since.map(|little| little.or_waited(self.waits_may_go_on));
                 (since, Some(view))
             }
         }
