@@ -68,7 +68,7 @@ fn a_resting_workload_is_known_to_rest_and_its_limits_and_its_waking_show() {
 }
 
 #[test]
-fn one_that_wakes_for_moments_is_told_the_time_it_ran_in_each_period_and_none_twice() {
+fn one_that_wakes_for_moments_is_told_the_time_it_ran_in_each_period() {
     const N_TICKS: u32 = 60;
     let Some(world) = World::new(&[Topic::RunQueue, Topic::CodeSamples]) else { return };
     let cgroup = world.cgroup("moments");

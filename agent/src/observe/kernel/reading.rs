@@ -88,10 +88,11 @@ impl KernelProbes {
                 counters.add_events(&record.events);
             }
         }
-        if wanted.samples && due[marks::SAMPLED] {
-            if let Some(Sampled(record)) = self.maps.sampled.get(slot as usize) {
-                counters.add_sampled(&record);
-            }
+        if wanted.samples
+            && due[marks::SAMPLED]
+            && let Some(Sampled(record)) = self.maps.sampled.get(slot as usize)
+        {
+            counters.add_sampled(&record);
         }
         if wanted.caches && due[marks::CACHE] {
             for PageCache(record) in per_cpu(&self.maps.caches, slot, "CACHES")?.iter() {
