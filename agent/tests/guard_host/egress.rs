@@ -198,8 +198,9 @@ fn what_a_workload_sends_is_paced_and_free_again_when_the_guard_is_killed() {
     until(20, "it is free again", || sent_bytes() - sent > 8e6);
     guard.ask(&apply(&cgroup.path, Knob::NetEgress, RATE_BPS, 60.0));
     guard.end(Signal::KILL);
-    let freed_bps = rate_bps(Duration::from_secs(1));
-    assert!(freed_bps > 3.0 * RATE_BPS, "the program went with the guard: {freed_bps}");
+    // The kernel takes the program away when it gets to it, and what waits by then is still paced.
+    let is_free = || rate_bps(Duration::from_millis(500)) > 3.0 * RATE_BPS;
+    until(20, "the program goes with the guard", is_free);
     assert!(is_ready(), "the qdisc stays until somebody restores it");
     let restored = place.restore();
     assert!(restored.status.success(), "{restored:?}");
